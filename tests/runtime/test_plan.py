@@ -1,0 +1,90 @@
+"""The plan: JSON there and back, every check, the printer."""
+
+import dataclasses
+import json
+
+import pytest
+
+from morendo.ir.errors import ArtifactError
+from morendo.runtime.plan import Const, Level, Plan, Step, Tensor
+from morendo.runtime.printing import print_plan
+
+
+def small_plan() -> Plan:
+    steps = (Step(0, (0, 1, "tokens", "position", Level((4, 2)), Const(-3)), "model.embed"),)
+    return Plan(
+        chunk=4,
+        context=16,
+        vocabulary=8,
+        levels=2,
+        arena_bytes=256,
+        cache_bytes=0,
+        weights_bytes=64,
+        kernels=("embed",),
+        tensors=(Tensor("ids", 0, "int32", ("tokens",)), Tensor("arena", 64, "float32", (4, 8))),
+        functions={"prefill": steps, "score": steps, "decode": ()},
+    )
+
+
+def test_json_round_trip():
+    plan = small_plan()
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_print_plan_shows_calls():
+    text = print_plan(small_plan())
+    assert (
+        "embed  (ids:i32[tokens], arena+0x40:f32[4,8], tokens, position, level[4, 2], -3)" in text
+    )
+    assert text.count("# model.embed") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "match"),
+    [
+        (["version"], 9, "another version .got 9, need 1."),
+        (["chunk"], 0, "chunk must be >= 1"),
+        (["arena_bytes"], "12", "arena_bytes must be"),
+        (["kernels", 0], "bad-name", "C identifier"),
+        (["tensors", 1, 0], "moon", "unknown space 'moon' at tensor 1"),
+        (["tensors", 1, 1], 63, "multiple of 64"),
+        (["tensors", 1, 1], 192, "ends outside its arena .got 320, size 256. at tensor 1"),
+        (["tensors", 1, 1], -64, "multiple of 64"),
+        (["tensors", 1, 2], "float8", "unknown dtype"),
+        (["tensors", 1, 3], [4, "n"], "bad dims"),
+        (["tensors", 0, 1], 64, "ids must be int32 at offset 0"),
+        (["tensors", 1], [1, 2], "malformed plan"),
+        (["functions", "decode"], None, "malformed plan"),
+        (["functions", "prefill", 0, "kernel"], 1, "kernel index out of range .got 1. at prefill"),
+        (
+            ["functions", "prefill", 0, "args", 0],
+            2,
+            "bad argument 2 at prefill step 0 .model.embed",
+        ),
+        (["functions", "prefill", 0, "args", 0], "wordcount", "bad argument 'wordcount'"),
+        (["functions", "prefill", 0, "args", 0], {"level": [1]}, "bad argument Level"),
+        (["functions", "prefill", 0, "args", 0], {"const": 2**31}, "bad argument Const"),
+        (["functions", "prefill", 0, "args", 0], {"x": 1}, "unknown argument"),
+        (["functions"], {}, "functions must be"),
+    ],
+)
+def test_damaged_plans_are_refused(path, value, match):
+    data = json.loads(small_plan().to_json())
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(ArtifactError, match=match) as caught:
+        Plan.from_json(json.dumps(data))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"version":1}', "\x00"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ArtifactError, match="at plan.json"):
+        Plan.from_json(text)
+
+
+def test_a_plan_is_checked_when_made():
+    with pytest.raises(ArtifactError, match="vocabulary must be"):
+        dataclasses.replace(small_plan(), vocabulary=0)
