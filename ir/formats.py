@@ -1,0 +1,167 @@
+"""Weight formats: what the arrays of a packed matrix are, and how many bytes they take.
+
+A matrix W[N, K] (N output features, K input features) is cut into row tiles of `ROW_TILE` rows
+and column groups of `group_size` channels. `docs/artifact_format.md` draws the layouts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from .errors import InputError
+
+ROW_TILE = 16
+"""Rows that one vector register holds, one per 32-bit lane of the widest target."""
+
+CODE_SHIFT = 3
+"""A 4-bit code q is held as the byte 8*q: unsigned * signed pairs of 8*15*127*2 fit 16 bits, and
+the byte is a good signed operand too. Zero points are in the same eighths of a code step."""
+
+SCALE_STEPS = 255
+"""Scales are `row_scale * code / 255` with a code of 8 bits for each row and group."""
+
+GROUP_SIZES = (32, 64, 128)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """The least integer that is not below a / b."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class Array:
+    """One stored array of a packed matrix, dense and row-major."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        size = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4}[self.dtype]
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How the weights of one matrix are stored.
+
+    Attributes:
+        kind: "f32" | "f16" (plain), "q8" (8-bit codes) or "q4" (nested 4/3/2-bit planes).
+        group_size: input channels that share a scale; 0 for plain kinds.
+        planes: for "q4", the fractions of groups (P3/G, P4/G) that have the third and the
+            fourth bit stored; (1, 1) is plain 4 bit.
+    """
+
+    kind: str
+    group_size: int = 0
+    planes: tuple[float, float] = (1.0, 1.0)
+
+    KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", "q4")
+
+    def __post_init__(self) -> None:
+        if self.kind not in self.KINDS:
+            raise InputError(
+                f"unknown weight format (got {self.kind!r}, need one of {', '.join(self.KINDS)})"
+            )
+        if self.quantized and self.group_size not in GROUP_SIZES:
+            raise InputError(
+                f"unsupported group size (got {self.group_size}, need one of {GROUP_SIZES})"
+            )
+        if not 0.0 <= self.planes[1] <= self.planes[0] <= 1.0:
+            raise InputError(f"bad plane fractions (got {self.planes}, need 1 >= P3 >= P4 >= 0)")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are integer codes with scales."""
+        return self.kind in ("q8", "q4")
+
+    @property
+    def name(self) -> str:
+        """The spelling used in the IR, such as "q4g32" or "q4g32p0.5,0.25"."""
+        if not self.quantized:
+            return self.kind
+        suffix = "" if self.planes == (1.0, 1.0) else f"p{self.planes[0]:g},{self.planes[1]:g}"
+        return f"{self.kind}g{self.group_size}{suffix}"
+
+    @classmethod
+    def parse(cls, name: str) -> WeightFormat:
+        """Read what `name` spells.
+
+        Raises:
+            InputError: when the text is no format.
+        """
+        match = re.fullmatch(r"(f32|f16|q8|q4)(?:g(\d+))?(?:p([\d.]+),([\d.]+))?", name)
+        if not match:
+            raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
+        kind, group, plane3, plane4 = match.groups()
+        fmt = cls(kind, int(group or 0))
+        return replace(fmt, planes=(float(plane3), float(plane4))) if plane3 else fmt
+
+    def groups(self, in_features: int) -> int:
+        """Column groups G of a matrix with K = `in_features`; the last one may be padded."""
+        return ceil_div(in_features, self.group_size)
+
+    def padded_features(self, in_features: int) -> int:
+        """Kp: the input channels with the padding of the last group."""
+        return self.groups(in_features) * self.group_size if self.quantized else in_features
+
+    def plane_groups(self, in_features: int) -> tuple[int, int]:
+        """(P3, P4): how many leading groups have the third and the fourth bit stored."""
+        groups = self.groups(in_features)
+        return round(self.planes[0] * groups), round(self.planes[1] * groups)
+
+    def arrays(self, out_features: int, in_features: int) -> tuple[Array, ...]:
+        """The arrays of a packed W[N, K], in the order in which kernels take them."""
+        tiles = ceil_div(out_features, ROW_TILE)
+        if not self.quantized:
+            dtype = {"f32": "float32", "f16": "float16"}[self.kind]
+            return (Array("data", dtype, (tiles, in_features, ROW_TILE)),)
+        size, groups = self.group_size, self.groups(in_features)
+        scale = Array("scale", "uint8", (tiles, groups, ROW_TILE))
+        row_scale = Array("row_scale", "float32", (tiles * ROW_TILE,))
+        if self.kind == "q8":
+            codes = Array("codes", "int8", (tiles, groups, size // 4, ROW_TILE, 4))
+            return (codes, scale, row_scale)
+        plane3, plane4 = self.plane_groups(in_features)
+        chunk = ROW_TILE * 4  # bytes: 4 channels of every row of the tile
+        return (
+            Array("base", "uint8", (tiles, groups, size // 16, chunk)),
+            Array("plane3", "uint8", (tiles, plane3, size // 32, chunk)),
+            Array("plane4", "uint8", (tiles, plane4, size // 32, chunk)),
+            scale,
+            Array("zero", "int8", (tiles, groups, ROW_TILE)),
+            row_scale,
+        )
+
+    def nbytes(self, out_features: int, in_features: int) -> int:
+        """Bytes of all arrays of a packed W[N, K]."""
+        return sum(array.nbytes for array in self.arrays(out_features, in_features))
+
+    def bytes_read(self, out_features: int, in_features: int, level: tuple[int, int]) -> int:
+        """Bytes that one pass over the matrix reads at the level (n3, n4)."""
+        total = 0
+        for array in self.arrays(out_features, in_features):
+            if array.name in ("plane3", "plane4") and array.shape[1]:
+                used = level[0] if array.name == "plane3" else level[1]
+                total += array.nbytes // array.shape[1] * used
+            else:
+                total += array.nbytes
+        return total
+
+
+def format_for_bits(bits: str | int, group_size: int = 32) -> WeightFormat:
+    """The format that the user's `--bits` means: f32, f16, 8 or 4.
+
+    Raises:
+        InputError: for any other value.
+    """
+    kinds = {"f32": "f32", "f16": "f16", "8": "q8", "4": "q4"}
+    kind = kinds.get(str(bits))
+    if kind is None:
+        raise InputError(f"unknown bits (got {bits!r}, need one of {', '.join(kinds)})")
+    return WeightFormat(kind, group_size if kind in ("q8", "q4") else 0)

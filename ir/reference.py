@@ -1,0 +1,221 @@
+"""What packed weights mean: quantize, pack, unpack and dequantize in numpy.
+
+This is the truth that every kernel is tested against. The format is that of `ir/formats.py`; the
+two-level scales follow arXiv 2311.16442 (section 3.1, second-order quantization of scales).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CompileError
+from .formats import ROW_TILE, SCALE_STEPS, WeightFormat, ceil_div
+
+Arrays = dict[str, NDArray]
+STEP = 8  # one code step in units of the zero point: 1 << CODE_SHIFT
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integer codes of W[N, K] before packing; Kp is K padded to whole groups of g.
+
+    Attributes:
+        codes: int8 [N, Kp]; 0..15 for "q4", -127..127 for "q8".
+        scale: uint8 [N, G], 1..255.
+        zero: int8 [N, G] in eighths of a code step ("q4"; all 0 for "q8").
+        row_scale: float32 [N].
+    """
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.uint8]
+    zero: NDArray[np.int8]
+    row_scale: NDArray[np.float32]
+
+
+def pad_columns(weight: NDArray[np.float32], fmt: WeightFormat) -> NDArray[np.float32]:
+    """W[N, K] with zero columns up to whole groups: float32 [N, Kp]."""
+    missing = fmt.padded_features(weight.shape[1]) - weight.shape[1]
+    return np.pad(weight, ((0, 0), (0, missing))) if missing else weight
+
+
+def check_finite(weight: NDArray, name: str) -> None:
+    """Refuse NaN and infinity, which would spread over a whole group silently.
+
+    Raises:
+        CompileError: naming the first bad row and column.
+    """
+    if np.isfinite(weight).all():
+        return
+    row, column = np.argwhere(~np.isfinite(weight))[0][:2] if weight.ndim > 1 else (0, 0)
+    raise CompileError(
+        f"weight is not finite (got {weight[row, column]} in row {row}, column {column})",
+        where=name,
+        hint="the checkpoint is damaged or was trained into overflow",
+    )
+
+
+def two_level_scale(step: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Split steps float32 [N, G] into codes uint8 [N, G] and one float32 per row.
+
+    The code is rounded up, so that the range of a group is never cut off.
+    """
+    row_scale = step.max(axis=1)
+    safe = np.where(row_scale > 0, row_scale, 1.0)
+    codes = np.ceil(step / safe[:, None] * SCALE_STEPS - 1e-4)
+    return np.clip(codes, 1, SCALE_STEPS).astype(np.uint8), row_scale.astype(np.float32)
+
+
+def group_scale(q: Quantized) -> NDArray[np.float32]:
+    """The step of each row and group as the kernels see it: float32 [N, G]."""
+    return q.row_scale[:, None] * (q.scale.astype(np.float32) / SCALE_STEPS)
+
+
+def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
+    """Round W[N, K] to the nearest code: min-max range for "q4", absolute maximum for "q8"."""
+    padded = pad_columns(np.asarray(weight, np.float32), fmt)
+    rows, columns = padded.shape
+    grouped = padded.reshape(rows, columns // fmt.group_size, fmt.group_size)
+    if fmt.kind == "q8":
+        step = np.maximum(grouped.max(-1), -grouped.min(-1)) / 127
+        low = np.zeros_like(step)
+    else:
+        low = np.minimum(grouped.min(-1), 0)
+        step = (np.maximum(grouped.max(-1), 0) - low) / 15
+    scale, row_scale = two_level_scale(step)
+    exact = row_scale[:, None] * (scale.astype(np.float32) / SCALE_STEPS)
+    inverse = np.divide(1.0, exact, out=np.zeros_like(exact), where=exact > 0)
+    zero = np.clip(np.rint(-low * inverse * STEP), 0, 15 * STEP)
+    grouped = grouped * inverse[:, :, None]
+    if fmt.kind == "q4":
+        grouped += zero[:, :, None] / STEP
+    limits = (-127, 127) if fmt.kind == "q8" else (0, 15)
+    codes = np.clip(np.rint(grouped, out=grouped), *limits).astype(np.int8)
+    return Quantized(codes.reshape(rows, columns), scale, zero.astype(np.int8), row_scale)
+
+
+def reading(q: Quantized, fmt: WeightFormat, level: tuple[int, int] | None) -> tuple[NDArray, NDArray]:
+    """Codes and zeros in eighths as the kernel reads them at a level (n3, n4).
+
+    Returns:
+        int32 [N, G, g] (8q with the bits that the level does not read cut off) and int32 [N, G].
+    """
+    rows, columns = q.codes.shape
+    groups = columns // fmt.group_size
+    codes = q.codes.reshape(rows, groups, fmt.group_size).astype(np.int32)
+    zero = q.zero.astype(np.int32)
+    if fmt.kind == "q8":
+        return codes, zero
+    n3, n4 = level if level is not None else fmt.plane_groups(columns)
+    codes[:, n4:] &= ~1
+    codes[:, n3:] &= ~3
+    zero = zero.copy()
+    zero[:, n4:n3] -= STEP // 2  # the middle of the bit that was cut off
+    zero[:, n3:] -= STEP * 3 // 2
+    return codes * STEP, zero
+
+
+def dequantize(
+    q: Quantized, fmt: WeightFormat, in_features: int, level: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """The float32 [N, K] matrix that the codes stand for at a level (default: all bits)."""
+    codes, zero = reading(q, fmt, level)
+    unit = STEP if fmt.kind == "q4" else 1
+    values = (codes - zero[:, :, None]) * (group_scale(q) / unit)[:, :, None]
+    return values.reshape(q.codes.shape)[:, :in_features].astype(np.float32)
+
+
+def _tiles(values: NDArray) -> NDArray:
+    """Cut the rows of [N, ...] into zero-padded tiles: [T, ROW_TILE, ...]."""
+    tiles = ceil_div(values.shape[0], ROW_TILE)
+    missing = tiles * ROW_TILE - values.shape[0]
+    if missing:
+        values = np.pad(values, ((0, missing),) + ((0, 0),) * (values.ndim - 1))
+    return values.reshape(tiles, ROW_TILE, *values.shape[1:])
+
+
+def _by_step(q: Quantized, fmt: WeightFormat) -> NDArray[np.uint8]:
+    """Codes as [T, G, g/4, ROW_TILE*4]: a step is 4 channels of every row of a tile."""
+    tiles = _tiles(q.codes)
+    groups = q.codes.shape[1] // fmt.group_size
+    split = tiles.reshape(tiles.shape[0], ROW_TILE, groups, fmt.group_size // 4, 4)
+    steps = split.transpose(0, 2, 3, 1, 4)
+    return np.ascontiguousarray(steps).reshape(*steps.shape[:3], ROW_TILE * 4).view(np.uint8)
+
+
+def _plane(bits: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Pack fields of `width` bits of [T, P, steps, 64]: 8/width steps share a byte."""
+    per_byte = 8 // width
+    tiles, groups, steps, chunk = bits.shape
+    fields = bits.reshape(tiles, groups, steps // per_byte, per_byte, chunk)
+    packed = np.zeros((tiles, groups, steps // per_byte, chunk), np.uint8)
+    for s in range(per_byte):
+        packed |= fields[:, :, :, s] << np.uint8(s * width)
+    return packed
+
+
+def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
+    """Lay codes out as the kernels read them; shapes as `fmt.arrays(N, K)` says."""
+    steps = _by_step(q, fmt)
+    scale = np.ascontiguousarray(_tiles(q.scale).transpose(0, 2, 1))
+    row_scale = _tiles(q.row_scale).reshape(-1)
+    if fmt.kind == "q8":
+        codes = steps.view(np.int8).reshape(*steps.shape[:3], ROW_TILE, 4)
+        return {"codes": codes, "scale": scale, "row_scale": row_scale}
+    plane3, plane4 = fmt.plane_groups(q.codes.shape[1])
+    return {
+        "base": _plane(steps >> 2, 2),
+        "plane3": _plane((steps[:, :plane3] >> 1) & 1, 1),
+        "plane4": _plane(steps[:, :plane4] & 1, 1),
+        "scale": scale,
+        "zero": np.ascontiguousarray(_tiles(q.zero).transpose(0, 2, 1)),
+        "row_scale": row_scale,
+    }
+
+
+def _unplane(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """The fields of `_plane` again: [T, P, steps, 64]."""
+    per_byte, mask = 8 // width, np.uint8((1 << width) - 1)
+    fields = [(packed >> np.uint8(s * width)) & mask for s in range(per_byte)]
+    tiles, groups, chunks, chunk = packed.shape
+    return np.stack(fields, axis=3).reshape(tiles, groups, chunks * per_byte, chunk)
+
+
+def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Quantized:
+    """The inverse of `pack_quantized`; bits of planes that are not stored come back as 0."""
+    if fmt.kind == "q8":
+        codes = arrays["codes"].reshape(*arrays["codes"].shape[:3], ROW_TILE * 4)
+        zero = np.zeros_like(arrays["scale"], np.int8)
+    else:
+        codes = _unplane(arrays["base"], 2) << np.uint8(2)
+        for name, bit in (("plane3", 1), ("plane4", 0)):
+            plane = _unplane(arrays[name], 1)
+            codes[:, : plane.shape[1]] |= plane << np.uint8(bit)
+        codes, zero = codes.view(np.int8), arrays["zero"]
+    tiles, groups, steps = codes.shape[:3]
+    by_row = codes.reshape(tiles, groups, steps, ROW_TILE, 4).transpose(0, 3, 1, 2, 4)
+    flat = by_row.reshape(tiles * ROW_TILE, groups * steps * 4)[:out_features]
+
+    def untile(values: NDArray) -> NDArray:
+        return values.transpose(0, 2, 1).reshape(tiles * ROW_TILE, groups)[:out_features]
+
+    scale, row_scale = untile(arrays["scale"]), arrays["row_scale"][:out_features]
+    return Quantized(np.ascontiguousarray(flat), scale, untile(zero), row_scale)
+
+
+def pack(weight: NDArray[np.float32], fmt: WeightFormat) -> Arrays:
+    """Round W[N, K] to the format and lay it out; arrays as `fmt.arrays(N, K)` names them."""
+    if fmt.quantized:
+        return pack_quantized(quantize(weight, fmt), fmt)
+    dtype = np.float32 if fmt.kind == "f32" else np.float16
+    return {"data": np.ascontiguousarray(_tiles(weight.astype(dtype)).transpose(0, 2, 1))}
+
+
+def unpack(arrays: Arrays, fmt: WeightFormat, out_features: int, in_features: int) -> NDArray:
+    """The float32 [N, K] matrix that packed arrays stand for, all bits read."""
+    if fmt.quantized:
+        return dequantize(unpack_quantized(arrays, fmt, out_features), fmt, in_features)
+    data = arrays["data"].transpose(0, 2, 1)
+    return data.reshape(-1, in_features)[:out_features].astype(np.float32)
