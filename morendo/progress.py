@@ -1,0 +1,151 @@
+"""Progress of long work, for terminals and for logs.
+
+Code that may take longer than a second takes a `Progress` and says
+
+    with progress.task("quantize weights", total=211) as advance:
+        for matrix in matrices:
+            ...
+            advance()
+
+`Progress` itself is silent, so it is the default everywhere. `total=None` is work of unknown length.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.progress import Progress as RichBars
+
+Advance = Callable[..., None]
+
+
+class Progress:
+    """Shows nothing; the interface of the other two. Use as a context manager, tasks may nest."""
+
+    def task(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Show one piece of work; the result counts steps: `advance()` or `advance(steps)`."""
+        return self._task(title, total)
+
+    @contextmanager
+    def _task(self, title: str, total: int | None) -> Iterator[Advance]:
+        def advance(steps: int = 1) -> None:
+            pass
+
+        yield advance
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class PlainProgress(Progress):
+    """Lines for logs: one for each task that took longer than a second, and one every ten seconds.
+
+    Args:
+        stream: where the lines go.
+        clock: seconds, increasing.
+    """
+
+    min_seconds = 1.0
+    every_seconds = 10.0
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    @contextmanager
+    def _task(self, title: str, total: int | None) -> Iterator[Advance]:
+        start = shown = self._clock()
+        done = 0
+
+        def advance(steps: int = 1) -> None:
+            nonlocal done, shown
+            done += steps
+            now = self._clock()
+            if now - shown >= self.every_seconds:
+                shown = now
+                self._line(f"{title}: {_count(done, total)}, {now - start:.0f} s")
+
+        yield advance
+        seconds = self._clock() - start
+        if seconds >= self.min_seconds:
+            self._line(f"{title}: done in {seconds:.1f} s")
+
+    def _line(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class BarProgress(Progress):
+    """Bars with elapsed and remaining time, for a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichBars
+
+        self._bars: RichBars = RichBars(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+        )
+
+    @contextmanager
+    def _task(self, title: str, total: int | None) -> Iterator[Advance]:
+        task = self._bars.add_task(title, total=total)
+
+        def advance(steps: int = 1) -> None:
+            self._bars.advance(task, steps)
+
+        yield advance
+        # Work of unknown length has one step: the whole.
+        self._bars.update(task, total=total or 1, completed=total or 1)
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+
+def _count(done: int, total: int | None) -> str:
+    return f"{done} of {total}" if total else f"{done} steps"
+
+
+def make_progress(stream: TextIO | None = None, quiet: bool = False) -> Progress:
+    """Bars on a terminal, lines elsewhere, nothing where `quiet`; `stream` is stderr by default."""
+    stream = stream or sys.stderr
+    if quiet:
+        return Progress()
+    return BarProgress(stream) if stream.isatty() else PlainProgress(stream)
