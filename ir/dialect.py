@@ -1,0 +1,298 @@
+"""The morendo dialect: Relax ops that say what a language model is made of.
+
+Every op is one row of `OPS`: its inputs, its attributes with their types, and how its result type
+follows. Weights are attributes, names in a WeightStore; an activation keeps its leading batch of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import ir, relax
+
+from .formats import WeightFormat
+
+Attrs = dict[str, Any]
+Infer = Callable[[list[Any], Attrs], Any]
+
+
+@dataclass(frozen=True)
+class OpDef:
+    """One op of the dialect.
+
+    Attributes:
+        name: without the "morendo." prefix.
+        inputs: names of the operands; a trailing "?" marks one that may be left out.
+        attrs: attribute name -> default value, or a type when it has to be given.
+        infer: result type from the operand types and the attributes.
+        doc: one line for people.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    attrs: Attrs
+    infer: Infer
+    doc: str
+
+
+def tensor(shape: Sequence[Any], dtype: str = "float32") -> relax.TensorType:
+    """The type of a tensor of known (perhaps symbolic) shape."""
+    return relax.TensorType(list(shape), dtype)
+
+
+def shape_of(ty: Any) -> list[Any]:
+    """The dimensions of a tensor type: ints, or expressions of symbolic variables."""
+    dims = ty.shape.values if hasattr(ty.shape, "values") else ty.shape
+    return [int(d) if isinstance(d, int | tvm.tirx.IntImm) else d for d in dims]
+
+
+def _same(types: list[Any], attrs: Attrs) -> Any:
+    return types[0]
+
+
+def _last(extent: str) -> Infer:
+    def infer(types: list[Any], attrs: Attrs) -> Any:
+        return tensor([*shape_of(types[0])[:-1], attrs[extent]])
+
+    return infer
+
+
+def _embedding(types: list[Any], attrs: Attrs) -> Any:
+    return tensor([*shape_of(types[0]), attrs["features"]])
+
+
+def _weight(types: list[Any], attrs: Attrs) -> Any:
+    return tensor(attrs["shape"], attrs["dtype"])
+
+
+def _activation(types: list[Any], attrs: Attrs) -> Any:
+    *rows, features = shape_of(types[0])
+    fmt = WeightFormat("q8", attrs["group_size"])
+    padded, groups = fmt.padded_features(features), fmt.groups(features)
+    fields = [tensor([*rows, padded], "int8"), tensor([*rows, groups])]
+    return relax.TupleType([*fields, tensor([*rows, groups], "int32")])
+
+
+def _fused(types: list[Any], attrs: Attrs) -> Any:
+    rows = sum(attrs["out_features"])
+    return tensor([*shape_of(types[0])[:-1], rows // 2 if attrs["gate"] else rows])
+
+
+def _stacked(types: list[Any], attrs: Attrs) -> Any:
+    batch, tokens, _ = shape_of(types[0])
+    return tensor([batch, tokens, attrs["heads"] * attrs["head_dim"]])
+
+
+NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0}
+ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
+ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
+FUSED: Attrs = {
+    "weights": list,
+    "biases": [],
+    "out_features": list,
+    "in_features": int,
+    "transposed": False,
+    "format": "f32",
+    "gate": "",
+}
+HEADS: Attrs = {"heads": int, "kv_heads": int, "head_dim": int}
+
+_DEFS = (
+    OpDef(
+        "weight",
+        (),
+        {"name": str, "shape": list, "dtype": "float32"},
+        _weight,
+        "a weight that a generic op reads",
+    ),
+    OpDef(
+        "embedding",
+        ("ids",),
+        {"weight": str, "rows": int, "features": int, "format": "f32"},
+        _embedding,
+        "rows of a table by token id or position",
+    ),
+    OpDef(
+        "linear",
+        ("x",),
+        {
+            "weight": str,
+            "bias": "",
+            "out_features": int,
+            "in_features": int,
+            "transposed": False,
+            "format": "f32",
+        },
+        _last("out_features"),
+        "y = x W^T + b; W is [N, K], or [K, N] when transposed",
+    ),
+    OpDef("rms_norm", ("x",), NORM, _same, "x / rms(x) * (weight + offset) over the last axis"),
+    OpDef(
+        "layer_norm",
+        ("x",),
+        {"weight": str, "bias": "", "eps": float},
+        _same,
+        "(x - mean) / std * weight + bias over the last axis",
+    ),
+    OpDef("rope", ("x", "position_ids"), ROPE, _same, "rotary position embedding of (1,n,H,D)"),
+    OpDef("attention", ("q", "k", "v"), ATTENTION, _same, "causal attention of (1,n,H,D)"),
+    OpDef("gated", ("gate", "up"), {"activation": str}, _same, "activation(gate) * up"),
+    OpDef(
+        "fused_linear",
+        ("x", "residual?"),
+        FUSED,
+        _fused,
+        "linears of one input stacked by rows, or gate and up interleaved; plus a residual",
+    ),
+    OpDef(
+        "stacked_attention",
+        ("qkv", "position_ids"),
+        {**HEADS, **ROPE, **ATTENTION},
+        _stacked,
+        "rope and attention of q, k and v that lie in one row",
+    ),
+    OpDef(
+        "quantize_activation",
+        ("x",),
+        {"group_size": int},
+        _activation,
+        "int8 codes, float scales and int32 code sums per token and group",
+    ),
+    OpDef(
+        "rms_norm_quantize",
+        ("x",),
+        {**NORM, "group_size": int},
+        _activation,
+        "rms_norm and quantize_activation in one pass",
+    ),
+    OpDef(
+        "quantized_linear",
+        ("codes", "scales", "sums", "residual?"),
+        FUSED,
+        _fused,
+        "fused_linear of quantized activations and quantized weights",
+    ),
+    OpDef(
+        "cached_attention",
+        ("q", "k", "v"),
+        ATTENTION,
+        _same,
+        "appends k and v to the layer's KV cache in place, then attends to all of it",
+    ),
+    OpDef(
+        "cached_stacked_attention",
+        ("qkv", "position_ids"),
+        {**HEADS, **ROPE, **ATTENTION},
+        _stacked,
+        "stacked_attention over the layer's KV cache, which grows in place",
+    ),
+    OpDef(
+        "last_token",
+        ("x",),
+        {},
+        lambda types, attrs: tensor([1, 1, *shape_of(types[0])[2:]]),
+        "the last token's row of (1,n,C)",
+    ),
+)
+OPS = {definition.name: definition for definition in _DEFS}
+PREFIX = "morendo."
+
+
+def _plain(value: Any) -> Any:
+    """A TVM attribute value as the plain Python value it stands for."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tvm.tirx.IntImm):
+        return bool(value) if str(value.dtype) == "bool" else int(value)
+    if isinstance(value, tvm.tirx.FloatImm):
+        return float(value)
+    return [_plain(item) for item in value]
+
+
+def op_name(expr: Any) -> str:
+    """The dialect name of a call ("linear", ...), "" for anything else."""
+    if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op):
+        name = expr.op.name
+        return name[len(PREFIX) :] if name.startswith(PREFIX) else ""
+    return ""
+
+
+def attrs_of(call: relax.Call) -> Attrs:
+    """All attributes of a dialect call as plain Python values, defaults filled in."""
+    given = {str(k): _plain(v) for k, v in call.attrs.items()}
+    defaults = OPS[op_name(call)].attrs
+    return {**{k: v for k, v in defaults.items() if not isinstance(v, type)}, **given}
+
+
+def _check_attrs(definition: OpDef, attrs: Attrs) -> Attrs:
+    complete: Attrs = {}
+    for name, default in definition.attrs.items():
+        kind = default if isinstance(default, type) else type(default)
+        if name not in attrs and isinstance(default, type):
+            raise TypeError(f"morendo.{definition.name}: attribute {name} is missing")
+        value = attrs.get(name, default)
+        value = float(value) if kind is float and isinstance(value, int) else value
+        value = list(value) if kind is list and isinstance(value, tuple) else value
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise TypeError(
+                f"morendo.{definition.name}: attribute {name} is {value!r}, need {kind.__name__}"
+            )
+        complete[name] = value
+    unknown = set(attrs) - set(definition.attrs)
+    if unknown:
+        raise TypeError(f"morendo.{definition.name}: unknown attributes {sorted(unknown)}")
+    return complete
+
+
+def call(name: str, /, *args: Any, **attrs: Any) -> relax.Call:
+    """A call of a dialect op.
+
+    Args:
+        name: without prefix, one of `OPS`.
+        args: operands (Relax expressions).
+        attrs: attributes; those with a default may be left out.
+
+    Raises:
+        TypeError: for a wrong number of operands or a wrong attribute.
+    """
+    definition = OPS[name]
+    required = sum(not n.endswith("?") for n in definition.inputs)
+    if not required <= len(args) <= len(definition.inputs):
+        raise TypeError(f"morendo.{name}: takes {definition.inputs}, got {len(args)} operands")
+    node = ir.make_node("ir.DictAttrs", **_check_attrs(definition, attrs))
+    return relax.Call(ir.Op.get(PREFIX + name), list(args), node)
+
+
+def _constructor(name: str) -> Callable[..., relax.Call]:
+    def construct(*args: Any, **attrs: Any) -> relax.Call:
+        return call(name, *args, **attrs)
+
+    construct.__name__ = name
+    construct.__doc__ = OPS[name].doc
+    return construct
+
+
+def _register(definition: OpDef) -> None:
+    def infer(node: relax.Call, context: Any) -> Any:
+        return definition.infer([arg.ty for arg in node.args], attrs_of(node))
+
+    full = PREFIX + definition.name
+    ir.register_op_attr(full, "FInferType", infer)
+    ir.register_op_attr(full, "FPurity", True)
+    ir.Op.get(full).set_num_inputs(-1)
+
+
+class Namespace:
+    """The dialect as seen from IR text: `M.linear(x, weight="...")`."""
+
+    def __init__(self) -> None:
+        for name in OPS:
+            setattr(self, name, _constructor(name))
+
+
+for _definition in _DEFS:
+    _register(_definition)
+M = Namespace()
