@@ -1,0 +1,116 @@
+"""What is true of a module between passes: each invariant has a name and a checker.
+
+A pass lists the invariants that it needs and gives; the pipeline checks both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import tvm
+from tvm import relax
+
+from .dialect import attrs_of, op_name
+from .errors import CompileError, InputError
+from .formats import WeightFormat
+from .text import bindings_of
+
+Checker = Callable[[tvm.IRModule], str]
+
+
+def relax_functions(module: tvm.IRModule) -> dict[str, relax.Function]:
+    """The graph functions of a module by name."""
+    return {
+        var.name_hint: function
+        for var, function in module.functions_items()
+        if isinstance(function, relax.Function)
+    }
+
+
+def calls(module: tvm.IRModule) -> Iterator[tuple[str, relax.Call]]:
+    """All dialect calls with their op's name, functions and bindings in order."""
+    for function in relax_functions(module).values():
+        for binding in bindings_of(function):
+            name = op_name(binding.value)
+            if name:
+                yield name, binding.value
+
+
+def _well_formed(module: tvm.IRModule) -> str:
+    try:
+        relax.analysis.well_formed(module)
+    except Exception as error:  # TVM raises ValueError, TypeError and its own
+        return str(error).strip().splitlines()[-1]
+    return ""
+
+
+def _normalized(module: tvm.IRModule) -> str:
+    main = relax_functions(module).get("main")
+    if main is None:
+        return "there is no function main"
+    if len(main.params) != 2:
+        return f"main has {len(main.params)} parameters, need input_ids and position_ids"
+    return ""
+
+
+def _no_op(*names: str) -> Checker:
+    def check(module: tvm.IRModule) -> str:
+        return next((f"morendo.{name} is left" for name, _ in calls(module) if name in names), "")
+
+    return check
+
+
+def _formats_known(module: tvm.IRModule) -> str:
+    for name, call in calls(module):
+        attrs = attrs_of(call)
+        if "format" not in attrs:
+            continue
+        try:
+            WeightFormat.parse(attrs["format"])
+        except InputError as error:
+            return f"morendo.{name}: {error}"
+    return ""
+
+
+def _activations_match(module: tvm.IRModule) -> str:
+    for name, call in calls(module):
+        attrs = attrs_of(call)
+        if name == "fused_linear" and WeightFormat.parse(attrs["format"]).quantized:
+            return f"morendo.fused_linear of {attrs['weights']} reads float activations"
+        if name == "quantized_linear" and not WeightFormat.parse(attrs["format"]).quantized:
+            return f"morendo.quantized_linear of {attrs['weights']} has float weights"
+    return ""
+
+
+def _specialized(module: tvm.IRModule) -> str:
+    missing = {"prefill", "score", "decode"} - set(relax_functions(module))
+    if missing:
+        return f"there is no function {', '.join(sorted(missing))}"
+    return _no_op("attention", "stacked_attention")(module)
+
+
+INVARIANTS: dict[str, Checker] = {
+    "well-formed": _well_formed,
+    "normalized": _normalized,
+    "formats-known": _formats_known,
+    "fused": _no_op("linear"),
+    "activations-quantized": _activations_match,
+    "specialized": _specialized,
+}
+
+
+def check_invariant(name: str, module: tvm.IRModule, where: str) -> None:
+    """Check one invariant.
+
+    Args:
+        name: a key of `INVARIANTS`.
+        where: "before PASS" or "after PASS", for the message.
+
+    Raises:
+        CompileError: with what is wrong.
+    """
+    wrong = INVARIANTS[name](module)
+    if wrong:
+        raise CompileError(
+            f"the module is not {name} ({wrong})", where=where, hint="run the passes in order"
+        )

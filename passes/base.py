@@ -1,0 +1,144 @@
+"""The pass protocol: what a pass is, what it may ask, and how it says what it did."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import tvm
+
+from morendo.ir.capabilities import Capabilities
+from morendo.ir.errors import InputError
+
+
+class Weights(Protocol):
+    """What passes ask of a WeightStore: names, shapes, and one matrix at a time."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def get(self, name: str) -> np.ndarray: ...
+
+
+@dataclass
+class Report:
+    """What one pass counted and what it left alone, with the reason."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    misses: list[tuple[str, str]] = field(default_factory=list)
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to a count, such as ("linears fused", 3)."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    def missed(self, where: str, why: str) -> None:
+        """Record what was left alone and why; nothing is skipped silently."""
+        self.misses.append((where, why))
+
+
+@dataclass
+class Context:
+    """What a pass may ask besides the module.
+
+    Attributes:
+        capabilities: of the target, None when the IR is transformed without one.
+        weights: the WeightStore, None when there is only IR text.
+        report: of the running pass.
+    """
+
+    capabilities: Capabilities | None = None
+    weights: Weights | None = None
+    report: Report = field(default_factory=Report)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One rewrite of the module; a subclass's fields are its options.
+
+    Class attributes:
+        name: as written in specs, such as "quantize-weights".
+        needs, gives: invariants (`ir/invariants.py`) before and after.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ("well-formed",)
+    gives: ClassVar[tuple[str, ...]] = ("well-formed",)
+
+    def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
+        """The rewritten module; the given one stays as it is."""
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> str:
+        """The spec string that makes this pass again, options that differ from the default."""
+        options = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)
+            if f.default is MISSING or getattr(self, f.name) != f.default
+        ]
+        return self.name + ("{" + ",".join(options) + "}" if options else "")
+
+
+_SPEC = re.compile(r"([a-z][a-z0-9-]*)(?:\{([^{}]*)\})?\s*(?:,|$)\s*")
+
+
+def parse_spec(text: str, known: dict[str, type[Pass]]) -> list[Pass]:
+    """Passes from a spec such as `normalize,quantize-weights{bits=4,group_size=64}`.
+
+    Raises:
+        InputError: for an unknown pass or option, or a value of the wrong type.
+    """
+    made, position = [], 0
+    text = text.strip()
+    while position < len(text):
+        match = _SPEC.match(text, position)
+        if not match:
+            raise InputError(
+                f"pass spec does not parse (got {text[position:]!r})",
+                hint="write name{option=value,...},name,...",
+            )
+        made.append(_make(match.group(1), match.group(2) or "", known))
+        position = match.end()
+    if not made:
+        raise InputError("pass spec is empty", hint="list the passes with `morendo passes`")
+    return made
+
+
+def _make(name: str, options: str, known: dict[str, type[Pass]]) -> Pass:
+    if name not in known:
+        raise InputError(
+            f"unknown pass (got {name!r})", hint=f"known passes: {', '.join(sorted(known))}"
+        )
+    kind = known[name]
+    defaults = {f.name: f.default for f in fields(kind)}
+    values: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in options.split(","))):
+        key, _, raw = item.partition("=")
+        if key not in defaults:
+            raise InputError(
+                f"{name}: unknown option (got {key!r})",
+                hint=f"options: {', '.join(defaults) or 'none'}",
+            )
+        values[key] = _value(name, key, raw, defaults[key])
+    return kind(**values)
+
+
+def _value(name: str, key: str, raw: str, default: Any) -> Any:
+    """The option's text as a value of its default's type."""
+    if isinstance(default, str):
+        return raw
+    try:
+        value = ast.literal_eval(raw.capitalize() if raw in ("true", "false") else raw)
+    except (ValueError, SyntaxError):
+        value = raw
+    if isinstance(default, float) and isinstance(value, int):
+        value = float(value)
+    if type(value) is not type(default):
+        raise InputError(
+            f"{name}: option {key} has a wrong value (got {raw!r}, need {type(default).__name__})"
+        )
+    return value
