@@ -7,14 +7,14 @@ Code that may take longer than a second takes a `Progress` and says
             ...
             advance()
 
-`Progress` itself is silent, so it is the default everywhere. `total=None` is work of unknown length.
+`Progress` itself is silent, the default everywhere. `total=None` is work of unknown length.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -34,7 +34,7 @@ class Progress:
         return self._task(title, total)
 
     @contextmanager
-    def _task(self, title: str, total: int | None) -> Iterator[Advance]:
+    def _task(self, title: str, total: int | None) -> Generator[Advance]:
         def advance(steps: int = 1) -> None:
             pass
 
@@ -68,7 +68,7 @@ class PlainProgress(Progress):
         self._clock = clock
 
     @contextmanager
-    def _task(self, title: str, total: int | None) -> Iterator[Advance]:
+    def _task(self, title: str, total: int | None) -> Generator[Advance]:
         start = shown = self._clock()
         done = 0
 
@@ -116,7 +116,7 @@ class BarProgress(Progress):
         )
 
     @contextmanager
-    def _task(self, title: str, total: int | None) -> Iterator[Advance]:
+    def _task(self, title: str, total: int | None) -> Generator[Advance]:
         task = self._bars.add_task(title, total=total)
 
         def advance(steps: int = 1) -> None:
@@ -145,7 +145,7 @@ def _count(done: int, total: int | None) -> str:
 
 def make_progress(stream: TextIO | None = None, quiet: bool = False) -> Progress:
     """Bars on a terminal, lines elsewhere, nothing where `quiet`; `stream` is stderr by default."""
-    stream = stream or sys.stderr
+    target = sys.stderr if stream is None else stream
     if quiet:
         return Progress()
-    return BarProgress(stream) if stream.isatty() else PlainProgress(stream)
+    return BarProgress(target) if target.isatty() else PlainProgress(target)

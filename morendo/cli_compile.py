@@ -1,0 +1,108 @@
+"""`morendo compile`: a model in, an artifact directory out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from morendo.terminal import peak_memory_bytes, size
+
+_BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", "8": 8, "4": 4}
+
+_DESCRIPTION = """\
+Compile a model for a target and write an artifact: a directory with the weights, the machine code,
+the tokenizer and a plan of kernel calls, which `morendo run` and the C runtime execute.
+
+MODEL is a Hugging Face directory, a hub id (found in the local cache or downloaded), or a .gguf
+file."""
+
+_EPILOG = """\
+examples:
+  morendo compile ./Llama-3.2-1B --out llama               4-bit weights for this CPU
+  morendo compile model.gguf --bits 8 --context 4096       8-bit weights, room for 4096 tokens
+  morendo compile ./model --target x86-64-v3               for every CPU of that level
+  morendo compile ./model --dump-ir ir                     ir/ shows what every pass did
+  morendo compile ./model --passes "normalize,quantize-weights{bits=4},specialize-phases"
+
+see also: morendo targets, morendo passes, morendo inspect"""
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add `compile`."""
+    parser = commands.add_parser(
+        "compile",
+        parents=[common],
+        help="compile a model into an artifact",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="Hugging Face directory, hub id, or .gguf file")
+    add("--target", default="x86", help="what to compile for (default: x86, this machine's CPU)")
+    add("--bits", choices=list(_BITS), default="4", help="weight format (default: 4)")
+    add(
+        "--group-size",
+        type=int,
+        choices=[32, 64, 128],
+        default=32,
+        help="input channels that share one scale, for --bits 4 and 8 (default: 32)",
+    )
+    add("--context", type=_positive, metavar="TOKENS", help="longest text, prompt included")
+    add("--chunk", type=_positive, metavar="TOKENS", help="tokens computed at once in prefill")
+    add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
+    add("--dump-ir", type=Path, metavar="DIR", help="write the IR after every pass there")
+    add("--passes", metavar="SPEC", help="run these passes instead of the default ones")
+    add("--quiet", "-q", action="store_true", help="no progress and no summary")
+    parser.set_defaults(run=_compile)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
+
+
+def default_name(model: str, target: str, bits: str) -> str:
+    """SmolLM2-135M-x86-4bit for .../SmolLM2-135M.gguf; hub ids lose their owner."""
+    stem = Path(model).name or Path(model).resolve().name
+    stem = re.sub(r"\.gguf$", "", stem, flags=re.IGNORECASE)
+    return f"{stem}-{target}-{bits}{'bit' if bits.isdigit() else ''}"
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    import morendo
+    from morendo.progress import make_progress
+
+    name = default_name(arguments.model, arguments.target, arguments.bits)
+    out: Path = arguments.out or Path(name)
+    options: dict[str, Any] = {
+        key: value
+        for key in ("context", "chunk", "dump_ir", "passes")
+        if (value := getattr(arguments, key)) is not None
+    }
+    start = time.monotonic()
+    with make_progress(quiet=arguments.quiet) as progress:
+        morendo.compile(
+            arguments.model,
+            target=arguments.target,
+            bits=_BITS[arguments.bits],
+            group_size=arguments.group_size,
+            out=out,
+            progress=progress,
+            **options,
+        )
+    if not arguments.quiet:
+        _summarize(out, time.monotonic() - start)
+    return 0
+
+
+def _summarize(out: Path, seconds: float) -> None:
+    total = sum(file.stat().st_size for file in out.iterdir())
+    memory = size(peak_memory_bytes())
+    print(f"wrote {out}: {size(total)} in {seconds:.0f} s, peak memory {memory}")
+    print(f'run it: morendo run {out} "Once upon a time"')

@@ -1,0 +1,124 @@
+"""`morendo opt`, `morendo passes`, `morendo targets`: the compiler's parts, one at a time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from morendo.terminal import paint, table
+
+if TYPE_CHECKING:
+    from morendo.passes.base import Pass
+    from morendo.passes.pipeline import PassRecord
+
+_OPT = """\
+Read IR text, run passes, print the IR text that comes out. Counts and misses go to stderr.
+The IR is what `morendo compile --dump-ir` writes."""
+
+_OPT_EXAMPLES = """\
+examples:
+  morendo compile ./model --dump-ir ir
+  morendo opt ir/00_input.py -p normalize
+  morendo opt ir/00_input.py -p "normalize,quantize-weights{bits=4,group_size=64}" -o after.py
+  cat ir/00_input.py | morendo opt - -p normalize | less"""
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add `opt`, `passes` and `targets`."""
+    opt = commands.add_parser(
+        "opt",
+        parents=[common],
+        help="IR text in, passes, IR text out",
+        description=_OPT,
+        epilog=_OPT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    opt.add_argument("ir", metavar="IR.py", help="IR text; - reads standard input")
+    opt.add_argument("--passes", "-p", metavar="SPEC", required=True, help="name{option=value},...")
+    opt.add_argument("--target", metavar="NAME", help="whose capabilities passes may ask for")
+    opt.add_argument("--out", "-o", type=Path, metavar="FILE", help="instead of standard output")
+    opt.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR after every pass")
+    opt.set_defaults(run=_opt)
+    for name, run, text in (
+        ("passes", _passes, "list the passes and their options"),
+        ("targets", _targets, "list the targets"),
+    ):
+        parser = commands.add_parser(name, parents=[common], help=text, description=text)
+        parser.set_defaults(run=run)
+
+
+def _opt(arguments: argparse.Namespace) -> int:
+    from morendo.ir.text import parse_module, print_module
+    from morendo.passes.base import Context, parse_spec
+    from morendo.passes.pipeline import known_passes, run_passes
+
+    steps = parse_spec(arguments.passes, known_passes())
+    capabilities = None
+    if arguments.target:
+        from morendo.targets import find_target
+
+        capabilities = find_target(arguments.target).capabilities
+    module = parse_module(_read(arguments.ir))
+    context = Context(capabilities=capabilities)
+    module, records = run_passes(module, steps, context, dump=arguments.dump_ir)
+    for record in records:
+        _print_record(record)
+    text = print_module(module)
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _read(source: str) -> str:
+    from morendo.ir.errors import InputError
+
+    if source == "-":
+        return sys.stdin.read()
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file {source}", hint="write IR with `morendo compile MODEL --dump-ir DIR`"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source} is not text", hint="opt reads IR text") from None
+
+
+def _print_record(record: PassRecord) -> None:
+    counts = ", ".join(f"{what}: {count}" for what, count in record.report.counts.items())
+    name = paint(record.spec, "bold", sys.stderr)
+    print(f"{name}: {counts or 'nothing to do'}", file=sys.stderr)
+    for where, why in record.report.misses:
+        print(f"  left {where}: {why}", file=sys.stderr)
+
+
+def _passes(arguments: argparse.Namespace) -> int:
+    from morendo.passes.pipeline import known_passes
+
+    for name, kind in sorted(known_passes().items()):
+        print(f"{paint(name, 'bold', sys.stdout)}{_options(kind)}")
+        print(f"  {_first_sentence(kind.__doc__)}")
+    return 0
+
+
+def _options(kind: type[Pass]) -> str:
+    options = ",".join(f"{field.name}={field.default}" for field in fields(kind))
+    return f"{{{options}}}" if options else ""
+
+
+def _first_sentence(text: str | None) -> str:
+    paragraph = " ".join((text or "").strip().split("\n\n")[0].split())
+    return paragraph
+
+
+def _targets(arguments: argparse.Namespace) -> int:
+    from morendo.targets import known_targets
+
+    rows = [(target.name, target.description) for target in known_targets()]
+    print(table(rows))
+    return 0

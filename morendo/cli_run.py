@@ -1,0 +1,119 @@
+"""`morendo run`: text in, text out, from an artifact."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from morendo.terminal import peak_memory_bytes, size
+
+if TYPE_CHECKING:
+    from morendo.runtime.session import Session
+
+_DESCRIPTION = """\
+Continue a text, or answer as a chat model does. The text goes to standard output as it is made,
+everything else to standard error."""
+
+_EPILOG = """\
+examples:
+  morendo run my-model "The capital of France is" --temperature 0
+  morendo run my-model "What is a monad?" --chat --system "Answer in one sentence."
+  morendo run my-model "Once upon a time" --temperature 0.8 --top-p 0.9 --seed 7
+  cat question.txt | morendo run my-model --chat --stats"""
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add `run`."""
+    parser = commands.add_parser(
+        "run",
+        parents=[common],
+        help="generate text with an artifact",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("artifact", type=Path, metavar="DIR", help="an artifact directory")
+    add("prompt", metavar="PROMPT", nargs="?", help="the text; standard input if left out or -")
+    add("--max-tokens", type=int, default=256, metavar="N", help="stop after N (default: 256)")
+    add("--chat", action=argparse.BooleanOptionalAction, help="apply the model's chat template")
+    add("--system", metavar="TEXT", help="system message; implies --chat")
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
+    add("--ignore-eos", action="store_true", help="go on after the model's end of text")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)")
+    add("--top-k", type=int, default=0, metavar="K", help="sample from the K likeliest")
+    add("--top-p", type=float, default=1.0, metavar="P", help="sample from this much probability")
+    add("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    add("--threads", type=int, default=0, metavar="N", help="default: one for each CPU")
+    add("--level", type=int, metavar="L", help="precision level, 0 is the most precise")
+    add("--stats", action="store_true", help="print speed, bandwidth and memory at the end")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import morendo
+
+    prompt = _prompt(arguments.prompt)
+    start = time.perf_counter()
+    session = morendo.load(arguments.artifact, threads=arguments.threads)
+    if arguments.level is not None:
+        session.set_level(arguments.level)
+    ids = _encode(session, prompt, arguments)
+    tokens = session.generate(
+        ids,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        ignore_eos=arguments.ignore_eos,
+        stop=arguments.stop,
+    )
+    _stream(session, tokens)
+    if arguments.stats:
+        _print_stats(session, time.perf_counter() - start)
+    return 0
+
+
+def _prompt(given: str | None) -> str:
+    from morendo.ir.errors import InputError
+
+    if given is not None and given != "-":
+        return given
+    if sys.stdin.isatty():
+        raise InputError("there is no prompt", hint='give one: morendo run DIR "Once upon a time"')
+    return sys.stdin.read().rstrip("\n")
+
+
+def _encode(session: Session, prompt: str, arguments: argparse.Namespace) -> list[int]:
+    if arguments.chat or (arguments.system and arguments.chat is not False):
+        return session.encode_chat(prompt, system=arguments.system)
+    return session.encode(prompt)
+
+
+def _stream(session: Session, tokens: Iterable[int]) -> None:
+    for piece in _pieces(session, tokens):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print()
+
+
+def _pieces(session: Session, tokens: Iterable[int]) -> Iterator[str]:
+    """Text as soon as it is whole: a character may take several tokens."""
+    ids: list[int] = []
+    shown = ""
+    for token in tokens:
+        ids.append(token)
+        text = session.decode(ids)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(shown) :]
+            shown = text
+    yield session.decode(ids)[len(shown) :]
+
+
+def _print_stats(session: Session, seconds: float) -> None:
+    print(f"total: {seconds:.2f} s, peak memory {size(peak_memory_bytes())}", file=sys.stderr)

@@ -1,0 +1,71 @@
+"""What the commands print: one-line errors, tables, sizes. Small, so that commands start fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+_RED, _YELLOW, _BOLD, _OFF = "\x1b[1;31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
+
+
+def has_color(stream: TextIO) -> bool:
+    """Color only on a terminal, and not where NO_COLOR or TERM=dumb asks for none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, stream: TextIO) -> str:
+    """`text` in "red", "yellow" or "bold" where the stream shows colors."""
+    code = {"red": _RED, "yellow": _YELLOW, "bold": _BOLD}[style]
+    return f"{code}{text}{_OFF}" if has_color(stream) else text
+
+
+def print_error(text: str, kind: str = "error") -> None:
+    """One line on stderr: `error: what is wrong; what to do`."""
+    line = " ".join(text.split())
+    print(f"{paint(kind + ':', 'red', sys.stderr)} {line}", file=sys.stderr, flush=True)
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """Rows as aligned columns; numbers and what ends in a unit are aligned right by the caller."""
+    lines = [[str(cell) for cell in row] for row in ([header] if header else []) + list(rows)]
+    if not lines:
+        return ""
+    columns = max(len(line) for line in lines)
+    numeric = [_is_numeric([row[i] for row in rows if i < len(row)]) for i in range(columns)]
+    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(columns)]
+
+    def show(line: list[str]) -> str:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=False)
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(show(line) for line in lines)
+
+
+def _is_numeric(cells: Sequence[object]) -> bool:
+    return bool(cells) and all(isinstance(cell, int | float) or is_quantity(cell) for cell in cells)
+
+
+def is_quantity(cell: object) -> bool:
+    """True for text that starts with a digit, such as "12.3 MB"."""
+    return isinstance(cell, str) and cell[:1].isdigit()
+
+
+def size(count: float) -> str:
+    """Bytes for people: 92.4 MB (decimal, as disks and bandwidths are given)."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size of this process so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
