@@ -1,0 +1,78 @@
+"""quantize-weights: choose the stored format of every matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import tvm
+from tvm import relax
+
+from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.formats import WeightFormat, format_for_bits
+from morendo.ir.invariants import calls, relax_functions
+
+from .base import Context, Pass
+from .rewrite import map_functions
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """Give linears and embeddings a weight format; the codes are made when weights are packed.
+
+        y = M.linear(x, weight="w", ...)
+        ->  y = M.linear(x, weight="w", ..., format="q4g32")
+
+    Round to nearest with a min-max range for each row and group. The embedding table and the
+    output head (the linear that the result comes from) get `head_bits`: a token's row is read
+    alone, and errors of the head are not averaged by later layers. With bits f32 or f16 the head
+    follows the rest. Does not fire on weights of generic ops, which stay float32.
+
+    Source: nested 2/3/4-bit codes with second-order scales as in arXiv 2311.16442.
+    """
+
+    name: ClassVar[str] = "quantize-weights"
+    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized")
+    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+
+    bits: str = "4"
+    group_size: int = 32
+    head_bits: str = "8"
+
+    def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
+        body = format_for_bits(self.bits, self.group_size)
+        head = format_for_bits(self.head_bits, self.group_size) if body.quantized else body
+        head_weights = _head_weights(module)
+
+        def visit(_: Any, var: relax.Var, value: Any) -> Any:
+            name = op_name(value)
+            if name == "weight":
+                attrs = attrs_of(value)
+                context.report.missed(attrs["name"], "read by a generic op, stays float32")
+            if name not in ("linear", "embedding"):
+                return value
+            attrs = attrs_of(value)
+            chosen = head if attrs["weight"] in head_weights else body
+            self._count(context, chosen, attrs)
+            return call(name, *value.args, **{**attrs, "format": chosen.name})
+
+        return map_functions(module, visit)
+
+    def _count(self, context: Context, chosen: WeightFormat, attrs: dict[str, Any]) -> None:
+        context.report.count(f"matrices {chosen.name}")
+        features = attrs.get("in_features", attrs.get("features", 0))
+        if chosen.quantized and features % self.group_size:
+            context.report.missed(
+                attrs["weight"],
+                f"K={features} is no multiple of {self.group_size}: last group padded with zeros",
+            )
+
+
+def _head_weights(module: tvm.IRModule) -> set[str]:
+    """Names of embedding tables and of the last linear's matrix."""
+    tables = {attrs_of(c)["weight"] for name, c in calls(module) if name == "embedding"}
+    last = ""
+    for name, linear in calls(module):
+        if name == "linear" and "main" in relax_functions(module):
+            last = attrs_of(linear)["weight"]
+    return tables | {last}
