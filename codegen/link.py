@@ -1,0 +1,105 @@
+"""Link kernels and the C runtime into one shared library, with the toolchain that pip installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from morendo.ir.errors import CompileError
+
+RUNTIME_SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "c"
+_FLAGS = (
+    "-std=c11",
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wl,--version-script=exports.map",
+)
+# Kernel objects bring symbols of their own (half-float helpers) that must not meet the process's.
+_EXPORTS = "{ global: mr_*; __tvm_ffi_*; local: *; };\n"
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What the C compiler must know of the target.
+
+    Args:
+        triple: as zig spells it; "...-linux-gnu.2.17" names the oldest glibc to run on.
+        flags: further compiler flags, such as -mcpu.
+    """
+
+    triple: str
+    flags: tuple[str, ...] = ()
+
+
+def link_model(
+    objects: Sequence[Path],
+    kernels: Sequence[str],
+    out: Path,
+    toolchain: Toolchain,
+    sources: Sequence[Path] = (),
+) -> None:
+    """Write the shared library `out`: kernel objects, more C sources and the C runtime.
+
+    `kernels` are the names of the plan's kernels, in its order.
+    """
+    with tempfile.TemporaryDirectory(prefix="morendo-link-") as directory:
+        folder = Path(directory)
+        (folder / "kernel_table.c").write_text(kernel_table(kernels))
+        (folder / "exports.map").write_text(_EXPORTS)
+        inputs = [*RUNTIME_SOURCES.glob("*.c"), *sources, *objects]
+        command = [sys.executable, "-m", "ziglang", "cc", "-target", toolchain.triple]
+        command += [*_FLAGS, *toolchain.flags, f"-I{RUNTIME_SOURCES}", "kernel_table.c"]
+        command += [*(str(path.resolve()) for path in inputs), "-lm", "-lpthread"]
+        command += ["-o", str(out.resolve())]
+        done = subprocess.run(
+            command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        raise CompileError(_failure(done.stderr), where=str(out), hint=_hint(done.stderr))
+
+
+def kernel_table(kernels: Sequence[str]) -> str:
+    """C text of the table through which the runtime finds kernel i of the plan."""
+    lines = ['#include "internal.h"']
+    lines += [f"int __tvm_ffi_{name}(void *, const Any *, int32_t, Any *);" for name in kernels]
+    entries = [f'    {{"{name}", __tvm_ffi_{name}}},' for name in kernels]
+    lines += ["const KernelEntry kernel_table[] = {", *entries, "    {0, 0},", "};"]
+    lines += [f"const int kernel_count = {len(kernels)};"]
+    return "\n".join(lines) + "\n"
+
+
+def _failure(stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return f"linking failed: {(errors or lines or ['no message'])[0]}"
+
+
+def _hint(stderr: str) -> str:
+    if "No module named" in stderr:
+        return "install the C toolchain with: pip install ziglang"
+    return "free some space" if "NoSpaceLeft" in stderr or "No space left" in stderr else ""
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment, with a compiler cache that can be written."""
+    environment = dict(os.environ)
+    if "ZIG_GLOBAL_CACHE_DIR" not in environment:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morendo" / "zig"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=cache):
+                pass
+        except OSError:
+            cache = Path(tempfile.gettempdir()) / f"morendo-zig-{os.getuid()}"
+        environment["ZIG_GLOBAL_CACHE_DIR"] = str(cache)
+    environment.setdefault("ZIG_LOCAL_CACHE_DIR", environment["ZIG_GLOBAL_CACHE_DIR"])
+    return environment

@@ -1,0 +1,128 @@
+/* What the files of the C runtime share: the ABI of generated kernels, errors, JSON, plan, pool. */
+#ifndef MORENDO_INTERNAL_H
+#define MORENDO_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "morendo.h"
+
+/* The ABI of generated kernels, as in dlpack/dlpack.h and tvm/ffi/c_api.h. */
+enum { KIND_NONE = 0, KIND_INT = 1, KIND_TENSOR = 7 };
+enum { DEVICE_CPU = 1, CODE_INT = 0, CODE_UINT = 1, CODE_FLOAT = 2 };
+
+typedef struct {
+  void *data;
+  struct {
+    int32_t type, id;
+  } device;
+  int32_t ndim;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } dtype;
+  int64_t *shape;
+  int64_t *strides; /* in elements */
+  uint64_t byte_offset;
+} DLTensor;
+
+typedef struct {
+  int32_t kind;
+  uint32_t zero;
+  union {
+    int64_t integer;
+    void *pointer;
+    uint64_t bits; /* keeps the value 8 bytes wide where pointers have 4 */
+  } value;
+} Any;
+
+typedef int (*Kernel)(void *self, const Any *args, int32_t count, Any *result);
+
+/* Generated for each model from its plan: plan kernel i is kernel_table[i]. */
+typedef struct {
+  const char *name;
+  Kernel call;
+} KernelEntry;
+extern const KernelEntry kernel_table[];
+extern const int kernel_count;
+
+/* error.c: formats this thread's error line and returns `code`. */
+int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* json.c: the nodes of a document in one array, each followed by its children. An object's
+ * children are key, value, key, value... Texts point into the document, escapes left in. */
+typedef struct {
+  char kind; /* one of { [ " 0 (number) l (literal) */
+  int children, next; /* next: index of the node after this one's last child */
+  const char *text;
+  int length;
+} Node;
+
+typedef struct {
+  const char *cursor, *end;
+  Node *nodes;
+  int count, capacity, depth;
+} Json;
+
+int json_parse(Json *json, const char *text, size_t length);
+void json_free(Json *json);
+const Node *json_get(const Json *json, const Node *object, const char *key);
+const Node *json_next(const Json *json, const Node *node);
+int json_is(const Node *node, const char *text);
+int json_integer(const Node *node, int64_t low, int64_t high, int64_t *out);
+
+/* plan.c: the plan with its argument arrays, built once. */
+enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 1 };
+enum Space { ARENA, WEIGHTS, CACHE, IDS, LOGITS, SPACES };
+enum Function { PREFILL, SCORE, DECODE, FUNCTIONS };
+enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL };
+
+typedef struct {
+  DLTensor dl;
+  int64_t shape[MAX_DIMS], strides[MAX_DIMS];
+  uint8_t token_dims; /* bit i: dimension i is the number of tokens of the call */
+  uint8_t space;
+  uint64_t offset;
+} Tensor;
+
+typedef struct {
+  Any *slot;
+  const int32_t *levels;
+  enum Patch kind;
+} ArgumentPatch;
+
+typedef struct {
+  const KernelEntry *kernel;
+  Any *args;
+  int count, note_length;
+  const char *note;
+} Step;
+
+typedef struct {
+  Step *steps;
+  ArgumentPatch *patches;
+  int step_count, patch_count;
+} StepList;
+
+typedef struct Block Block;
+
+typedef struct {
+  int64_t chunk, context, vocabulary, levels;
+  int64_t bytes[SPACES]; /* of arena, weights and cache */
+  Tensor *tensors;
+  Tensor **varying; /* tensors whose shape or address changes from call to call */
+  int tensor_count, varying_count;
+  StepList functions[FUNCTIONS];
+  Block *blocks; /* all memory of the plan */
+} Plan;
+
+int plan_read(Plan *plan, char *text, size_t length); /* takes over `text`, from malloc */
+void plan_bind(Plan *plan, void *const bases[SPACES]);
+int plan_run(Plan *plan, enum Function function, const int32_t *ids, int tokens, int position,
+             int level, float *logits);
+void plan_free(Plan *plan);
+
+/* pool.c */
+void pool_use(int threads);
+
+#endif

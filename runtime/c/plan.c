@@ -1,0 +1,334 @@
+/* Reads plan.json into argument arrays that stay as they are; a call patches only what varies. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+struct Block {
+  Block *next;
+  void *memory;
+};
+
+/* What reading needs besides the plan. */
+typedef struct {
+  Plan *plan;
+  Json json;
+} Reader;
+
+static const char *const space_names[SPACES] = {"arena", "weights", "cache", "ids", "logits"};
+static const char *const function_names[FUNCTIONS] = {"prefill", "score", "decode"};
+
+static const struct {
+  const char *name;
+  uint8_t code, bits;
+} dtypes[] = {{"float32", CODE_FLOAT, 32}, {"float16", CODE_FLOAT, 16}, {"int8", CODE_INT, 8},
+              {"uint8", CODE_UINT, 8},     {"int32", CODE_INT, 32},     {"int64", CODE_INT, 64}};
+enum { DTYPES = sizeof dtypes / sizeof *dtypes, ALIGNMENT_BYTES = 64 };
+
+static void *keep(Plan *plan, void *memory) {
+  Block *block = memory ? malloc(sizeof *block) : NULL;
+  if (!block) {
+    free(memory);
+    return NULL;
+  }
+  *block = (Block){plan->blocks, memory};
+  plan->blocks = block;
+  return memory;
+}
+
+/* Zeroed memory that lives as long as the plan. */
+static void *allocate(Plan *plan, int64_t count, size_t item_bytes) {
+  return keep(plan, calloc(count ? (size_t)count : 1, item_bytes));
+}
+
+static int bad(const char *what, int index) {
+  return fail(MR_ARTIFACT, "plan.json is damaged: %s %d", what, index);
+}
+
+static int no_memory(void) { return fail(MR_RUNTIME, "not enough memory for the plan"); }
+
+static int read_numbers(Reader *reader, const Node *root) {
+  Plan *plan = reader->plan;
+  int64_t version = -1;
+  if (!json_integer(json_get(&reader->json, root, "version"), 0, INT32_MAX, &version) ||
+      version != PLAN_VERSION) {
+    return fail(MR_ARTIFACT, "plan.json is of another version (got %d, need %d)", (int)version,
+                PLAN_VERSION);
+  }
+  const struct {
+    const char *name;
+    int64_t low, high, *out;
+  } numbers[] = {
+      {"chunk", 1, INT32_MAX, &plan->chunk},
+      {"context", 1, INT32_MAX, &plan->context},
+      {"vocabulary", 1, INT32_MAX, &plan->vocabulary},
+      {"levels", 1, INT32_MAX, &plan->levels},
+      {"arena_bytes", 0, INT64_MAX, &plan->bytes[ARENA]},
+      {"cache_bytes", 0, INT64_MAX, &plan->bytes[CACHE]},
+      {"weights_bytes", 0, INT64_MAX, &plan->bytes[WEIGHTS]},
+  };
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    const Node *node = json_get(&reader->json, root, numbers[i].name);
+    if (!json_integer(node, numbers[i].low, numbers[i].high, numbers[i].out)) {
+      return fail(MR_ARTIFACT, "plan.json is damaged: bad %s", numbers[i].name);
+    }
+  }
+  for (int space = 0; space < SPACES; space++) {
+    if ((uint64_t)plan->bytes[space] > SIZE_MAX) {
+      return fail(MR_RUNTIME, "this machine's addresses are too short for %lld bytes of %s",
+                  (long long)plan->bytes[space], space_names[space]);
+    }
+  }
+  return MR_OK;
+}
+
+static int read_kernels(Reader *reader, const Node *list) {
+  if (!list || list->kind != '[') return bad("no kernels", 0);
+  const Node *node = list + 1;
+  int same = list->children == kernel_count;
+  for (int i = 0; same && i < kernel_count; i++) {
+    same = json_is(node, kernel_table[i].name);
+    node = json_next(&reader->json, node);
+  }
+  return same ? MR_OK : fail(MR_ARTIFACT, "plan.json and model.so do not belong together");
+}
+
+static int find_name(const Node *node, const char *const *names, int count) {
+  for (int i = 0; i < count; i++) {
+    if (json_is(node, names[i])) return i;
+  }
+  return -1;
+}
+
+static int find_dtype(const Node *node) {
+  for (int i = 0; i < DTYPES; i++) {
+    if (json_is(node, dtypes[i].name)) return i;
+  }
+  return -1;
+}
+
+static int read_dims(Reader *reader, const Node *dims, Tensor *tensor) {
+  if (dims->kind != '[' || dims->children > MAX_DIMS) return 0;
+  const Node *dim = dims + 1;
+  for (int i = 0; i < dims->children; i++) {
+    if (json_is(dim, "tokens")) {
+      tensor->token_dims |= (uint8_t)(1u << i);
+    } else if (!json_integer(dim, 0, INT32_MAX, &tensor->shape[i])) {
+      return 0;
+    }
+    dim = json_next(&reader->json, dim);
+  }
+  tensor->dl.ndim = dims->children;
+  tensor->dl.shape = tensor->shape;
+  tensor->dl.strides = tensor->strides;
+  return 1;
+}
+
+/* Fills in the dimensions that are the number of tokens and the strides; returns the size in
+ * bytes, or INT64_MAX if that is no number. */
+static int64_t set_shape(Tensor *tensor, int tokens) {
+  int64_t size = 1;
+  for (int i = tensor->dl.ndim - 1; i >= 0; i--) {
+    if (tensor->token_dims >> i & 1) tensor->shape[i] = tokens;
+    tensor->strides[i] = size;
+    if (tensor->shape[i] && size > INT64_MAX / 8 / tensor->shape[i]) return INT64_MAX;
+    size *= tensor->shape[i];
+  }
+  return size * tensor->dl.dtype.bits / 8;
+}
+
+static int read_tensor(Reader *reader, const Node *node, Tensor *tensor) {
+  const Plan *plan = reader->plan;
+  int64_t offset;
+  if (node->kind != '[' || node->children != 4) return 0;
+  int space = find_name(node + 1, space_names, SPACES);
+  int dtype = find_dtype(node + 3);
+  if (space < 0 || dtype < 0 || !json_integer(node + 2, 0, INT64_MAX / 2, &offset)) return 0;
+  tensor->space = (uint8_t)space;
+  tensor->offset = (uint64_t)offset;
+  tensor->dl.device.type = DEVICE_CPU;
+  tensor->dl.dtype.code = dtypes[dtype].code;
+  tensor->dl.dtype.bits = dtypes[dtype].bits;
+  tensor->dl.dtype.lanes = 1;
+  if (!read_dims(reader, node + 4, tensor)) return 0;
+  int64_t bytes = set_shape(tensor, (int)plan->chunk);
+  if (space == IDS || space == LOGITS) return !offset && tensor->dl.dtype.bits == 32;
+  return offset % ALIGNMENT_BYTES == 0 && bytes <= plan->bytes[space] - offset;
+}
+
+static int read_tensors(Reader *reader, const Node *list) {
+  Plan *plan = reader->plan;
+  if (!list || list->kind != '[') return bad("no tensors", 0);
+  plan->tensors = allocate(plan, list->children, sizeof *plan->tensors);
+  plan->varying = allocate(plan, list->children, sizeof *plan->varying);
+  if (!plan->tensors || !plan->varying) return no_memory();
+  const Node *node = list + 1;
+  for (int i = 0; i < list->children; i++) {
+    Tensor *tensor = &plan->tensors[plan->tensor_count++];
+    if (!read_tensor(reader, node, tensor)) return bad("bad tensor", i);
+    int moves = tensor->space == IDS || tensor->space == LOGITS;
+    if (moves || tensor->token_dims) plan->varying[plan->varying_count++] = tensor;
+    node = json_next(&reader->json, node);
+  }
+  return MR_OK;
+}
+
+static const int32_t *read_level(Reader *reader, const Node *values) {
+  Plan *plan = reader->plan;
+  if (values->kind != '[' || values->children != plan->levels) return NULL;
+  int32_t *levels = allocate(plan, plan->levels, sizeof *levels);
+  const Node *node = values + 1;
+  for (int i = 0; levels && i < plan->levels; i++) {
+    int64_t value;
+    if (!json_integer(node, INT32_MIN, INT32_MAX, &value)) return NULL;
+    levels[i] = (int32_t)value;
+    node = json_next(&reader->json, node);
+  }
+  return levels;
+}
+
+static int read_argument(Reader *reader, const Node *node, Any *slot, StepList *list) {
+  Plan *plan = reader->plan;
+  int64_t value;
+  slot->kind = KIND_INT;
+  if (json_integer(node, 0, plan->tensor_count - 1, &value)) {
+    slot->kind = KIND_TENSOR;
+    slot->value.pointer = &plan->tensors[value].dl;
+    return 1;
+  }
+  const Node *constant = json_get(&reader->json, node, "const");
+  if (constant) return json_integer(constant, INT32_MIN, INT32_MAX, &slot->value.integer);
+  ArgumentPatch patch = {.slot = slot, .kind = PATCH_TOKENS};
+  const Node *levels = json_get(&reader->json, node, "level");
+  if (levels) {
+    patch.kind = PATCH_LEVEL;
+    patch.levels = read_level(reader, levels);
+    if (!patch.levels) return 0;
+  } else if (json_is(node, "position")) {
+    patch.kind = PATCH_POSITION;
+  } else if (!json_is(node, "tokens")) {
+    return 0;
+  }
+  list->patches[list->patch_count++] = patch;
+  return 1;
+}
+
+static int read_step(Reader *reader, const Node *node, Any *args, StepList *list) {
+  Step *step = &list->steps[list->step_count++];
+  int64_t kernel;
+  const Node *index = json_get(&reader->json, node, "kernel");
+  const Node *note = json_get(&reader->json, node, "note");
+  const Node *arg = json_get(&reader->json, node, "args");
+  if (!json_integer(index, 0, kernel_count - 1, &kernel)) return 0;
+  if (!note || note->kind != '"' || !arg || arg->kind != '[') return 0;
+  *step = (Step){.kernel = &kernel_table[kernel], .args = args, .count = arg->children,
+                 .note = note->text, .note_length = note->length};
+  const Node *child = arg + 1;
+  for (int i = 0; i < step->count; i++) {
+    if (!read_argument(reader, child, &args[i], list)) return 0;
+    child = json_next(&reader->json, child);
+  }
+  return 1;
+}
+
+static int count_arguments(Reader *reader, const Node *steps) {
+  int count = 0;
+  const Node *node = steps + 1;
+  for (int i = 0; i < steps->children; i++) {
+    const Node *args = json_get(&reader->json, node, "args");
+    if (args) count += args->children;
+    node = json_next(&reader->json, node);
+  }
+  return count;
+}
+
+static int read_function(Reader *reader, const Node *functions, int index) {
+  Plan *plan = reader->plan;
+  StepList *list = &plan->functions[index];
+  const Node *steps = json_get(&reader->json, functions, function_names[index]);
+  if (!steps || steps->kind != '[') {
+    return fail(MR_ARTIFACT, "plan.json is damaged: no function %s", function_names[index]);
+  }
+  int count = count_arguments(reader, steps);
+  Any *args = allocate(plan, count, sizeof *args);
+  list->steps = allocate(plan, steps->children, sizeof *list->steps);
+  list->patches = allocate(plan, count, sizeof *list->patches);
+  if (!args || !list->steps || !list->patches) return no_memory();
+  const Node *node = steps + 1;
+  for (int i = 0; i < steps->children; i++) {
+    if (!read_step(reader, node, args, list)) {
+      return fail(MR_ARTIFACT, "plan.json is damaged: bad step %d of %s", i, function_names[index]);
+    }
+    args += list->steps[i].count;
+    node = json_next(&reader->json, node);
+  }
+  return MR_OK;
+}
+
+static int read_root(Reader *reader) {
+  const Node *root = reader->json.nodes;
+  int error = read_numbers(reader, root);
+  if (!error) error = read_kernels(reader, json_get(&reader->json, root, "kernels"));
+  if (!error) error = read_tensors(reader, json_get(&reader->json, root, "tensors"));
+  const Node *functions = json_get(&reader->json, root, "functions");
+  for (int i = 0; !error && i < FUNCTIONS; i++) error = read_function(reader, functions, i);
+  return error;
+}
+
+int plan_read(Plan *plan, char *text, size_t length) {
+  Reader reader = {.plan = plan};
+  if (!keep(plan, text)) return no_memory(); /* steps point to their notes in it */
+  int error = json_parse(&reader.json, text, length);
+  if (error) return error;
+  error = read_root(&reader);
+  json_free(&reader.json);
+  return error;
+}
+
+void plan_bind(Plan *plan, void *const bases[SPACES]) {
+  for (int i = 0; i < plan->tensor_count; i++) {
+    Tensor *tensor = &plan->tensors[i];
+    char *base = bases[tensor->space];
+    if (base) tensor->dl.data = base + tensor->offset;
+  }
+}
+
+static void patch(Plan *plan, const StepList *list, void *const moving[SPACES], int tokens,
+                  int position, int level) {
+  for (int i = 0; i < plan->varying_count; i++) {
+    Tensor *tensor = plan->varying[i];
+    if (moving[tensor->space]) tensor->dl.data = moving[tensor->space];
+    if (tensor->token_dims) set_shape(tensor, tokens);
+  }
+  for (int i = 0; i < list->patch_count; i++) {
+    const ArgumentPatch *change = &list->patches[i];
+    change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens
+                                  : change->kind == PATCH_POSITION ? position
+                                                                   : change->levels[level];
+  }
+}
+
+int plan_run(Plan *plan, enum Function function, const int32_t *ids, int tokens, int position,
+             int level, float *logits) {
+  const StepList *list = &plan->functions[function];
+  void *const moving[SPACES] = {[IDS] = (void *)(uintptr_t)ids, [LOGITS] = logits};
+  patch(plan, list, moving, tokens, position, level);
+  for (int i = 0; i < list->step_count; i++) {
+    const Step *step = &list->steps[i];
+    Any result = {0};
+    if (step->kernel->call(NULL, step->args, step->count, &result)) {
+      return fail(MR_RUNTIME, "kernel %s failed at %s step %d (%.*s): %s", step->kernel->name,
+                  function_names[function], i, step->note_length, step->note, mr_error());
+    }
+  }
+  return MR_OK;
+}
+
+void plan_free(Plan *plan) {
+  while (plan->blocks) {
+    Block *block = plan->blocks;
+    plan->blocks = block->next;
+    free(block->memory);
+    free(block);
+  }
+}

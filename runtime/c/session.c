@@ -1,0 +1,201 @@
+/* A session: one model opened from its artifact, its memory, and how much text it remembers. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+struct mr_session {
+  Plan plan;
+  void *bases[SPACES];
+  int threads, position, level;
+};
+
+/* Opens DIR/NAME and gives its size; -1 after a failure that is already reported. */
+static int open_file(const char *dir, const char *name, int64_t *bytes) {
+  char path[4096];
+  struct stat info;
+  if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) {
+    fail(MR_ARTIFACT, "the artifact's path is too long");
+    return -1;
+  }
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0 || fstat(file, &info)) {
+    fail(MR_ARTIFACT, "cannot read %s: %s", path, strerror(errno));
+    if (file >= 0) close(file);
+    return -1;
+  }
+  *bytes = info.st_size;
+  return file;
+}
+
+static char *read_text(const char *dir, const char *name, int64_t *bytes) {
+  int file = open_file(dir, name, bytes);
+  if (file < 0) return NULL;
+  char *text = malloc((size_t)*bytes + 1);
+  int64_t used = 0;
+  while (text && used < *bytes) {
+    ssize_t got = read(file, text + used, (size_t)(*bytes - used));
+    if (got <= 0) break;
+    used += got;
+  }
+  close(file);
+  if (!text || used < *bytes) {
+    fail(MR_ARTIFACT, "cannot read %s/%s", dir, name);
+    free(text);
+    return NULL;
+  }
+  text[used] = 0;
+  return text;
+}
+
+static int map_weights(mr_session *session, const char *dir) {
+  int64_t bytes, need = session->plan.bytes[WEIGHTS];
+  if (!need) return MR_OK;
+  int file = open_file(dir, "weights.bin", &bytes);
+  if (file < 0) return MR_ARTIFACT;
+  if (bytes != need) {
+    close(file);
+    return fail(MR_ARTIFACT, "weights.bin is damaged (got %lld bytes, need %lld)",
+                (long long)bytes, (long long)need);
+  }
+  void *memory = mmap(NULL, (size_t)need, PROT_READ, MAP_SHARED, file, 0);
+  int error = errno;
+  close(file);
+  if (memory == MAP_FAILED) {
+    return fail(MR_RUNTIME, "cannot map weights.bin: %s", strerror(error));
+  }
+  madvise(memory, (size_t)need, MADV_WILLNEED);
+  session->bases[WEIGHTS] = memory;
+  return MR_OK;
+}
+
+/* Zeroed memory; pages that are never touched cost nothing. */
+static int map_space(mr_session *session, enum Space space) {
+  int64_t bytes = session->plan.bytes[space];
+  if (!bytes) return MR_OK;
+  void *memory = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    return fail(MR_RUNTIME, "not enough memory for %lld bytes of %s", (long long)bytes,
+                space == CACHE ? "key-value cache" : "activations");
+  }
+  session->bases[space] = memory;
+  return MR_OK;
+}
+
+static int open_plan(mr_session *session, const char *dir) {
+  int64_t length;
+  char *text = read_text(dir, "plan.json", &length);
+  if (!text) return MR_ARTIFACT;
+  int error = plan_read(&session->plan, text, (size_t)length);
+  if (!error) error = map_weights(session, dir);
+  if (!error) error = map_space(session, ARENA);
+  if (!error) error = map_space(session, CACHE);
+  if (!error) plan_bind(&session->plan, session->bases);
+  return error;
+}
+
+int mr_open(const char *artifact_dir, int threads, mr_session **out) {
+  *out = NULL;
+  if (threads < 0 || threads > MAX_THREADS) {
+    return fail(MR_INPUT, "threads out of range (got %d, need 0 to %d)", threads, MAX_THREADS);
+  }
+  mr_session *session = calloc(1, sizeof *session);
+  if (!session) return fail(MR_RUNTIME, "not enough memory for a session");
+  session->threads = mr_pool_start(threads);
+  int error = open_plan(session, artifact_dir);
+  if (error) {
+    mr_close(session);
+    return error;
+  }
+  *out = session;
+  return MR_OK;
+}
+
+void mr_close(mr_session *session) {
+  if (!session) return;
+  mr_pool_stop();
+  for (int space = 0; space < SPACES; space++) {
+    if (session->bases[space]) munmap(session->bases[space], (size_t)session->plan.bytes[space]);
+  }
+  plan_free(&session->plan);
+  free(session);
+}
+
+static int check(const mr_session *session, const int32_t *ids, int count) {
+  int64_t end = (int64_t)session->position + count;
+  if (count < 1) return fail(MR_INPUT, "no tokens given (got %d, need 1 or more)", count);
+  if (end > session->plan.context) {
+    return fail(MR_INPUT, "prompt too long (got %lld, context %lld)", (long long)end,
+                (long long)session->plan.context);
+  }
+  for (int i = 0; i < count; i++) {
+    if (ids[i] < 0 || ids[i] >= session->plan.vocabulary) {
+      return fail(MR_INPUT, "token %d is not in the vocabulary (got id %d, vocabulary %lld)", i,
+                  (int)ids[i], (long long)session->plan.vocabulary);
+    }
+  }
+  return MR_OK;
+}
+
+/* Runs `function` chunk by chunk; `stride` floats lie between the logits of two tokens. */
+static int run(mr_session *session, enum Function function, const int32_t *ids, int count,
+               float *logits, int64_t stride) {
+  int error = check(session, ids, count);
+  if (error) return error;
+  int chunk = (int)session->plan.chunk;
+  pool_use(session->threads);
+  for (int done = 0; done < count; done += chunk) {
+    int tokens = count - done < chunk ? count - done : chunk;
+    error = plan_run(&session->plan, function, ids + done, tokens, session->position,
+                     session->level, logits + done * stride);
+    if (error) return error;
+    session->position += tokens;
+  }
+  return MR_OK;
+}
+
+int mr_prefill(mr_session *session, const int32_t *ids, int count, float *logits) {
+  return run(session, PREFILL, ids, count, logits, 0);
+}
+
+int mr_decode(mr_session *session, int32_t id, float *logits) {
+  return run(session, DECODE, &id, 1, logits, 0);
+}
+
+int mr_score(mr_session *session, const int32_t *ids, int count, float *logits) {
+  return run(session, SCORE, ids, count, logits, session->plan.vocabulary);
+}
+
+void mr_reset(mr_session *session) { session->position = 0; }
+
+int mr_position(const mr_session *session) { return session->position; }
+
+int mr_set_position(mr_session *session, int position) {
+  if (position < 0 || position > session->position) {
+    return fail(MR_INPUT, "position out of range (got %d, need 0 to %d)", position,
+                session->position);
+  }
+  session->position = position;
+  return MR_OK;
+}
+
+int mr_set_level(mr_session *session, int level) {
+  if (level < 0 || level >= session->plan.levels) {
+    return fail(MR_INPUT, "precision level out of range (got %d, need 0 to %d)", level,
+                (int)session->plan.levels - 1);
+  }
+  session->level = level;
+  return MR_OK;
+}
+
+int mr_vocabulary(const mr_session *session) { return (int)session->plan.vocabulary; }
+
+int mr_context(const mr_session *session) { return (int)session->plan.context; }
