@@ -1,0 +1,179 @@
+"""The dequantization pipeline's first stages: fetch packed codes, unpack them to bytes.
+
+A block is 32 input channels of one row tile, that is 8 steps of 4 channels. `fetch` loads what a
+block needs into registers once; `unpack` gives one step as words (see `isa.py`) by shifting each
+plane to the bit position where it belongs, masking, and combining with or.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+from morendo.ir.formats import SCALE_STEPS
+
+from .isa import VectorISA
+from .vector import load, load_words, prefetch, splat, vector_type
+
+BLOCK = 32
+"""Input channels that are fetched together: one byte of a one-bit plane holds 8 steps of 4."""
+STEPS = BLOCK // 4
+
+_BASE_MASK, _PLANE3_MASK, _PLANE4_MASK = 0x60606060, 0x10101010, 0x08080808
+_ZERO_OF_MISSING_BITS = {4: 0, 3: 4, 2: 12}  # eighths of a step: the middle of what is cut off
+
+
+class CodeReader(Protocol):
+    """Reads the codes of one matrix in one precision."""
+
+    unsigned: bool  # codes are unsigned with zero points per row, else signed without
+
+    def prefetch(self, tile: Expr, group: Expr, block: Expr | int) -> None: ...
+
+    def fetch(self, tile: Expr, group: Expr, block: Expr | int, half: int) -> list[Expr]: ...
+
+    def unpack(self, fetched: list[Expr], step: int) -> Expr: ...
+
+    def zero(self, tile: Expr, group: Expr, half: int) -> Expr: ...
+
+
+@dataclass(frozen=True)
+class ByteReader:
+    """Signed 8-bit codes, one byte each."""
+
+    isa: VectorISA
+    codes: Any  # int8 [T, G, g/4, 16, 4]
+    unsigned: bool = False
+
+    def prefetch(self, tile, group, block) -> None:
+        if self.isa.prefetch_bytes:
+            ahead = self.isa.prefetch_bytes // 64
+            for step in range(STEPS):
+                prefetch(self.codes, (tile, group, block * STEPS + step + ahead, 0, 0))
+
+    def fetch(self, tile, group, block, half) -> list[Expr]:
+        """The words of 8 steps."""
+        lanes = self.isa.lanes
+        rows = half * lanes
+        return [
+            load_words(self.codes, (tile, group, block * STEPS + step, rows, 0), lanes)
+            for step in range(STEPS)
+        ]
+
+    def unpack(self, fetched, step) -> Expr:
+        """Codes plus the offset that the dot instruction wants; adding 128 flips the top bit."""
+        offset = self.isa.signed_offset
+        return fetched[step] ^ splat(T.uint32(offset * 0x01010101), self.isa.lanes)
+
+    def zero(self, tile, group, half) -> Expr:
+        """Signed codes have no zero point."""
+        return splat(T.int32(0), self.isa.lanes)
+
+
+@dataclass(frozen=True)
+class PlaneReader:
+    """Nested codes read at 4, 3 or 2 bits; bytes are 8 times the code."""
+
+    isa: VectorISA
+    bits: int
+    base: Any  # uint8 [T, G, g/16, 64]
+    plane3: Any  # uint8 [T, P3, g/32, 64]
+    plane4: Any  # uint8 [T, P4, g/32, 64]
+    zeros: Any  # int8 [T, G, 16]
+    unsigned: bool = True
+
+    def prefetch(self, tile, group, block) -> None:
+        ahead = self.isa.prefetch_bytes
+        if not ahead:
+            return
+        for chunk in range(2):
+            prefetch(self.base, (tile, group, 2 * block + chunk, ahead))
+        if self.bits >= 3:
+            prefetch(self.plane3, (tile, group, block, ahead // 2))
+        if self.bits >= 4:
+            prefetch(self.plane4, (tile, group, block, ahead // 2))
+
+    def fetch(self, tile, group, block, half) -> list[Expr]:
+        """Two chunks of the base plane, then one of each lower plane that is read."""
+        lanes = self.isa.lanes
+        byte = half * lanes * 4
+        chunks = [
+            load_words(self.base, (tile, group, 2 * block + i, byte), lanes) for i in range(2)
+        ]
+        lower = [self.plane3, self.plane4][: self.bits - 2]
+        chunks += [load_words(plane, (tile, group, block, byte), lanes) for plane in lower]
+        return [T.bind(chunk) for chunk in chunks]
+
+    def unpack(self, fetched, step) -> Expr:
+        """8 * code: base bits to 6..5, plane 3 to bit 4, plane 4 to bit 3."""
+        words = self._field(fetched[step // 4], 5 - 2 * (step % 4), _BASE_MASK)
+        if self.bits >= 3:
+            words = words | self._field(fetched[2], 4 - step, _PLANE3_MASK)
+        if self.bits >= 4:
+            words = words | self._field(fetched[3], 3 - step, _PLANE4_MASK)
+        return words
+
+    def _field(self, words: Expr, left: int, mask: int) -> Expr:
+        lanes = self.isa.lanes
+        if left > 0:
+            words = words << splat(T.uint32(left), lanes)
+        elif left < 0:
+            words = words >> splat(T.uint32(-left), lanes)
+        return words & splat(T.uint32(mask), lanes)
+
+    def zero(self, tile, group, half) -> Expr:
+        """int32 x lanes in the units of the bytes."""
+        lanes = self.isa.lanes
+        stored = T.cast(
+            load(self.zeros, (tile, group, half * lanes), lanes), vector_type("int32", lanes)
+        )
+        return stored - splat(T.int32(_ZERO_OF_MISSING_BITS[self.bits]), lanes)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """The weight buffers of a kernel and how to go through their groups."""
+
+    isa: VectorISA
+    group_size: int
+    groups: int
+    buffers: dict[str, Any]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 32 channels in a group."""
+        return self.group_size // BLOCK
+
+    @property
+    def scale_unit(self) -> int:
+        """Weights are row_scale * scale * code / scale_unit, with codes as the readers give them."""
+        return SCALE_STEPS * (8 if "base" in self.buffers else 1)
+
+    def ranges(self, level: tuple[Expr, Expr] | None) -> Iterator[tuple[CodeReader, Any, Any]]:
+        """(reader, first group, end) for each precision of the level (n3, n4)."""
+        if level is None:
+            yield ByteReader(self.isa, self.buffers["codes"]), 0, self.groups
+            return
+        n3, n4 = level
+        planes = [self.buffers[name] for name in ("base", "plane3", "plane4", "zero")]
+        if planes[2].ty.shape[1] > 0:
+            yield PlaneReader(self.isa, 4, *planes), 0, n4
+        if planes[1].ty.shape[1] > 0:
+            yield PlaneReader(self.isa, 3, *planes), n4, n3
+        yield PlaneReader(self.isa, 2, *planes), n3, self.groups
+
+    def scale(self, tile: Expr, group: Expr, half: int) -> Expr:
+        """The 8-bit scales of a tile's rows as float32 x lanes."""
+        lanes = self.isa.lanes
+        codes = load(self.buffers["scale"], (tile, group, half * lanes), lanes)
+        return T.cast(T.cast(codes, vector_type("int32", lanes)), vector_type("float32", lanes))
+
+    def row_scale(self, tile: Expr, half: int) -> Expr:
+        """row_scale / scale_unit of a tile's rows."""
+        lanes = self.isa.lanes
+        rows = load(self.buffers["row_scale"], (tile * 16 + half * lanes,), lanes)
+        return rows * splat(T.float32(1 / self.scale_unit), lanes)

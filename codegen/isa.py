@@ -1,0 +1,48 @@
+"""What a kernel needs to know about a processor's vector unit.
+
+A kernel asks for these operations and never for a processor. Codes travel as *words*: a vector of
+`lanes` uint32, each lane holding four consecutive input channels (bytes) of one output row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from tvm.ir import Expr
+
+
+@dataclass(frozen=True)
+class VectorISA(ABC):
+    """One way to use a vector unit; a target supplies subclasses.
+
+    Attributes:
+        name: part of kernel names, such as the instruction set's name.
+        lanes: 32-bit lanes of a vector; divides the 16 rows of a tile.
+        block_tokens, block_tiles: the register block of a matrix product, chosen so that its
+            int32 sums stay in registers.
+        signed_offset: what `dot_signed` wants added to signed codes; the kernel subtracts
+            `signed_offset * sum(x)` from the result.
+        prefetch_bytes: how far ahead of its reads a memory-bound kernel asks for weights; 0 = off.
+    """
+
+    name: str
+    lanes: int
+    block_tokens: int
+    block_tiles: int
+    signed_offset: int
+    prefetch_bytes: int = 0
+
+    @abstractmethod
+    def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        """acc[l] + sum over the four bytes c of codes[l][c] * x[l][c], exact in int32.
+
+        Args:
+            acc: int32 x lanes.
+            codes: words of unsigned codes 0..120.
+            x: int32 x lanes, the same four int8 activations (-127..127) in every lane.
+        """
+
+    @abstractmethod
+    def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        """Like `dot` for signed codes -127..127 that are stored as `code + signed_offset`."""

@@ -1,0 +1,95 @@
+"""What one linear kernel is: shapes, weight format, fused epilogue, name, parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
+
+from .isa import VectorISA
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    """y[M, N] = x[M, K] W[N, K]^T, then bias, gate and residual, in this order.
+
+    Attributes:
+        out_features: N, rows of W. With a gate: both halves together.
+        in_features: K.
+        format: how W is stored.
+        max_tokens: M; 1 makes the decode kernel, more the prefill kernel.
+        bias: adds float32 [N]; with a gate the first N/2 are the gate's, the others up's.
+        residual: adds float32 [M, output_features] to the result.
+        gate: "" or an activation: tiles of W alternate between rows of gate and of up, and the
+            kernel gives act(gate) * up.
+    """
+
+    out_features: int
+    in_features: int
+    format: WeightFormat
+    max_tokens: int
+    bias: bool = False
+    residual: bool = False
+    gate: str = ""
+
+    @property
+    def output_features(self) -> int:
+        """Columns of the result: N, or N/2 with a gate."""
+        return self.out_features // 2 if self.gate else self.out_features
+
+    @property
+    def tiles_per_output(self) -> int:
+        """Weight tiles behind one tile of 16 output columns."""
+        return 2 if self.gate else 1
+
+    @property
+    def tiles(self) -> int:
+        """Row tiles of the packed matrix; gate and up are each padded to whole tiles."""
+        return self.tiles_per_output * ceil_div(self.output_features, ROW_TILE)
+
+    @property
+    def groups(self) -> int:
+        """Column groups G of a quantized matrix."""
+        return self.format.groups(self.in_features)
+
+    def weight_arrays(self) -> tuple[Array, ...]:
+        """The arrays of the packed matrix in the order of the kernel's parameters."""
+        return self.format.arrays(self.tiles * ROW_TILE, self.in_features)
+
+    def kernel_name(self, isa: VectorISA) -> str:
+        """qlinear_<out>_<act>_<weight>_<rows>x<columns>_m<tokens>[_epilogue]_<isa>."""
+        kind = "qlinear_f32_i8" if self.format.quantized else "linear_f32_f32"
+        weight = re.sub(r"\W", "_", self.format.name)
+        parts = [kind, weight, f"{self.out_features}x{self.in_features}", f"m{self.max_tokens}"]
+        parts += ["bias"] * self.bias + [self.gate] * bool(self.gate) + ["res"] * self.residual
+        return "_".join([*parts, isa.name])
+
+
+@contextmanager
+def kernel_builder(name: str) -> Iterator[IRBuilder]:
+    """Collect what is built inside as the PrimFunc `name`; `.get()` gives it afterwards."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        yield builder
+
+
+def tensor_argument(name: str, shape: tuple[int, ...], dtype: str):
+    """A dense buffer parameter."""
+    return T.match_buffer(T.arg(name, T.handle()), shape, dtype, layout=None)
+
+
+def scalar_argument(name: str):
+    """An int32 parameter."""
+    return T.arg(name, T.int32())
+
+
+def split_halves(isa: VectorISA) -> int:
+    """Vectors that hold the 16 rows of a tile."""
+    return ROW_TILE // isa.lanes

@@ -1,0 +1,285 @@
+"""Linear kernels on quantized weights: int8 activations, 8-bit codes or nested 4/3/2-bit planes.
+
+The dequantization pipeline has three stages: fetch packed codes, unpack them to bytes (both in
+`dequantize.py`), multiply-accumulate with the target's dot instruction (here). One token runs them
+back to back in registers, limited by memory. More tokens unpack a block of row tiles once into a
+workspace that fits the L2 cache, then multiply it with blocks of tokens held in registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+from morendo.ir.formats import ceil_div
+
+from .dequantize import BLOCK, STEPS, CodeReader, QuantizedWeights
+from .epilogue import Epilogue
+from .isa import VectorISA
+from .linear_spec import (
+    LinearSpec,
+    kernel_builder,
+    scalar_argument,
+    split_halves,
+    tensor_argument,
+)
+from .vector import Registers, load, splat, store, vector_type
+
+_MIN_CHUNK_TOKENS = 64
+_MIN_TASKS = 32
+
+
+@dataclass(frozen=True)
+class Activations:
+    """int8 activations: codes [M, Kp], scales f32 [M, G], sums i32 [M, G]."""
+
+    isa: VectorISA
+    group_size: int
+    codes: Any
+    scales: Any
+    sums: Any
+
+    def words(self, token: Expr | int, group: Expr, block: Expr | int, step: int) -> Expr:
+        """Four channels of a token in every lane, as int32."""
+        channel = group * self.group_size + block * BLOCK + step * 4
+        four = T.reinterpret("int32", load(self.codes, (token, channel), 4))
+        return splat(four, self.isa.lanes)
+
+    def scale(self, token, group) -> Expr:
+        """The float32 scale of a token's group in every lane."""
+        return splat(self.scales[token, group], self.isa.lanes)
+
+    def sum(self, token, group, factor: int) -> Expr:
+        """The product factor * (sum of the group's codes) in every lane."""
+        return splat(self.sums[token, group] * T.int32(factor), self.isa.lanes)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The parameters of a kernel under construction."""
+
+    spec: LinearSpec
+    isa: VectorISA
+    x: Activations
+    weights: QuantizedWeights
+    epilogue: Epilogue
+    tokens: Any
+    level: tuple[Any, Any] | None
+
+    @property
+    def halves(self) -> int:
+        return split_halves(self.isa)
+
+
+def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
+    tokens, groups, size = spec.max_tokens, spec.groups, spec.format.group_size
+    x = Activations(
+        isa,
+        size,
+        tensor_argument("codes", (tokens, groups * size), "int8"),
+        tensor_argument("scales", (tokens, groups), "float32"),
+        tensor_argument("sums", (tokens, groups), "int32"),
+    )
+    buffers = {
+        array.name: tensor_argument(f"w_{array.name}", array.shape, array.dtype)
+        for array in spec.weight_arrays()
+    }
+    epilogue = Epilogue.declare(spec, isa)
+    count = scalar_argument("tokens")
+    level = None
+    if spec.format.kind == "q4":
+        level = (scalar_argument("n3"), scalar_argument("n4"))
+    return Kernel(
+        spec, isa, x, QuantizedWeights(isa, size, groups, buffers), epilogue, count, level
+    )
+
+
+def build_quantized_linear(spec: LinearSpec, isa: VectorISA) -> tirx.PrimFunc:
+    """Build the kernel of `spec`; its buffers are those of `LinearSpec` and `ir/formats.py`.
+
+    Parameters of the kernel: codes, scales, sums, weights..., [bias], [residual], out, tokens,
+    and for nested codes n3, n4.
+    """
+    with kernel_builder(spec.kernel_name(isa)) as builder:
+        kernel = _declare(spec, isa)
+        if spec.max_tokens == 1:
+            _matrix_vector(kernel)
+        else:
+            _matrix_matrix(kernel)
+    return builder.get()
+
+
+# One token: fetch, unpack and multiply-accumulate in registers.
+
+
+def _matrix_vector(kernel: Kernel) -> None:
+    spec, tiles = kernel.spec, kernel.spec.tiles_per_output
+    with T.parallel(0, spec.tiles // tiles) as task:
+        sums = Registers(tiles * kernel.halves, "float32", kernel.isa.lanes)
+        for i in range(len(sums)):
+            sums[i] = splat(T.float32(0), kernel.isa.lanes)
+        for i in range(tiles):
+            tile = task * tiles + i
+            for reader, first, end in kernel.weights.ranges(kernel.level):
+                with T.serial(first, end) as group:
+                    for half in range(kernel.halves):
+                        _add_group(kernel, reader, tile, group, half, sums, i)
+        finished = [
+            [
+                sums[i * kernel.halves + half] * kernel.weights.row_scale(task * tiles + i, half)
+                for half in range(kernel.halves)
+            ]
+            for i in range(tiles)
+        ]
+        kernel.epilogue.write(0, task * tiles, finished)
+
+
+def _add_group(kernel: Kernel, reader: CodeReader, tile, group, half, sums, i) -> None:
+    """Add to sums: scale of the row and of the token * exact dot product of one group."""
+    x, lanes = kernel.x, kernel.isa.lanes
+    acc = Registers(1, "int32", lanes)
+    if reader.unsigned:
+        acc[0] = reader.zero(tile, group, half) * x.sum(0, group, -1)
+    else:
+        acc[0] = x.sum(0, group, -kernel.isa.signed_offset)
+    dot = kernel.isa.dot if reader.unsigned else kernel.isa.dot_signed
+    with T.serial(0, kernel.weights.blocks) as block:
+        reader.prefetch(tile, group, block)
+        fetched = reader.fetch(tile, group, block, half)
+        for step in range(STEPS):
+            codes = reader.unpack(fetched, step)
+            acc[0] = dot(acc[0], codes, x.words(0, group, block, step))
+    scale = kernel.weights.scale(tile, group, half) * x.scale(0, group)
+    dot_float = T.cast(acc[0], vector_type("float32", lanes))
+    at = i * kernel.halves + half
+    sums[at] = sums[at] + dot_float * scale
+
+
+# Many tokens: unpack a block of row tiles, then multiply it with blocks of tokens.
+
+
+def _matrix_matrix(kernel: Kernel) -> None:
+    spec, isa = kernel.spec, kernel.isa
+    tiles = max(isa.block_tiles, spec.tiles_per_output)
+    row_blocks = ceil_div(spec.tiles, tiles)
+    chunk = _chunk_tokens(row_blocks, spec.max_tokens)
+    chunks = ceil_div(spec.max_tokens, chunk)
+    with T.parallel(0, row_blocks * chunks) as task:
+        first_tile = T.bind(T.floordiv(task, chunks) * tiles)
+        first_token = T.bind(T.floormod(task, chunks) * chunk)
+        with T.If(first_token < kernel.tokens), T.Then():
+            steps = spec.groups * kernel.weights.blocks * STEPS
+            unpacked = T.alloc_buffer((steps, tiles, 16), "uint32", layout=None)
+            for reader, first, end in kernel.weights.ranges(kernel.level):
+                with T.serial(first, end) as group:
+                    _unpack_group(kernel, reader, first_tile, tiles, group, unpacked)
+            block = min(isa.block_tokens, spec.max_tokens)
+            end_token = T.min(kernel.tokens, first_token + chunk)
+            with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
+                token = T.bind(first_token + i * block)
+                _token_block(kernel, unpacked, first_tile, tiles, token, block)
+
+
+def _chunk_tokens(row_blocks: int, max_tokens: int) -> int:
+    """Tokens of one task: small matrices are also cut along tokens, so that all threads work."""
+    cuts = min(ceil_div(_MIN_TASKS, row_blocks), max(max_tokens // _MIN_CHUNK_TOKENS, 1))
+    return ceil_div(max_tokens, cuts)
+
+
+def _last_tile(kernel: Kernel, tile: Expr, tiles: int) -> Expr:
+    """`tile`, or the last one where the row block hangs over the matrix."""
+    return T.min(tile, kernel.spec.tiles - 1) if kernel.spec.tiles % tiles else tile
+
+
+def _unpack_group(kernel: Kernel, reader: CodeReader, first_tile, tiles, group, unpacked) -> None:
+    """Write code - zero + signed_offset of one group of a row block as words."""
+    lanes, weights = kernel.isa.lanes, kernel.weights
+    for i in range(tiles):
+        tile = _last_tile(kernel, first_tile + i, tiles)
+        for half in range(kernel.halves):
+            if reader.unsigned:
+                offset = splat(T.int32(kernel.isa.signed_offset), lanes)
+                shift = T.cast(
+                    offset - reader.zero(tile, group, half), vector_type("uint32", lanes)
+                )
+                low_byte = shift & splat(T.uint32(0xFF), lanes)
+                shift = T.bind(low_byte * splat(T.uint32(0x01010101), lanes))
+            with T.serial(0, weights.blocks) as block:
+                fetched = reader.fetch(tile, group, block, half)
+                for step in range(STEPS):
+                    words = reader.unpack(fetched, step)
+                    if reader.unsigned:
+                        words = _add_bytes(words, shift, lanes)
+                    at = (group * weights.blocks + block) * STEPS + step
+                    store(unpacked, (at, i, half * lanes), words, lanes)
+
+
+def _add_bytes(a: Expr, b: Expr, lanes: int) -> Expr:
+    """Bytewise a + b of words, modulo 256."""
+    byte_type = vector_type("uint8", 4 * lanes)
+    total = T.reinterpret(byte_type, a) + T.reinterpret(byte_type, b)
+    return T.reinterpret(vector_type("uint32", lanes), total)
+
+
+def _token_block(kernel: Kernel, unpacked, first_tile, tiles, token, block_tokens) -> None:
+    """The output of `block_tokens` tokens from `token` on for a row block."""
+    spec, lanes, vectors = kernel.spec, kernel.isa.lanes, tiles * kernel.halves
+    # The last block may hang over the buffers: it starts earlier and does some tokens again.
+    overhang = spec.max_tokens % block_tokens
+    start = T.bind(T.min(token, spec.max_tokens - block_tokens)) if overhang else token
+    sums = Registers(block_tokens * vectors, "float32", lanes)
+    for i in range(len(sums)):
+        sums[i] = splat(T.float32(0), lanes)
+    with T.serial(0, spec.groups) as group:
+        _multiply_group(kernel, unpacked, first_tile, tiles, group, start, block_tokens, sums)
+    for m in range(block_tokens):
+        at = T.bind(start + m)
+        wanted = T.And(at >= token, at < kernel.tokens) if overhang else at < kernel.tokens
+        with T.If(wanted), T.Then():
+            kernel.epilogue.write(at, first_tile, _scaled(kernel, sums, first_tile, tiles, m))
+
+
+def _scaled(kernel: Kernel, sums: Registers, first_tile, tiles, m) -> list[list[Expr]]:
+    """The float sums of token m times the scales of the rows: per tile, per half."""
+    halves = kernel.halves
+    return [
+        [
+            sums[(m * tiles + i) * halves + half]
+            * kernel.weights.row_scale(_last_tile(kernel, first_tile + i, tiles), half)
+            for half in range(halves)
+        ]
+        for i in range(tiles)
+    ]
+
+
+def _multiply_group(kernel, unpacked, first_tile, tiles, group, start, block_tokens, sums) -> None:
+    isa, x, weights = kernel.isa, kernel.x, kernel.weights
+    lanes, vectors = isa.lanes, tiles * kernel.halves
+    acc = Registers(block_tokens * vectors, "int32", lanes)
+    for m in range(block_tokens):
+        initial = T.bind(x.sum(start + m, group, -isa.signed_offset))
+        for v in range(vectors):
+            acc[m * vectors + v] = initial
+    with T.serial(0, weights.blocks) as block:
+        for step in range(STEPS):
+            at = (group * weights.blocks + block) * STEPS + step
+            words = [
+                T.bind(load(unpacked, (at, v // kernel.halves, v % kernel.halves * lanes), lanes))
+                for v in range(vectors)
+            ]
+            for m in range(block_tokens):
+                x_words = T.bind(x.words(start + m, group, block, step))
+                for v in range(vectors):
+                    j = m * vectors + v
+                    acc[j] = isa.dot_signed(acc[j], words[v], x_words)
+    for v in range(vectors):
+        tile = _last_tile(kernel, first_tile + v // kernel.halves, tiles)
+        scale = T.bind(weights.scale(tile, group, v % kernel.halves))
+        for m in range(block_tokens):
+            j = m * vectors + v
+            dot_float = T.cast(acc[j], vector_type("float32", lanes))
+            sums[j] = sums[j] + dot_float * (scale * x.scale(start + m, group))

@@ -1,0 +1,120 @@
+"""The vector instructions that x86 kernels name: LLVM's name, the types, and what they mean.
+
+Everything else (shifts, masks, conversions, fused multiply-add) is plain TIR, for which LLVM picks
+the instruction. The meanings are numpy functions that the tests run against the instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+
+@dataclass(frozen=True)
+class Intrinsic:
+    """One instruction.
+
+    Attributes:
+        llvm: LLVM's name of it.
+        result: dtype of the result, with lanes, as TVM spells it ("int32x16").
+        operands: dtypes of the operands.
+        meaning: the same function on numpy arrays.
+        features: CPU features that it needs, one of which is enough (as LLVM spells them).
+    """
+
+    llvm: str
+    result: str
+    operands: tuple[str, ...]
+    meaning: Callable[..., NDArray]
+    features: tuple[str, ...]
+
+    def __call__(self, *operands: Expr) -> Expr:
+        """The call, with operands of any type of the right width."""
+        typed = [
+            value if str(value.ty) == dtype else T.reinterpret(dtype, value)
+            for value, dtype in zip(operands, self.operands, strict=True)
+        ]
+        return T.call_llvm_pure_intrin(self.result, self.llvm, *typed)
+
+
+def _dot_u8_s8(acc: NDArray, a: NDArray, b: NDArray) -> NDArray:
+    """vpdpbusd: acc + sums of four products of unsigned a and signed b."""
+    return acc + (a.astype(np.int32) * b).reshape(-1, 4).sum(1, dtype=np.int32)
+
+
+def _multiply_add_u8_s8(a: NDArray, b: NDArray) -> NDArray:
+    """vpmaddubsw: sums of two products, saturated to int16."""
+    pairs = (a.astype(np.int32) * b).reshape(-1, 2).sum(1)
+    return pairs.clip(-32768, 32767).astype(np.int16)
+
+
+def _multiply_add_s16(a: NDArray, b: NDArray) -> NDArray:
+    """vpmaddwd: sums of two products of int16."""
+    return (a.astype(np.int32) * b).reshape(-1, 2).sum(1, dtype=np.int32)
+
+
+def _sign_s8(a: NDArray, b: NDArray) -> NDArray:
+    """vpsignb: a with the sign of b, 0 where b is 0."""
+    return (a * np.sign(b)).astype(np.int8)
+
+
+DOT_512 = Intrinsic(
+    "llvm.x86.avx512.vpdpbusd.512",
+    "int32x16",
+    ("int32x16", "uint8x64", "int8x64"),
+    _dot_u8_s8,
+    ("avx512vnni",),
+)
+DOT_256 = Intrinsic(
+    "llvm.x86.avx512.vpdpbusd.256",
+    "int32x8",
+    ("int32x8", "uint8x32", "int8x32"),
+    _dot_u8_s8,
+    ("avxvnni", "avx512vnni"),
+)
+MULTIPLY_ADD_U8_S8_512 = Intrinsic(
+    "llvm.x86.avx512.pmaddubs.w.512",
+    "int16x32",
+    ("uint8x64", "int8x64"),
+    _multiply_add_u8_s8,
+    ("avx512bw",),
+)
+MULTIPLY_ADD_S16_512 = Intrinsic(
+    "llvm.x86.avx512.pmaddw.d.512",
+    "int32x16",
+    ("int16x32", "int16x32"),
+    _multiply_add_s16,
+    ("avx512bw",),
+)
+MULTIPLY_ADD_U8_S8_256 = Intrinsic(
+    "llvm.x86.avx2.pmadd.ub.sw",
+    "int16x16",
+    ("uint8x32", "int8x32"),
+    _multiply_add_u8_s8,
+    ("avx2",),
+)
+MULTIPLY_ADD_S16_256 = Intrinsic(
+    "llvm.x86.avx2.pmadd.wd",
+    "int32x8",
+    ("int16x16", "int16x16"),
+    _multiply_add_s16,
+    ("avx2",),
+)
+SIGN_S8_256 = Intrinsic(
+    "llvm.x86.avx2.psign.b", "int8x32", ("int8x32", "int8x32"), _sign_s8, ("avx2",)
+)
+
+ALL = (
+    DOT_512,
+    DOT_256,
+    MULTIPLY_ADD_U8_S8_512,
+    MULTIPLY_ADD_S16_512,
+    MULTIPLY_ADD_U8_S8_256,
+    MULTIPLY_ADD_S16_256,
+    SIGN_S8_256,
+)

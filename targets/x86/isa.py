@@ -1,0 +1,70 @@
+"""The vector units of x86 processors, and which one a list of CPU features gives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+from morendo.codegen.isa import VectorISA
+from morendo.codegen.vector import splat, vector_type
+
+from . import intrinsics as x86
+
+
+@dataclass(frozen=True)
+class DotISA(VectorISA):
+    """Processors with vpdpbusd (unsigned * signed bytes, four to a lane, no saturation)."""
+
+    def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        instruction = x86.DOT_512 if self.lanes == 16 else x86.DOT_256
+        return instruction(acc, codes, x)
+
+    def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        return self.dot(acc, codes, x)  # codes + 128 are unsigned
+
+
+@dataclass(frozen=True)
+class MultiplyAddISA(VectorISA):
+    """Processors without a dot instruction: vpmaddubsw, then vpmaddwd by ones.
+
+    vpmaddubsw saturates at 16 bits: two products of 120 * 127, or of 127 * 127, do not reach it.
+    """
+
+    def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        if self.lanes == 16:
+            pairs, sums = x86.MULTIPLY_ADD_U8_S8_512, x86.MULTIPLY_ADD_S16_512
+        else:
+            pairs, sums = x86.MULTIPLY_ADD_U8_S8_256, x86.MULTIPLY_ADD_S16_256
+        return acc + sums(pairs(codes, x), splat(T.int16(1), 2 * self.lanes))
+
+    def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        """The product w * x is |w| * (x with the sign of w)."""
+        signed = vector_type("int8", 4 * self.lanes)
+        w, x = T.bind(T.reinterpret(signed, codes)), T.reinterpret(signed, x)
+        zero = splat(T.int8(0), 4 * self.lanes)
+        if self.lanes == 16:
+            signed_x = T.Select(w < zero, zero - x, x)
+        else:
+            signed_x = x86.SIGN_S8_256(x, w)
+        return self.dot(acc, T.max(w, zero - w), signed_x)
+
+
+AVX512_VNNI = DotISA("avx512vnni", 16, block_tokens=8, block_tiles=2, signed_offset=128)
+AVX512 = MultiplyAddISA("avx512", 16, block_tokens=8, block_tiles=2, signed_offset=0)
+AVX_VNNI = DotISA("avxvnni", 8, block_tokens=4, block_tiles=1, signed_offset=128)
+AVX2 = MultiplyAddISA("avx2", 8, block_tokens=4, block_tiles=1, signed_offset=0)
+
+_BY_FEATURES = (
+    (AVX512_VNNI, {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}),
+    (AVX512, {"avx512f", "avx512bw", "avx512vl"}),
+    (AVX_VNNI, {"avx2", "fma", "f16c", "avxvnni"}),
+    (AVX2, {"avx2", "fma", "f16c"}),
+)
+
+
+def isa_for(features: Collection[str]) -> VectorISA | None:
+    """The best vector unit that a CPU with these features (LLVM's names) has, or None."""
+    return next((isa for isa, needed in _BY_FEATURES if needed <= set(features)), None)

@@ -1,0 +1,168 @@
+"""Random inputs, expected results and a runner for the tests of linear kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm.target.codegen import llvm_cpu_has_features
+
+from morendo.codegen.isa import VectorISA
+from morendo.codegen.linear import build_linear
+from morendo.codegen.linear_spec import LinearSpec
+from morendo.codegen.quantized_linear import build_quantized_linear
+from morendo.ir import reference
+from morendo.ir.reference import Quantized
+from morendo.targets.x86 import isa as x86
+
+CPUS = {
+    x86.AVX512_VNNI.name: ("cascadelake", "avx512vnni"),
+    x86.AVX512.name: ("x86-64-v4", "avx512bw"),
+    x86.AVX_VNNI.name: ("alderlake", "avxvnni"),
+    x86.AVX2.name: ("x86-64-v3", "avx2"),
+}
+"""Per vector unit: a processor that has it, and the feature that this machine needs to run it."""
+
+
+def runnable_isas() -> list[VectorISA]:
+    """The vector units that this machine can run."""
+    host = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": _host_cpu()})
+    known = (x86.AVX512_VNNI, x86.AVX512, x86.AVX_VNNI, x86.AVX2)
+    return [isa for isa in known if llvm_cpu_has_features(CPUS[isa.name][1], host)]
+
+
+def _host_cpu() -> str:
+    return tvm.target.codegen.llvm_get_system_cpu()
+
+
+def compile_kernel(spec: LinearSpec, isa: VectorISA):
+    """The compiled kernel of `spec` as a function of numpy arrays and ints (in place)."""
+    build = build_quantized_linear if spec.format.quantized else build_linear
+    target = tvm.target.Target(
+        {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa.name][0]}
+    )
+    name = spec.kernel_name(isa)
+    library = tvm.compile(tvm.IRModule({name: build(spec, isa)}), target=target)
+
+    def run(*arguments) -> None:
+        tensors = [
+            tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else int(a) for a in arguments
+        ]
+        library[name](*tensors)
+        for argument, tensor in zip(arguments, tensors, strict=True):
+            if isinstance(argument, np.ndarray) and argument.flags.writeable:
+                argument[...] = tensor.numpy()
+
+    return run
+
+
+def erf(x: NDArray) -> NDArray:
+    return np.vectorize(math.erf)(x)
+
+
+REFERENCE_ACTIVATIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+@dataclass
+class Activations:
+    """codes int8 [M, Kp], scales float32 [M, G], sums int32 [M, G]."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    sums: NDArray[np.int32]
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, spec: LinearSpec) -> Activations:
+        size, tokens = spec.format.group_size, spec.max_tokens
+        codes = rng.integers(-127, 128, (tokens, spec.groups * size)).astype(np.int8)
+        codes[:, spec.in_features :] = 0
+        codes[:, :2] = 127  # extremes meet extremes
+        sums = codes.reshape(tokens, spec.groups, size).sum(-1, dtype=np.int32)
+        scales = rng.uniform(0.001, 0.02, sums.shape).astype(np.float32)
+        return cls(codes, scales, sums)
+
+
+def random_weights(rng: np.random.Generator, spec: LinearSpec) -> Quantized:
+    """Codes, scales and zeros over their whole ranges for the packed (padded) rows."""
+    rows, columns = spec.tiles * 16, spec.groups * spec.format.group_size
+    low, high = (-127, 128) if spec.format.kind == "q8" else (0, 16)
+    codes = rng.integers(low, high, (rows, columns)).astype(np.int8)
+    codes[: rows // 2, :2] = high - 1
+    codes[rows // 2 :, :2] = low
+    zero = rng.integers(0, 121, (rows, spec.groups)).astype(np.int8)
+    if spec.format.kind == "q8":
+        zero[:] = 0
+    scale = rng.integers(1, 256, (rows, spec.groups)).astype(np.uint8)
+    row_scale = rng.uniform(0.1, 1.0, rows).astype(np.float32)
+    return Quantized(codes, scale, zero, row_scale)
+
+
+def exact_scales(
+    spec: LinearSpec, weights: Quantized, x: Activations
+) -> tuple[Quantized, Activations]:
+    """The same codes with all scales 1: results are the integer dot products themselves."""
+    unit = 2040 if spec.format.kind == "q4" else 255
+    row_scale = np.full_like(weights.row_scale, 1 / np.float32(1 / unit))
+    assert np.all(row_scale * np.float32(1 / unit) == 1)
+    weights = replace(weights, scale=np.ones_like(weights.scale), row_scale=row_scale)
+    return weights, replace(x, scales=np.ones_like(x.scales))
+
+
+def expected_sums(
+    spec: LinearSpec, weights: Quantized, x: Activations, level: tuple[int, int] | None
+) -> NDArray[np.float64]:
+    """The product [M, packed rows] in exact integers per group, float64 across groups."""
+    codes, zero = reference.reading(weights, spec.format, level)
+    by_group = x.codes.reshape(spec.max_tokens, spec.groups, -1).astype(np.int64)
+    dots = np.einsum("mgk,ngk->mng", by_group, codes.astype(np.int64))
+    dots -= zero[None].astype(np.int64) * x.sums[:, None].astype(np.int64)
+    unit = 2040 if spec.format.kind == "q4" else 255
+    scales = x.scales[:, None].astype(np.float64) * weights.scale[None] / unit
+    return (dots * scales).sum(-1) * weights.row_scale
+
+
+def finish(
+    spec: LinearSpec, sums: NDArray, bias: NDArray | None, residual: NDArray | None
+) -> NDArray:
+    """Bias, gate and residual on sums [M, packed rows]: float64 [M, output_features]."""
+    width = spec.output_features
+    if not spec.gate:
+        y = sums[:, :width]
+        y = y if bias is None else y + bias
+    else:
+        pairs = sums.reshape(len(sums), -1, 2, 16)
+        gate, up = (pairs[:, :, i].reshape(len(sums), -1)[:, :width] for i in range(2))
+        if bias is not None:
+            gate, up = gate + bias[:width], up + bias[width:]
+        y = REFERENCE_ACTIVATIONS[spec.gate](gate) * up
+    return y if residual is None else y + residual
+
+
+def random_epilogue(rng: np.random.Generator, spec: LinearSpec) -> list[NDArray | None]:
+    """[bias, residual], None where the kernel has none."""
+    bias = rng.normal(size=spec.out_features).astype(np.float32) if spec.bias else None
+    shape = (spec.max_tokens, spec.output_features)
+    return [bias, rng.normal(size=shape).astype(np.float32) if spec.residual else None]
+
+
+def run_poisoned(
+    run, spec: LinearSpec, inputs: Sequence[NDArray | None], *scalars: int
+) -> NDArray[np.float32]:
+    """The output of a kernel that starts as NaN; rows past the tokens must stay NaN."""
+    out = np.full((spec.max_tokens, spec.output_features), np.nan, np.float32)
+    for array in inputs:
+        if array is not None:
+            array.flags.writeable = False
+    run(*(array for array in inputs if array is not None), out, *scalars)
+    tokens = scalars[0]
+    assert np.isnan(out[tokens:]).all()
+    return out[:tokens]

@@ -1,0 +1,87 @@
+"""Quantized linear kernels against numpy: exact integers, levels, tails, epilogues."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from morendo.codegen.linear_spec import LinearSpec
+from morendo.ir import reference
+from morendo.ir.formats import WeightFormat
+from tests.numerics.linear_cases import (
+    Activations,
+    compile_kernel,
+    exact_scales,
+    expected_sums,
+    finish,
+    random_epilogue,
+    random_weights,
+    run_poisoned,
+    runnable_isas,
+)
+
+ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
+FORMATS = ["q4g32", "q4g64", "q4g128p0.7,0.4", "q8g32", "q8g64"]
+
+
+def levels(spec: LinearSpec) -> list[tuple[int, int]]:
+    """Levels (n3, n4) that mix all precisions that the planes allow."""
+    n3, n4 = spec.format.plane_groups(spec.in_features)
+    mixes = [(n3, n4), (n3, n4 // 2), (n3 // 2, n3 // 3), (n3, 0), (0, 0)]
+    return sorted({(a, min(b, a, n4)) for a, b in mixes}, reverse=True)
+
+
+def run_case(spec, isa, tokens: int, exact: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    run = compile_kernel(spec, isa)
+    weights, x = random_weights(rng, spec), Activations.random(rng, spec)
+    if exact:
+        weights, x = exact_scales(spec, weights, x)
+    packed = reference.pack_quantized(weights, spec.format)
+    epilogue = random_epilogue(rng, spec)
+    for level in levels(spec) if spec.format.kind == "q4" else [None]:
+        inputs = [x.codes, x.scales, x.sums, *packed.values(), *epilogue]
+        y = run_poisoned(run, spec, inputs, tokens, *(level or ()))
+        expected = finish(spec, expected_sums(spec, weights, x, level), *epilogue)[:tokens]
+        if exact:
+            assert np.abs(expected).max() < 2**24
+            np.testing.assert_array_equal(y, np.rint(expected))
+        else:
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5 * scale)
+
+
+@ISAS
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize(("rows", "columns"), [(48, 32), (71, 416), (33, 100)])
+def test_one_token_is_exact(isa, fmt, rows, columns):
+    spec = LinearSpec(rows, columns, WeightFormat.parse(fmt), max_tokens=1)
+    run_case(spec, isa, 1, exact=True, seed=rows)
+
+
+@ISAS
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 31])
+def test_many_tokens_are_exact(isa, fmt, tokens):
+    rows, columns = (71, 416) if tokens % 2 else (48, 100)
+    spec = LinearSpec(rows, columns, WeightFormat.parse(fmt), max_tokens=31)
+    run_case(spec, isa, tokens, exact=True, seed=tokens)
+
+
+@ISAS
+@pytest.mark.parametrize("max_tokens", [1, 13])
+@pytest.mark.parametrize("fmt", ["q4g32", "q8g32"])
+@pytest.mark.parametrize("gate", ["", "silu", "gelu", "gelu_tanh", "relu"])
+def test_epilogues(isa, max_tokens, fmt, gate):
+    spec = LinearSpec(
+        2 * 45, 96, WeightFormat.parse(fmt), max_tokens, bias=True, residual=True, gate=gate
+    )
+    run_case(spec, isa, max_tokens, exact=False, seed=max_tokens)
+
+
+@pytest.mark.parametrize("fmt", ["q4g32", "q8g32"])
+def test_whole_chunk_with_scales(fmt):
+    isa = runnable_isas()[0]
+    spec = LinearSpec(100, 200, WeightFormat.parse(fmt), max_tokens=256, residual=True)
+    for tokens in (256, 255, 65):
+        run_case(spec, isa, tokens, exact=False, seed=tokens)
