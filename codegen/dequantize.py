@@ -150,7 +150,7 @@ class QuantizedWeights:
 
     @property
     def scale_unit(self) -> int:
-        """Weights are row_scale * scale * code / scale_unit, with codes as the readers give them."""
+        """Weights are row_scale * scale * code / scale_unit, codes as the readers give them."""
         return SCALE_STEPS * (8 if "base" in self.buffers else 1)
 
     def ranges(self, level: tuple[Expr, Expr] | None) -> Iterator[tuple[CodeReader, Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm.target.codegen import llvm_cpu_has_features
 
 from morendo.codegen.isa import VectorISA
 from morendo.codegen.linear import build_linear
@@ -28,17 +28,20 @@ CPUS = {
 """Per vector unit: a processor that has it, and the feature that this machine needs to run it."""
 
 
+def host_has(feature: str) -> bool:
+    """Whether this machine's CPU has a feature, as LLVM spells it."""
+    cpu = tvm.target.codegen.llvm_get_system_cpu()
+    host = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
+    return bool(tvm.target.codegen.llvm_cpu_has_features(feature, host))
+
+
 def runnable_isas() -> list[VectorISA]:
     """The vector units that this machine can run."""
-    host = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": _host_cpu()})
     known = (x86.AVX512_VNNI, x86.AVX512, x86.AVX_VNNI, x86.AVX2)
-    return [isa for isa in known if llvm_cpu_has_features(CPUS[isa.name][1], host)]
+    return [isa for isa in known if host_has(CPUS[isa.name][1])]
 
 
-def _host_cpu() -> str:
-    return tvm.target.codegen.llvm_get_system_cpu()
-
-
+@functools.cache
 def compile_kernel(spec: LinearSpec, isa: VectorISA):
     """The compiled kernel of `spec` as a function of numpy arrays and ints (in place)."""
     build = build_quantized_linear if spec.format.quantized else build_linear
@@ -65,7 +68,7 @@ def erf(x: NDArray) -> NDArray:
 
 
 REFERENCE_ACTIVATIONS = {
-    "silu": lambda x: x / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(np.minimum(-x, 700))),
     "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "relu": lambda x: np.maximum(x, 0),
