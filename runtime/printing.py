@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from morendo.runtime.plan import Argument, Const, Level, Plan, Step, Tensor
+from morendo.ir.plan import Argument, Const, Level, Plan, Step, Tensor
 
 
 def print_plan(plan: Plan, functions: tuple[str, ...] = ("prefill", "score", "decode")) -> str:

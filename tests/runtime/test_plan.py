@@ -6,7 +6,7 @@ import json
 import pytest
 
 from morendo.ir.errors import ArtifactError
-from morendo.runtime.plan import Const, Level, Plan, Step, Tensor
+from morendo.ir.plan import Const, Level, Plan, Step, Tensor
 from morendo.runtime.printing import print_plan
 
 

@@ -1,0 +1,217 @@
+"""The reference executor: the plan's kernel calls one by one from Python, every buffer in sight.
+
+It calls the same compiled kernels as the C runtime and must give the same logits. A trace sees the
+arrays of each step after it ran; poisoned memory shows who reads what nobody wrote.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from morendo.ir.errors import InputError, MorendoError
+from morendo.runtime.artifact import WEIGHTS, read_plan
+from morendo.runtime.executor import Ids, as_ids, load_library
+from morendo.ir.plan import Argument, Const, Level, Step
+
+POISON = 0xFF  # as float32 or float16 a NaN, as an integer -1 or the largest
+Trace = Callable[[int, Step, list[np.ndarray]], None]
+
+_KIND_INT, _KIND_TENSOR, _DEVICE_CPU = 1, 7, 1
+_DTYPE_CODES = {"i": 0, "u": 1, "f": 2}
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor of dlpack.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class _Any(ctypes.Structure):
+    """TVMFFIAny of tvm/ffi/c_api.h."""
+
+    _fields_ = (("kind", ctypes.c_int32), ("zero", ctypes.c_uint32), ("value", ctypes.c_int64))
+
+
+class PythonExecutor:
+    """Runs the plan of the artifact in `directory`.
+
+    Args:
+        directory: the artifact.
+        threads: of the kernels' parallel loops; 0 means all CPUs.
+        trace: called after every kernel call with the step's number, the step and its arrays.
+        poison: fill the arena with POISON bytes before each call.
+    """
+
+    def __init__(
+        self, directory: Path, threads: int = 0, trace: Trace | None = None, poison: bool = False
+    ) -> None:
+        self.plan = read_plan(directory)
+        self.trace = trace
+        self.vocabulary, self.context = self.plan.vocabulary, self.plan.context
+        self._library = load_library(directory)
+        self._kernels = [getattr(self._library, f"__tvm_ffi_{k}") for k in self.plan.kernels]
+        self._poison = poison
+        self._position = self._level = 0
+        self._spaces = {
+            "arena": _aligned_bytes(self.plan.arena_bytes),
+            "cache": _aligned_bytes(self.plan.cache_bytes),
+            "weights": _read_weights(directory / WEIGHTS, self.plan.weights_bytes),
+        }
+        self._library.mr_pool_start(threads)
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def prefill(self, ids: Ids) -> np.ndarray:
+        return self._run("prefill", ids, rows=1)[0]
+
+    def decode(self, token: int) -> np.ndarray:
+        return self._run("decode", [token], rows=1)[0]
+
+    def score(self, ids: Ids) -> np.ndarray:
+        return self._run("score", ids, rows=len(ids))
+
+    def set_position(self, position: int) -> None:
+        if not 0 <= position <= self._position:
+            message = f"position out of range (got {position}, need 0 to {self._position})"
+            raise InputError(message)
+        self._position = position
+
+    def set_level(self, level: int) -> None:
+        if not 0 <= level < self.plan.levels:
+            message = (
+                f"precision level out of range (got {level}, need 0 to {self.plan.levels - 1})"
+            )
+            raise InputError(message)
+        self._level = level
+
+    def close(self) -> None:
+        if self._spaces:
+            self._library.mr_pool_stop()
+        self._spaces = {}
+
+    def _run(self, function: str, ids: Ids, rows: int) -> np.ndarray:
+        array = as_ids(ids)
+        self._check(array)
+        logits = np.full((rows, self.plan.vocabulary), np.nan, np.float32)
+        for start in range(0, len(array), self.plan.chunk):
+            part = array[start : start + self.plan.chunk]
+            if self._poison:
+                self._spaces["arena"][:] = POISON
+            # "score" has one row for each token, the others only one
+            buffers = {"ids": part, "logits": logits[start : start + len(part)]}
+            if rows == 1:
+                buffers["logits"] = logits
+            for index, step in enumerate(self.plan.functions[function]):
+                self._call(index, step, buffers, len(part))
+            self._position += len(part)
+        return logits
+
+    def _check(self, ids: np.ndarray) -> None:
+        if not self._spaces:
+            raise InputError("this session is closed")
+        if not len(ids):
+            raise InputError("no tokens given (got 0, need 1 or more)")
+        end, context = self._position + len(ids), self.plan.context
+        if end > context:
+            raise InputError(f"prompt too long (got {end}, context {context})")
+        for index in np.flatnonzero((ids < 0) | (ids >= self.plan.vocabulary))[:1]:
+            message = f"token {index} is not in the vocabulary "
+            message += f"(got id {ids[index]}, vocabulary {self.plan.vocabulary})"
+            raise InputError(message)
+
+    def _call(self, index: int, step: Step, buffers: dict[str, np.ndarray], tokens: int) -> None:
+        scalars = {"tokens": tokens, "position": self._position}
+        arguments = (_Any * len(step.args))()
+        keep, arrays = [], []
+        for slot, arg in zip(arguments, step.args, strict=True):
+            if isinstance(arg, int):
+                array = self._array(arg, buffers, tokens)
+                tensor, shapes = _make_tensor(array)
+                slot.kind, slot.value = _KIND_TENSOR, ctypes.addressof(tensor)
+                keep += [tensor, shapes]
+                arrays.append(array)
+            else:
+                slot.kind, slot.value = _KIND_INT, self._scalar(arg, scalars)
+        result = _Any()
+        kernel = self._kernels[step.kernel]
+        if kernel(None, ctypes.byref(arguments), len(step.args), ctypes.byref(result)):
+            message = f"kernel {self.plan.kernels[step.kernel]} failed ({step.note}): "
+            raise MorendoError(message + self._library.mr_error().decode(errors="replace"))
+        if self.trace:
+            self.trace(index, step, arrays)
+
+    def _scalar(self, arg: Argument, scalars: dict[str, int]) -> int:
+        if isinstance(arg, Level):
+            return arg.values[self._level]
+        return arg.value if isinstance(arg, Const) else scalars[str(arg)]
+
+    def _array(self, index: int, buffers: dict[str, np.ndarray], tokens: int) -> np.ndarray:
+        """The buffer of tensor `index`, seen with its shape.
+
+        Shapes are upper bounds where the number of tokens is a scalar argument, so the caller's
+        ids and logits are wrapped in arrays that may claim more than was allocated.
+        """
+        tensor = self.plan.tensors[index]
+        shape, dtype = tensor.shape(tokens), np.dtype(tensor.dtype)
+        if tensor.space in buffers:
+            return np.lib.stride_tricks.as_strided(
+                buffers[tensor.space], shape, _dense_strides(shape, dtype.itemsize)
+            )
+        space = self._spaces[tensor.space]
+        return np.ndarray(shape, dtype, buffer=space, offset=tensor.offset)
+
+
+def _dense_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
+    strides = []
+    for size in reversed(shape):
+        strides.append(item)
+        item *= size
+    return tuple(reversed(strides))
+
+
+def _make_tensor(array: np.ndarray) -> tuple[_Tensor, ctypes.Array]:
+    """A DLTensor of `array`, and the memory of its shape and strides."""
+    rank, dtype = array.ndim, array.dtype
+    strides = _dense_strides(array.shape, 1)
+    shapes = (ctypes.c_int64 * max(1, 2 * rank))(*array.shape, *strides)
+    address = ctypes.addressof(shapes)
+    tensor = _Tensor(
+        data=array.ctypes.data,
+        device_type=_DEVICE_CPU,
+        ndim=rank,
+        code=_DTYPE_CODES[dtype.kind],
+        bits=8 * dtype.itemsize,
+        lanes=1,
+        shape=address,
+        strides=address + 8 * rank,
+    )
+    return tensor, shapes
+
+
+def _aligned_bytes(count: int) -> np.ndarray:
+    """Zeros that start at a multiple of 64 bytes; they take no memory until they are written."""
+    memory = np.zeros(count + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:count]
+
+
+def _read_weights(path: Path, count: int) -> np.ndarray:
+    if not count:
+        return np.zeros(0, np.uint8)
+    return np.memmap(path, np.uint8, mode="r", shape=(count,))

@@ -1,0 +1,314 @@
+"""Sessions: text or token ids in, logits or text out, from an artifact."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from morendo.ir.errors import InputError
+from morendo.runtime.artifact import check_host, read_manifest, read_plan, start_verification
+from morendo.runtime.executor import CExecutor, Executor, as_ids
+from morendo.ir.plan import Level, Plan, Step
+from morendo.runtime.sampling import Sampler
+from morendo.runtime.tokenizer import Message, Tokenizer
+
+
+@dataclass
+class Stats:
+    """What the last `generate` did and took; times in seconds.
+
+    Args:
+        load_seconds: from opening the artifact to being ready.
+        prompt_tokens, prompt_seconds: the prefill.
+        decode_tokens, decode_seconds: the decode steps, sampling included. The first new token
+            comes from the prefill.
+        bytes_per_token: weights that a decode step reads.
+        finish: why it ended: "length", "stop" or "context"; empty while it runs.
+    """
+
+    load_seconds: float = 0.0
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+    bytes_per_token: int = 0
+    finish: str = ""
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        return self.bytes_per_token * self.decode_tokens_per_second / 1e9
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Of this process so far, mapped weights included."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Session:
+    """A model opened from an artifact, for one thread at a time; `close` it or use `with`.
+
+    Args:
+        directory: the artifact.
+        threads: 0 means one for each CPU that this process may use.
+        executor: "c" is the fast one, "python" the reference that can be traced (`.executor`).
+        verify: compare the files with their checksums.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        threads: int = 0,
+        executor: Literal["c", "python"] = "c",
+        verify: bool = True,
+    ) -> None:
+        start = time.perf_counter()
+        self.directory = Path(directory)
+        self.manifest = read_manifest(self.directory)
+        check_host(self.manifest)
+        wait = start_verification(self.directory, self.manifest) if verify else None
+        self.tokenizer = Tokenizer(self.directory, self.manifest["tokenizer"])
+        if wait:
+            wait()
+        self.executor = self._make_executor(executor, threads)
+        self.vocabulary = self.executor.vocabulary
+        self.context = self.executor.context
+        self._level = 0
+        self._stats = Stats(load_seconds=time.perf_counter() - start)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back memory and threads; the session cannot be used afterwards."""
+        self.executor.close()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, read when first asked for."""
+        return read_plan(self.directory)
+
+    @property
+    def stats(self) -> Stats:
+        """What the last `generate` did and took."""
+        if not self._stats.bytes_per_token:  # after the fact: the first token need not wait for it
+            self._stats.bytes_per_token = decode_bytes(self.plan, self._level)
+        return self._stats
+
+    @property
+    def level(self) -> int:
+        """The precision level of the next calls; 0 is the most precise."""
+        return self._level
+
+    def set_level(self, level: int) -> None:
+        """Choose the precision level of the next calls."""
+        self.executor.set_level(level)
+        self._level = level
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`."""
+        return self.tokenizer.encode(text)
+
+    def encode_chat(self, chat: str | Sequence[Message], system: str | None = None) -> list[int]:
+        """Token ids of a conversation in the model's chat template, ready for its answer."""
+        return self.tokenizer.encode_chat(chat, system)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.tokenizer.decode(ids)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits of every token of `ids`, float32 [tokens, vocabulary], from an empty cache."""
+        self.executor.set_position(0)
+        return self.executor.score(ids)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = 0,
+        ignore_eos: bool = False,
+        stop: Sequence[str | int] = (),
+        chat: bool = False,
+    ) -> Iterator[int]:
+        """Token ids that continue `prompt`, one by one as they are computed.
+
+        Args:
+            prompt: text, or token ids that are used as they are.
+            max_tokens: most tokens to give; fewer when the context is full.
+            temperature, top_k, top_p, seed: as for Sampler.
+            ignore_eos: go on after the model's end-of-text tokens, which are given then.
+            stop: token ids, or texts, that end the generation; the token that completes one of
+                them is not given.
+            chat: put the text into the model's chat template first.
+        """
+        ids = self._prompt_ids(prompt, chat)
+        if max_tokens < 0:
+            raise InputError(f"max_tokens must be 0 or more (got {max_tokens})")
+        sampler = Sampler(temperature, top_k, top_p, seed)
+        ends = {token for token in stop if isinstance(token, int)}
+        if not ignore_eos:
+            ends |= set(self.manifest["tokenizer"]["stop"])
+        texts = [text for text in stop if isinstance(text, str) and text]
+        tokens = self._generate(ids, sampler, ends, max_tokens)
+        return self._until_text(tokens, texts) if texts else tokens
+
+    def stream(
+        self, prompt: str | Sequence[int], *, stop: Sequence[str | int] = (), **options: Any
+    ) -> Iterator[str]:
+        """The text that continues `prompt`, in pieces of whole characters.
+
+        Options are those of `generate`; a stop text is left out to its first character.
+        """
+        texts = [text for text in stop if isinstance(text, str) and text]
+        tokens = self.generate(prompt, stop=[t for t in stop if isinstance(t, int)], **options)
+        return self._cut_before(self.tokenizer.stream(tokens), texts)
+
+    def _make_executor(self, kind: str, threads: int) -> Executor:
+        if kind == "c":
+            return CExecutor(self.directory, threads)
+        if kind == "python":
+            from morendo.runtime.interpreter import PythonExecutor
+
+            return PythonExecutor(self.directory, threads)
+        raise InputError(f"unknown executor (got {kind!r}, need 'c' or 'python')")
+
+    def _prompt_ids(self, prompt: str | Sequence[int], chat: bool) -> np.ndarray:
+        if isinstance(prompt, str):
+            prompt = self.encode_chat(prompt) if chat else self.encode(prompt)
+        elif chat:
+            raise InputError("chat needs a text (got token ids)")
+        ids = as_ids(prompt)
+        if not len(ids):
+            raise InputError("the prompt is empty")
+        if len(ids) > self.context:
+            message = f"prompt too long (got {len(ids)}, context {self.context})"
+            raise InputError(message, hint="shorten it, or compile with a larger --context")
+        return ids
+
+    def _generate(
+        self, ids: np.ndarray, sampler: Sampler, ends: set[int], max_tokens: int
+    ) -> Iterator[int]:
+        stats = self._stats = Stats(self._stats.load_seconds, prompt_tokens=len(ids))
+        self.executor.set_position(0)
+        start = time.perf_counter()
+        logits = self.executor.prefill(ids)
+        stats.prompt_seconds = time.perf_counter() - start
+        for count in range(1, max_tokens + 1):
+            start = time.perf_counter()
+            token = sampler(logits)
+            stats.decode_seconds += time.perf_counter() - start
+            if token in ends:
+                stats.finish = "stop"
+                return
+            yield token
+            if self.executor.position == self.context and count < max_tokens:
+                stats.finish = "context"
+                return
+            if count < max_tokens:
+                start = time.perf_counter()
+                logits = self.executor.decode(token)
+                stats.decode_tokens += 1
+                stats.decode_seconds += time.perf_counter() - start
+        stats.finish = "length"
+
+    def _until_text(self, tokens: Iterator[int], texts: list[str]) -> Iterator[int]:
+        """Tokens before the one that completes one of `texts`."""
+        pending: list[int] = []
+        seen = ""
+
+        def feed() -> Iterator[int]:
+            for token in tokens:
+                pending.append(token)
+                yield token
+
+        for piece in self.tokenizer.stream(feed()):
+            seen += piece
+            if any(text in seen for text in texts):
+                self.stats.finish = "stop"
+                return
+            seen = seen[-max(map(len, texts)) :]
+            yield from pending
+            pending.clear()
+        yield from pending
+
+    def _cut_before(self, pieces: Iterator[str], texts: list[str]) -> Iterator[str]:
+        """The text before the first of `texts`; what may be the start of one is held back."""
+        held = ""
+        for piece in pieces:
+            held += piece
+            found = [place for place in map(held.find, texts) if place >= 0]
+            if found:
+                self.stats.finish = "stop"
+                if min(found):
+                    yield held[: min(found)]
+                return
+            keep = max((_overlap(held, text) for text in texts), default=0)
+            if len(held) > keep:
+                yield held[: len(held) - keep]
+                held = held[len(held) - keep :]
+        if held:
+            yield held
+
+
+def load(directory: str | Path, threads: int = 0) -> Session:
+    """Open an artifact; `threads` 0 means one for each CPU that this process may use."""
+    return Session(directory, threads)
+
+
+def decode_bytes(plan: Plan, level: int) -> int:
+    """Bytes of weights that a decode step reads; an embedding's single row is left out."""
+    read: dict[int, int] = {}
+    for step in plan.functions["decode"]:
+        if not plan.kernels[step.kernel].startswith("embedding"):
+            read |= _weights_read(plan, step, level)
+    return sum(read.values())
+
+
+def _weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
+    """Bytes read of each weights tensor of a step, by the tensor's index."""
+    indexes = [arg for arg in step.args if isinstance(arg, int)]
+    indexes = [index for index in indexes if plan.tensors[index].space == "weights"]
+    read = {index: plan.tensors[index].byte_size(1) for index in indexes}
+    bounds = [arg.values[level] for arg in step.args if isinstance(arg, Level)]
+    # A kernel with precision levels takes base, plane3, plane4, ... and reads n3 and n4 groups of
+    # the planes, whose second axis is the group.
+    for index, groups in zip(indexes[1:], bounds, strict=False):
+        stored = plan.tensors[index].dims[1]
+        read[index] = read[index] * groups // int(stored) if stored else 0
+    return read
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` starts with."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0

@@ -1,0 +1,88 @@
+"""A toy model without a compiler: hand-made plan, kernels in C, weights that numpy can check."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from morendo.codegen.link import Toolchain, link_model
+from morendo.ir.plan import Const, Level, Plan, Step, Tensor
+from morendo.runtime.artifact import create_artifact
+
+VOCABULARY, WIDTH, CHUNK, CONTEXT, LEVELS = 37, 5, 4, 19, 3
+KERNELS = ("embed", "append", "mix", "head")
+HERE = Path(__file__).resolve().parent
+TOOLCHAIN = Toolchain(f"{platform.machine()}-linux-gnu.2.17")
+
+
+def toy_plan() -> Plan:
+    width_bytes = 4 * WIDTH
+    arena_bytes = 128 * (1 + CHUNK * width_bytes // 128)
+    tensors = (
+        Tensor("ids", 0, "int32", ("tokens",)),
+        Tensor("weights", 0, "float32", (VOCABULARY, WIDTH)),
+        Tensor("arena", 0, "float32", ("tokens", WIDTH)),
+        Tensor("cache", 0, "float32", (CONTEXT, WIDTH)),
+        Tensor("arena", arena_bytes, "float32", (CHUNK, WIDTH)),
+        Tensor("logits", 0, "float32", (1, VOCABULARY)),
+        Tensor("logits", 0, "float32", ("tokens", VOCABULARY)),
+    )
+
+    def steps(logits: int, all_rows: int) -> tuple[Step, ...]:
+        level = Level(tuple(range(LEVELS)))
+        return (
+            Step(0, (0, 1, 2, "tokens"), "embed_tokens"),
+            Step(1, (2, 3, "tokens", "position"), "layer.append"),
+            Step(2, (3, 4, "tokens", "position", level), "layer.mix"),
+            Step(3, (4, 1, logits, "tokens", Const(all_rows)), "lm_head"),
+        )
+
+    return Plan(
+        chunk=CHUNK,
+        context=CONTEXT,
+        vocabulary=VOCABULARY,
+        levels=LEVELS,
+        arena_bytes=2 * arena_bytes,
+        cache_bytes=CONTEXT * width_bytes,
+        weights_bytes=VOCABULARY * width_bytes,
+        kernels=KERNELS,
+        tensors=tensors,
+        functions={"prefill": steps(5, 0), "score": steps(6, 1), "decode": steps(5, 0)},
+    )
+
+
+def toy_weights() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
+
+
+def toy_logits(ids: list[int], level: int = 0) -> np.ndarray:
+    """What the toy model computes, [tokens, vocabulary]."""
+    table = toy_weights()
+    sums = np.cumsum(table[ids], axis=0)
+    means = sums / np.arange(1, len(ids) + 1, dtype=np.float32)[:, None] * (1 + level)
+    return means @ table.T
+
+
+def toy_manifest() -> dict:
+    return {
+        "model": {"name": "toy", "architecture": "toy"},
+        "target": {"name": "host", "triple": f"{platform.machine()}-linux-gnu", "features": []},
+        "tokenizer": {"bos": 0, "eos": 1, "stop": [1], "add_bos": False},
+    }
+
+
+def link_toy(out: Path) -> None:
+    link_model([], KERNELS, out, TOOLCHAIN, sources=[HERE / "toy_kernels.c"])
+
+
+def write_toy(
+    out: Path, library: Path, manifest: dict, add: Callable[[Path], None] = lambda path: None
+) -> None:
+    """Write the toy artifact; `add` may put more files into it."""
+    with create_artifact(out) as writer:
+        (writer.path / "plan.json").write_text(toy_plan().to_json())
+        (writer.path / "weights.bin").write_bytes(toy_weights().tobytes())
+        (writer.path / "model.so").write_bytes(library.read_bytes())
+        add(writer.path)
+        writer.finish(manifest)
