@@ -1,0 +1,158 @@
+"""The end of compilation: graph functions to a plan, kernels to an object file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+
+from morendo.ir.dialect import op_name, shape_of
+from morendo.ir.errors import CompileError
+from morendo.ir.invariants import relax_functions
+from morendo.ir.plan import FUNCTIONS, Argument, Plan, Step, Tensor
+from morendo.ir.text import bindings_of
+
+from .lower_generic import lower_generic
+from .lower_ops import lower_op
+from .lowering import LEVELS, FunctionLowering, KernelCall, Options, Program
+from .memory import Storage, plan_arena
+from .target import Target
+from .token_rows import token_positions
+
+_RELAYED = ("rope", "cached_stacked_attention")  # these read the position itself
+
+
+def lower_module(
+    module: tvm.IRModule,
+    target: Target,
+    options: Options,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[Program, Plan]:
+    """Kernels, weight layout and plan of a specialized module.
+
+    Args:
+        module: has the functions prefill, score and decode.
+        advance: called after each function, for progress.
+
+    Raises:
+        CompileError: when an op has no kernel.
+    """
+    program = Program(target, options)
+    lowered = {}
+    for name, function in relax_functions(module).items():
+        lowered[name] = _lower_function(program, function)
+        advance()
+    return program, _plan(program, module, lowered)
+
+
+def _lower_function(program: Program, function: relax.Function) -> FunctionLowering:
+    lowering = FunctionLowering(program, function)
+    ids, positions = function.params
+    lowering.values[ids] = Storage("ids", 0)
+    if _computes_with(function, positions):
+        tokens, count = lowering.rows(positions)
+        lowering.values[positions] = lowering.new("int64", tokens)
+        args = [lowering.values[positions], count, "position"]
+        lowering.call(token_positions(max_tokens=tokens), args, "positions")
+    for binding in bindings_of(function):
+        value = binding.value
+        lower = lower_op if op_name(value) else lower_generic
+        lowering.values[binding.var] = lower(lowering, value)
+    result = lowering.storage(function.body.body)
+    if result.space != "arena":
+        raise CompileError("the result is not computed by the model", where="lowering")
+    result.space = "logits"
+    return lowering
+
+
+def _computes_with(function: relax.Function, positions: relax.Var) -> bool:
+    """Whether anything but rope reads the positions."""
+    for binding in bindings_of(function):
+        value = binding.value
+        if isinstance(value, relax.Call) and op_name(value) not in _RELAYED:
+            if any(arg.same_as(positions) for arg in value.args):
+                return True
+    return False
+
+
+def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLowering]) -> Plan:
+    arena_bytes = max(
+        plan_arena([s for s in lowering.arena if s.space == "arena" and s.first >= 0])
+        for lowering in lowered.values()
+    )
+    kernels = {name: index for index, name in enumerate(program.kernels)}
+    tensors: dict[Tensor, int] = {}
+    functions = {
+        name: tuple(_step(call, program, kernels, tensors) for call in lowered[name].calls)
+        for name in FUNCTIONS
+    }
+    uses_levels = any("q4" in part.format for part in program.weights.parts())
+    return Plan(
+        chunk=program.options.chunk,
+        context=program.options.context,
+        vocabulary=shape_of(relax_functions(module)["decode"].ret_ty)[-1],
+        levels=len(LEVELS) if uses_levels else 1,
+        arena_bytes=arena_bytes,
+        cache_bytes=program.cache_bytes,
+        weights_bytes=program.weights.nbytes,
+        kernels=tuple(kernels),
+        tensors=tuple(tensors),
+        functions=functions,
+    )
+
+
+def _step(
+    call: KernelCall, program: Program, kernels: dict[str, int], tensors: dict[Tensor, int]
+) -> Step:
+    function = program.kernels[call.kernel]
+    args: list[Argument] = []
+    for param, arg in zip(function.params, call.args, strict=True):
+        if not isinstance(arg, Storage):
+            args.append(arg)
+            continue
+        dims = tuple(_dim(dim, call) for dim in param.ty.shape)
+        tensor = Tensor(arg.space, arg.offset, str(param.ty.dtype), dims)
+        args.append(tensors.setdefault(tensor, len(tensors)))
+    return Step(kernels[call.kernel], tuple(args), call.note)
+
+
+def _dim(dim: Any, call: KernelCall) -> Any:
+    """A dimension of a kernel's buffer; its only symbol is the number of tokens."""
+    if isinstance(dim, tirx.IntImm | int):
+        return int(dim)
+    if tvm.ir.is_prim_var(dim):
+        return "tokens"
+    raise CompileError(f"dimension depends on the tokens as {dim}", where=call.note)
+
+
+def compile_kernels(
+    program: Program, directory: Path, advance: Callable[[], None] = lambda: None
+) -> list[Path]:
+    """Generate machine code, one object file a kernel.
+
+    Args:
+        directory: where the object files go.
+        advance: called after each kernel, for progress.
+
+    Raises:
+        CompileError: when the code generator refuses a kernel, naming it.
+    """
+    paths = []
+    for name, function in program.kernels.items():
+        path = directory / f"{name}.o"
+        module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
+        try:
+            tvm.tirx.build(module, target=program.target.llvm).write_to_file(str(path))
+        except Exception as error:  # TVM raises many types across its C interface
+            words = [line for line in str(error).splitlines() if line.strip()]
+            raise CompileError(
+                f"code generation failed ({words[-1] if words else type(error).__name__})",
+                where=f"kernel {name}",
+                hint="this is a defect of morendo; rerun with --debug and report it",
+            ) from error
+        paths.append(path)
+        advance()
+    return paths

@@ -1,0 +1,109 @@
+"""Ops outside the dialect: aliases, constants, and whatever TVM's own legalization can lower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import relax, tirx
+
+from morendo.ir.errors import CompileError
+from morendo.ir.text import bindings_of
+
+from .elementwise import schedule_generic
+from .lowering import FunctionLowering
+
+_ALIASES = ("reshape", "flatten", "squeeze", "expand_dims")
+
+
+def lower_generic(lowering: FunctionLowering, value: Any) -> Any:
+    """Append kernel calls for a bound value that is no dialect call; gives its storage.
+
+    Raises:
+        CompileError: for an op that cannot be lowered.
+    """
+    if isinstance(value, relax.Var):
+        return lowering.values[value]
+    if isinstance(value, tvm.ir.GenericConst):
+        return lowering.program.weights.constant(value.value.numpy())
+    if isinstance(value, relax.Tuple):
+        return [lower_generic(lowering, part) for part in value.fields]
+    if isinstance(value, relax.TupleGetItem):
+        return lowering.values[value.tuple_value][value.index]
+    if _is_alias(value):
+        return lowering.storage(value.args[0])
+    return _legalized(lowering, value)
+
+
+def _is_alias(call: relax.Call) -> bool:
+    """Whether the result has the operand's elements in the operand's order."""
+    name = call.op.name if isinstance(call.op, tvm.ir.Op) else ""
+    if name.removeprefix("relax.") in _ALIASES:
+        return True
+    if name == "relax.permute_dims":
+        return _moves_only_ones(call)
+    return name == "relax.astype" and call.args[0].ty.dtype == call.ty.dtype
+
+
+def _moves_only_ones(call: relax.Call) -> bool:
+    dims = list(call.args[0].ty.shape.values)
+    axes = [int(axis) for axis in call.attrs.axes or reversed(range(len(dims)))]
+    kept = [a for a in axes if not (isinstance(dims[a], tirx.IntImm) and int(dims[a]) == 1)]
+    return kept == sorted(kept)
+
+
+def _legalized(lowering: FunctionLowering, call: relax.Call) -> Any:
+    """Wrap the call in a function of its own, legalize that, and lower what comes out."""
+    params = [relax.Var(f"p{i}", arg.ty) for i, arg in enumerate(call.args)]
+    tensors = [i for i, p in enumerate(params) if isinstance(p.ty, relax.TensorType)]
+    args = [params[i] if i in tensors else arg for i, arg in enumerate(call.args)]
+    builder = relax.BlockBuilder()
+    with builder.function("main", [params[i] for i in tensors]):
+        out = builder.emit(relax.Call(call.op, args, call.attrs, call.ty_args))
+        builder.emit_func_output(out)
+    module = relax.transform.LegalizeOps()(builder.finalize())
+    function = module["main"]
+    inner: dict[Any, Any] = {}
+    for param, i in zip(function.params, tensors, strict=True):
+        operand = call.args[i]
+        known = lowering.values.get(operand) if isinstance(operand, relax.Var) else None
+        inner[param] = known if known is not None else lower_generic(lowering, operand)
+    for binding in bindings_of(function):
+        inner[binding.var] = _lower_call_tir(lowering, module, binding.value, inner, call)
+    return inner[function.body.body]
+
+
+def _lower_call_tir(
+    lowering: FunctionLowering,
+    module: tvm.IRModule,
+    value: Any,
+    inner: dict[Any, Any],
+    call: relax.Call,
+) -> Any:
+    if isinstance(value, relax.Var):
+        return inner[value]
+    if isinstance(value, tvm.ir.GenericConst):
+        return lowering.program.weights.constant(value.value.numpy())
+    name = call.op.name.removeprefix("relax.")
+    if not isinstance(value, relax.Call) or value.op != tvm.ir.Op.get("relax.call_tir"):
+        raise CompileError(
+            f"op {name} cannot be lowered",
+            where="lowering",
+            hint="see which op stayed unrecognized with --dump-ir",
+        )
+    outputs = lowering.new_for(value.ty_args[0])
+    flat = outputs if isinstance(outputs, list) else [outputs]
+    operands = [inner.get(arg) or lower_generic(lowering, arg) for arg in value.args[1].fields]
+    function = _kernel(lowering, module[value.args[0]], name)
+    lowering.call(function, [*operands, *flat], name)
+    return outputs
+
+
+def _kernel(lowering: FunctionLowering, function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
+    """The scheduled function under a name that tells apart everything its code depends on."""
+    chunk = lowering.program.options.chunk
+    scheduled = schedule_generic(function, lowering.isa, chunk)
+    symbol = f"{name.replace('.', '_')}_{tvm_ffi.structural_hash(scheduled) & (2**64 - 1):016x}"
+    return scheduled.with_attr("global_symbol", symbol)
+

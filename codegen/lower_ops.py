@@ -1,0 +1,287 @@
+"""How each dialect op becomes kernel calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax
+
+from morendo.ir.dialect import attrs_of, op_name, shape_of
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import WeightFormat
+
+from . import norms
+from .attention import Scores, cached_attention
+from .elementwise import gated
+from .embedding import embedding
+from .kv_cache import append_kv
+from .linear import build_linear
+from .linear_spec import LinearSpec
+from .lower_generic import lower_generic
+from .lowering import FunctionLowering
+from .memory import Storage
+from .quantize_activation import quantize_activation
+from .quantized_linear import build_quantized_linear
+from .rope import Rotation, rope, rope_append_kv
+from .token_rows import copy_last_token
+from .vector_blocks import Rows
+from .weight_layout import Matrix
+
+Lower = Callable[[FunctionLowering, relax.Call, dict[str, Any]], Any]
+
+
+def lower_op(lowering: FunctionLowering, call: relax.Call) -> Any:
+    """Append the kernel calls of a dialect call; gives the storage (or storages) of its value.
+
+    Raises:
+        CompileError: for an op that has to be rewritten by a pass first.
+    """
+    name = op_name(call)
+    if name not in _LOWER:
+        raise CompileError(
+            f"morendo.{name} has no kernel", hint="run specialize-phases and quantize-activations"
+        )
+    return _LOWER[name](lowering, call, attrs_of(call))
+
+
+def _weight(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    size = 1
+    for extent in attrs["shape"]:
+        size *= extent
+    return lowering.program.weights.vector([attrs["name"]], [size])
+
+
+def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    fmt = WeightFormat.parse(attrs["format"])
+    rows, features = attrs["rows"], attrs["features"]
+    tokens, count = lowering.rows(call.args[0])
+    table = lowering.program.weights.matrix(Matrix((attrs["weight"],), (rows,), features, fmt))
+    out = lowering.new("float32", tokens, features)
+    function = embedding(
+        lowering.isa, max_tokens=tokens, rows=rows, features=features, fmt=fmt
+    )
+    ids = lowering.storage(call.args[0])
+    if ids.space != "ids":  # positions: computed with, so int64
+        cast = relax.op.astype(call.args[0], "int32")
+        ids = lower_generic(lowering, relax.BlockBuilder().normalize(cast))
+    lowering.call(function, [ids, *table, out, count], attrs["weight"])
+    return out
+
+
+def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    fmt = WeightFormat.parse(attrs["format"])
+    inputs = 3 if fmt.quantized else 1
+    tokens, count = lowering.rows(call.args[0])
+    residual = [lowering.storage(arg) for arg in call.args[inputs:]]
+    spec = LinearSpec(
+        sum(attrs["out_features"]),
+        attrs["in_features"],
+        fmt,
+        tokens,
+        bias=bool(attrs["biases"]),
+        residual=bool(residual),
+        gate=attrs["gate"],
+    )
+    build = build_quantized_linear if fmt.quantized else build_linear
+    out = lowering.new("float32", tokens, spec.output_features)
+    args = [lowering.storage(arg) for arg in call.args[:inputs]]
+    args += [*lowering.matrix(attrs), *lowering.bias(attrs), *residual, out]
+    level = lowering.level(fmt, attrs["in_features"])
+    note = " + ".join(attrs["weights"])
+    lowering.call(build(spec, lowering.isa), [*args, count, *level], note)
+    return out
+
+
+def _rms_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    tokens, count = lowering.rows(call.args[0])
+    _, _, *heads, features = shape_of(call.args[0].ty)
+    rows = heads[0] if heads else 1
+    out = lowering.new("float32", tokens, rows, features)
+    function = norms.rms_norm(
+        lowering.isa,
+        max_tokens=tokens,
+        features=features,
+        eps=attrs["eps"],
+        rows_per_token=rows,
+        offset=attrs["offset"],
+    )
+    weight = lowering.program.weights.vector([attrs["weight"]], [features])
+    args = [lowering.storage(call.args[0]), weight, out, count]
+    lowering.call(function, args, attrs["weight"])
+    return out
+
+
+def _layer_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    tokens, count = lowering.rows(call.args[0])
+    features = shape_of(call.args[0].ty)[-1]
+    out = lowering.new("float32", tokens, features)
+    function = norms.layer_norm(
+        lowering.isa, max_tokens=tokens, features=features, eps=attrs["eps"]
+    )
+    weights = lowering.program.weights
+    weight = weights.vector([attrs["weight"]], [features])
+    bias = weights.vector([attrs["bias"]], [features])
+    args = [lowering.storage(call.args[0]), weight, bias, out, count]
+    lowering.call(function, args, attrs["weight"])
+    return out
+
+
+def _rope(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    tokens, count = lowering.rows(call.args[0])
+    heads, head_dim = shape_of(call.args[0].ty)[2:]
+    out = lowering.new("float32", tokens, heads, head_dim)
+    function = rope(
+        lowering.isa, max_tokens=tokens, heads=heads, rotation=_rotation(attrs, head_dim)
+    )
+    args = [lowering.storage(call.args[0]), _frequencies(lowering, attrs), out, count, "position"]
+    lowering.call(function, args, "rope")
+    return out
+
+
+def _rotation(attrs: dict[str, Any], head_dim: int) -> Rotation:
+    return Rotation(head_dim, attrs["rotary_dim"], attrs["scaling"], attrs["interleaved"])
+
+
+def _frequencies(lowering: FunctionLowering, attrs: dict[str, Any]) -> Storage:
+    return lowering.program.weights.vector([attrs["inv_freq"]], [attrs["rotary_dim"] // 2])
+
+
+def _cached_attention(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> Storage:
+    tokens, count = lowering.rows(call.args[0])
+    heads, head_dim = shape_of(call.args[0].ty)[2:]
+    kv_heads = shape_of(call.args[1].ty)[2]
+    cache, keys, values = lowering.program.cache(attrs["layer"], kv_heads, head_dim)
+    query, key, value = (lowering.storage(arg) for arg in call.args)
+    append = append_kv(lowering.isa, max_tokens=tokens, cache=cache)
+    note = f"layer {attrs['layer']} attention"
+    lowering.call(append, [key, value, keys, values, count, "position"], note)
+    return _attend(lowering, attrs, query, heads, (tokens, count), Rows(heads * head_dim))
+
+
+def _cached_stacked_attention(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> Storage:
+    tokens, count = lowering.rows(call.args[0])
+    heads, kv_heads, head_dim = attrs["heads"], attrs["kv_heads"], attrs["head_dim"]
+    cache, keys, values = lowering.program.cache(attrs["layer"], kv_heads, head_dim)
+    stacked = lowering.storage(call.args[0])
+    append = rope_append_kv(
+        lowering.isa,
+        max_tokens=tokens,
+        heads=heads,
+        cache=cache,
+        rotation=_rotation(attrs, head_dim),
+    )
+    args = [stacked, _frequencies(lowering, attrs), keys, values, count, "position"]
+    lowering.call(append, args, f"layer {attrs['layer']} rope, append to the cache")
+    rows = Rows((heads + 2 * kv_heads) * head_dim)
+    return _attend(lowering, attrs, stacked, heads, (tokens, count), rows)
+
+
+def _attend(
+    lowering: FunctionLowering,
+    attrs: dict[str, Any],
+    query: Storage,
+    heads: int,
+    tokens: tuple[int, Any],
+    rows: Rows,
+) -> Storage:
+    cache, keys, values = lowering.program.caches[attrs["layer"]]
+    scores = Scores(
+        scale=attrs["scale"],
+        window=attrs["window"],
+        softcap=attrs["softcap"],
+        alibi=bool(attrs["alibi"]),
+    )
+    slopes = [lowering.program.weights.vector([attrs["alibi"]], [heads])] if attrs["alibi"] else []
+    out = lowering.new("float32", tokens[0], heads, cache.head_dim)
+    function = cached_attention(
+        lowering.isa, max_tokens=tokens[0], heads=heads, cache=cache, scores=scores, q_rows=rows
+    )
+    args = [query, keys, values, *slopes, out, tokens[1], "position"]
+    lowering.call(function, args, f"layer {attrs['layer']} attention")
+    return out
+
+
+def _gated(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    tokens, count = lowering.rows(call.args[0])
+    features = shape_of(call.args[0].ty)[-1]
+    out = lowering.new("float32", tokens, features)
+    function = gated(
+        lowering.isa,
+        max_tokens=tokens,
+        features=features,
+        activation_name=attrs["activation"],
+    )
+    args = [*(lowering.storage(arg) for arg in call.args), out, count]
+    lowering.call(function, args, attrs["activation"])
+    return out
+
+
+def _quantized(lowering: FunctionLowering, call: relax.Call) -> list[Storage]:
+    return lowering.new_for(call.ty)
+
+
+def _quantize_activation(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> list[Storage]:
+    tokens, count = lowering.rows(call.args[0])
+    features = shape_of(call.args[0].ty)[-1]
+    outputs = _quantized(lowering, call)
+    function = quantize_activation(
+        lowering.isa, max_tokens=tokens, features=features, group_size=attrs["group_size"]
+    )
+    args = [lowering.storage(call.args[0]), *outputs, count]
+    lowering.call(function, args, "activation to int8")
+    return outputs
+
+
+def _rms_norm_quantize(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> list[Storage]:
+    tokens, count = lowering.rows(call.args[0])
+    features = shape_of(call.args[0].ty)[-1]
+    outputs = _quantized(lowering, call)
+    function = norms.rms_norm_quantize(
+        lowering.isa,
+        max_tokens=tokens,
+        features=features,
+        group_size=attrs["group_size"],
+        eps=attrs["eps"],
+        offset=attrs["offset"],
+    )
+    weight = lowering.program.weights.vector([attrs["weight"]], [features])
+    args = [lowering.storage(call.args[0]), weight, *outputs, count]
+    lowering.call(function, args, attrs["weight"])
+    return outputs
+
+
+def _last_token(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    tokens, count = lowering.rows(call.args[0])
+    features = 1
+    for extent in shape_of(call.args[0].ty)[2:]:
+        features *= extent
+    out = lowering.new("float32", 1, features)
+    function = copy_last_token(lowering.isa, max_tokens=tokens, features=features)
+    lowering.call(function, [lowering.storage(call.args[0]), out, count], "last token")
+    return out
+
+
+_LOWER: dict[str, Lower] = {
+    "weight": _weight,
+    "embedding": _embedding,
+    "fused_linear": _fused_linear,
+    "quantized_linear": _fused_linear,
+    "rms_norm": _rms_norm,
+    "layer_norm": _layer_norm,
+    "rope": _rope,
+    "cached_attention": _cached_attention,
+    "cached_stacked_attention": _cached_stacked_attention,
+    "gated": _gated,
+    "quantize_activation": _quantize_activation,
+    "rms_norm_quantize": _rms_norm_quantize,
+    "last_token": _last_token,
+}

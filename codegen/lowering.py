@@ -1,0 +1,194 @@
+"""From graph functions to kernel calls: the state that the lowering of every op works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tvm
+from tvm import relax, tirx
+
+from morendo.ir.dialect import shape_of
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.plan import ITEM_BYTES, Const, Level
+
+from .kv_cache import KVCache
+from .memory import Storage, aligned
+from .target import Target
+from .weight_layout import Matrix, WeightLayout
+
+LEVELS = ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0))
+"""Fractions (n3, n4) of the groups that each precision level reads at >= 3 and at 4 bit."""
+
+Scalar = Literal["tokens", "position"] | Const | Level
+Operand = Storage | Scalar
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A step before buffers have offsets: dims of tensors come from the kernel's signature."""
+
+    kernel: str
+    args: tuple[Operand, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose about the generated code.
+
+    Attributes:
+        chunk: most tokens of one prefill call.
+        context: positions of the KV cache, a multiple of 16.
+        cache_dtype: "float16" or "float32".
+    """
+
+    chunk: int
+    context: int
+    cache_dtype: str
+
+
+@dataclass
+class Program:
+    """What the functions of a model share: kernels, weights, caches."""
+
+    target: Target
+    options: Options
+    kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+    weights: WeightLayout = field(default_factory=WeightLayout)
+    caches: dict[int, tuple[KVCache, Storage, Storage]] = field(default_factory=dict)
+    cache_bytes: int = 0
+
+    def add_kernel(self, function: tirx.PrimFunc) -> str:
+        """Keep a kernel once; its name says everything that its code depends on."""
+        name = str(function.attrs["global_symbol"])
+        self.kernels.setdefault(name, function)
+        return name
+
+    def cache(self, layer: int, kv_heads: int, head_dim: int) -> tuple[KVCache, Storage, Storage]:
+        """The KV cache of a layer, placed when first asked for."""
+        if layer not in self.caches:
+            cache = KVCache(kv_heads, head_dim, self.options.context, self.options.cache_dtype)
+            nbytes = kv_heads * head_dim * cache.context * ITEM_BYTES[cache.dtype]
+            places = []
+            for _ in range(2):
+                places.append(Storage("cache", nbytes, self.cache_bytes))
+                self.cache_bytes += aligned(nbytes)
+            self.caches[layer] = (cache, places[0], places[1])
+        return self.caches[layer]
+
+
+class FunctionLowering:
+    """Turns the bindings of one function into kernel calls.
+
+    Attributes:
+        values: where each variable's value is; a tuple's value is a list of storages.
+        calls: the kernel calls so far, in order.
+    """
+
+    def __init__(self, program: Program, function: relax.Function) -> None:
+        self.program = program
+        self.function = function
+        self.isa = program.target.isa
+        self.values: dict[relax.Var, Any] = {}
+        self.calls: list[KernelCall] = []
+        self.arena: list[Storage] = []
+
+    def max_tokens(self, rows: Any) -> int:
+        """M for a dimension of tokens: itself when known, else the chunk."""
+        return rows if isinstance(rows, int) else self.program.options.chunk
+
+    def token_count(self, rows: Any) -> Scalar:
+        """The kernel argument for a dimension of tokens."""
+        return Const(rows) if isinstance(rows, int) else "tokens"
+
+    def rows(self, var: relax.Expr) -> tuple[int, Scalar]:
+        """(M, tokens argument) of a (1, n, ...) tensor."""
+        rows = shape_of(var.ty)[1]
+        return self.max_tokens(rows), self.token_count(rows)
+
+    def storage(self, var: relax.Expr) -> Storage:
+        """Where an operand's value is.
+
+        Raises:
+            CompileError: for something that is no computed tensor.
+        """
+        found = self.values.get(var)
+        if not isinstance(found, Storage):
+            raise CompileError(f"operand is no tensor in memory (got {var})", where="lowering")
+        return found
+
+    def new(self, dtype: str, *dims: int) -> Storage:
+        """A new arena buffer."""
+        nbytes = ITEM_BYTES[dtype]
+        for dim in dims:
+            nbytes *= dim
+        storage = Storage("arena", nbytes)
+        self.arena.append(storage)
+        return storage
+
+    def new_for(self, ty: Any) -> Any:
+        """A new buffer for a value of a Relax type, a list of them for a tuple."""
+        if isinstance(ty, relax.TupleType):
+            return [self.new_for(part) for part in ty.fields]
+        dims = [self.bound(dim) for dim in shape_of(ty)]
+        return self.new(str(ty.dtype), *dims)
+
+    def bound(self, dim: Any) -> int:
+        """The largest value of a dimension: the chunk for the number of tokens n."""
+        if isinstance(dim, int):
+            return dim
+        analyzer = tvm.sym.Analyzer()
+        for var in self.symbols:
+            analyzer.bind(var, tirx.IntImm(str(var.ty.dtype), self.program.options.chunk))
+        value = analyzer.simplify(dim)
+        if not isinstance(value, tirx.IntImm):
+            raise CompileError(f"dimension has no bound (got {dim})", where="lowering")
+        return int(value)
+
+    @property
+    def symbols(self) -> list[Any]:
+        """The symbolic dimensions of the function's parameters."""
+        dims = [dim for param in self.function.params for dim in shape_of(param.ty)]
+        return [dim for dim in dims if not isinstance(dim, int)]
+
+    def call(self, function: tirx.PrimFunc, args: Sequence[Operand], note: str = "") -> None:
+        """Append a kernel call."""
+        step = len(self.calls)
+        for arg in args:
+            if isinstance(arg, Storage):
+                arg.used_at(step)
+        self.calls.append(KernelCall(self.program.add_kernel(function), tuple(args), note))
+
+    def matrix(self, attrs: dict[str, Any]) -> list[Storage]:
+        """The packed arrays of a fused linear's weights."""
+        return self.program.weights.matrix(
+            Matrix(
+                tuple(attrs["weights"]),
+                tuple(attrs["out_features"]),
+                attrs["in_features"],
+                WeightFormat.parse(attrs["format"]),
+                attrs["transposed"],
+                bool(attrs["gate"]),
+            )
+        )
+
+    def bias(self, attrs: dict[str, Any]) -> list[Storage]:
+        """The concatenated bias of a fused linear, nothing when there is none."""
+        if not attrs["biases"]:
+            return []
+        return [self.program.weights.vector(attrs["biases"], attrs["out_features"])]
+
+    def level(self, fmt: WeightFormat, in_features: int) -> list[Scalar]:
+        """The loop bounds n3 and n4 at every precision level."""
+        if fmt.kind != "q4":
+            return []
+        groups, stored = fmt.groups(in_features), fmt.plane_groups(in_features)
+        return [
+            Level(tuple(min(stored[i], round(level[i] * groups)) for level in LEVELS))
+            for i in range(2)
+        ]
+
+

@@ -1,0 +1,181 @@
+"""Where every weight lies in weights.bin, and writing it one matrix at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
+from morendo.ir.reference import check_finite, pack
+
+from .memory import Storage, aligned
+
+
+class Weights(Protocol):
+    """What packing asks of a WeightStore."""
+
+    def get(self, name: str) -> NDArray: ...
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Matrices of one input, stacked by rows or, with `interleaved`, alternating by tiles."""
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    columns: int
+    format: WeightFormat
+    transposed: bool = False
+    interleaved: bool = False
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """The arrays of the packed whole."""
+        return self.format.arrays(self.packed_rows, self.columns)
+
+    @property
+    def packed_rows(self) -> int:
+        """Rows of the whole; interleaved parts are each padded to whole tiles."""
+        if self.interleaved:
+            return sum(ceil_div(rows, ROW_TILE) * ROW_TILE for rows in self.rows)
+        return sum(self.rows)
+
+    def load(self, store: Weights) -> NDArray[np.float32]:
+        """The float32 [packed_rows, columns] matrix that is packed."""
+        parts = [self._part(store, *part) for part in zip(self.names, self.rows, strict=True)]
+        if not self.interleaved:
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        tiles = []
+        for part in parts:
+            missing = -part.shape[0] % ROW_TILE
+            padded = np.pad(part, ((0, missing), (0, 0))) if missing else part
+            tiles.append(padded.reshape(-1, ROW_TILE, self.columns))
+        return np.stack(tiles, axis=1).reshape(self.packed_rows, self.columns)
+
+    def _part(self, store: Weights, name: str, rows: int) -> NDArray[np.float32]:
+        weight = np.asarray(store.get(name), np.float32)
+        weight = weight.T if self.transposed else weight
+        if weight.shape != (rows, self.columns):
+            raise CompileError(
+                f"weight has a wrong shape (got {weight.shape}, need {(rows, self.columns)})",
+                where=name,
+                hint="the checkpoint does not fit its configuration",
+            )
+        check_finite(weight, name)
+        return weight
+
+
+@dataclass(frozen=True)
+class Vector:
+    """float32 vectors, one after another; "" stands for zeros."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def load(self, store: Weights) -> NDArray[np.float32]:
+        """The concatenated float32 vector."""
+        parts = []
+        for name, size in zip(self.names, self.sizes, strict=True):
+            values = np.asarray(store.get(name), np.float32) if name else np.zeros(size, np.float32)
+            if values.size != size:
+                raise CompileError(
+                    f"weight has a wrong size (got {values.size}, need {size})", where=name
+                )
+            check_finite(values.reshape(1, -1), name)
+            parts.append(values.reshape(-1))
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a piece of weights.bin is, for `inspect`: its name, format, weights and bytes."""
+
+    name: str
+    format: str
+    weights: int
+    nbytes: int
+
+
+class WeightLayout:
+    """Collects what kernels read and places each piece once."""
+
+    def __init__(self) -> None:
+        self._matrices: dict[Matrix, list[Storage]] = {}
+        self._vectors: dict[Vector, Storage] = {}
+        self._constants: list[tuple[NDArray, Storage]] = []
+        self.nbytes = 0
+
+    def _place(self, nbytes: int) -> Storage:
+        storage = Storage("weights", nbytes, self.nbytes)
+        self.nbytes += aligned(nbytes)
+        return storage
+
+    def matrix(self, matrix: Matrix) -> list[Storage]:
+        """The places of a packed matrix's arrays, in the order in which kernels take them."""
+        if matrix not in self._matrices:
+            self._matrices[matrix] = [self._place(a.nbytes) for a in matrix.arrays]
+        return self._matrices[matrix]
+
+    def vector(self, names: Sequence[str], sizes: Sequence[int]) -> Storage:
+        """The place of float32 vectors, one after another."""
+        vector = Vector(tuple(names), tuple(sizes))
+        if vector not in self._vectors:
+            self._vectors[vector] = self._place(4 * sum(sizes))
+        return self._vectors[vector]
+
+    def constant(self, values: NDArray) -> Storage:
+        """The place of a constant that is in the graph itself."""
+        storage = self._place(values.nbytes)
+        self._constants.append((np.ascontiguousarray(values), storage))
+        return storage
+
+    @property
+    def count(self) -> int:
+        """Pieces to write, for progress."""
+        return len(self._matrices) + len(self._vectors) + len(self._constants)
+
+    def parts(self) -> list[Part]:
+        """Every piece with its size."""
+        parts = [
+            Part(
+                " + ".join(m.names),
+                m.format.name,
+                sum(m.rows) * m.columns,
+                sum(array.nbytes for array in m.arrays),
+            )
+            for m in self._matrices
+        ]
+        parts += [
+            Part(" + ".join(filter(None, v.names)), "f32", sum(v.sizes), 4 * sum(v.sizes))
+            for v in self._vectors
+        ]
+        return parts + [Part("constant", "f32", c.size, c.nbytes) for c, _ in self._constants]
+
+    def write(self, file: BinaryIO, store: Weights, advance: Callable[[], None]) -> None:
+        """Quantize, pack and write all pieces; one matrix is in memory at a time.
+
+        Raises:
+            CompileError: for a weight of a wrong shape, or one that is not finite.
+        """
+        for matrix, places in self._matrices.items():
+            arrays = pack(matrix.load(store), matrix.format)
+            for array, storage in zip(matrix.arrays, places, strict=True):
+                _write_at(file, storage, arrays[array.name])
+            advance()
+        for vector, storage in self._vectors.items():
+            _write_at(file, storage, vector.load(store))
+            advance()
+        for values, storage in self._constants:
+            _write_at(file, storage, values)
+            advance()
+        file.truncate(self.nbytes)
+
+
+def _write_at(file: BinaryIO, storage: Storage, values: NDArray) -> None:
+    file.seek(storage.offset)
+    file.write(memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b"")

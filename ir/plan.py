@@ -1,0 +1,262 @@
+"""The Plan: what is left of a model after compilation, a list of kernel calls over a static memory plan.
+
+It is the last "IR": data only, printable, checked whenever one is made, the same for the C runtime
+and the Python interpreter. plan.json is its JSON form (docs/artifact_format.md).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from morendo.ir.errors import ArtifactError
+
+VERSION = 1
+ALIGNMENT_BYTES = 64
+SPACES = ("arena", "weights", "cache", "ids", "logits")
+ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+FUNCTIONS = ("prefill", "score", "decode")
+MAX_DIMS = 6
+
+Dim = int | Literal["tokens"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A dense row-major buffer at a fixed offset of a space.
+
+    Args:
+        space: "arena", "weights", "cache", or the caller's "ids" (int32) and "logits" (float32).
+        offset: bytes from the start of the space, a multiple of 64; 0 in "ids" and "logits".
+        dtype: a key of ITEM_BYTES.
+        dims: sizes; "tokens" stands for the number of tokens of the call.
+    """
+
+    space: str
+    offset: int
+    dtype: str
+    dims: tuple[Dim, ...]
+
+    def shape(self, tokens: int) -> tuple[int, ...]:
+        """The sizes in a call of `tokens` tokens."""
+        return tuple(tokens if dim == "tokens" else dim for dim in self.dims)
+
+    def byte_size(self, tokens: int) -> int:
+        """Bytes it takes in a call of `tokens` tokens."""
+        return math.prod(self.shape(tokens)) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Level:
+    """An int32 argument that depends on the precision level: one value for each."""
+
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Const:
+    """An int32 argument known at compile time."""
+
+    value: int
+
+
+Argument = int | Literal["tokens", "position"] | Level | Const  # a plain int is a tensor's index
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call; `note` says which part of the model it computes."""
+
+    kernel: int
+    args: tuple[Argument, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernel calls of the functions prefill and score (1..chunk tokens) and decode (one token).
+
+    Args:
+        chunk: most tokens of one call; a longer input is looped by the caller.
+        context: positions that the cache holds.
+        vocabulary: number of logits of a token.
+        levels: number of precision levels; level 0 is the most precise.
+        arena_bytes, cache_bytes, weights_bytes: sizes of the spaces.
+        kernels: names; the code of NAME is the exported symbol __tvm_ffi_NAME.
+    """
+
+    chunk: int
+    context: int
+    vocabulary: int
+    levels: int
+    arena_bytes: int
+    cache_bytes: int
+    weights_bytes: int
+    kernels: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+    functions: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_plan(self)
+
+    def to_json(self) -> str:
+        """The text of plan.json; from_json gives the same plan again."""
+        fields = {name: getattr(self, name) for name in _NUMBERS}
+        data = {
+            "version": VERSION,
+            **fields,
+            "kernels": list(self.kernels),
+            "tensors": [[t.space, t.offset, t.dtype, list(t.dims)] for t in self.tensors],
+            "functions": {
+                name: [
+                    {
+                        "kernel": step.kernel,
+                        "args": [_argument_to_json(arg) for arg in step.args],
+                        "note": step.note,
+                    }
+                    for step in steps
+                ]
+                for name, steps in self.functions.items()
+            },
+        }
+        return json.dumps(data, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Plan:
+        """Read and check the text of plan.json; ArtifactError in one line if it is not a plan."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ArtifactError(f"not JSON: {error}", where="plan.json") from None
+        _require(isinstance(data, dict), "a plan is a JSON object", "plan.json")
+        version = data.get("version")
+        _require(
+            version == VERSION,
+            f"this is a plan of another version (got {version!r}, need {VERSION})",
+            "plan.json",
+        )
+        try:
+            return _plan_from_data(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            message = f"malformed plan ({type(error).__name__}: {error})"
+            raise ArtifactError(message, where="plan.json") from None
+
+
+_NUMBERS = (
+    "chunk",
+    "context",
+    "vocabulary",
+    "levels",
+    "arena_bytes",
+    "cache_bytes",
+    "weights_bytes",
+)
+
+
+def _require(condition: bool, message: str, where: str) -> None:
+    if not condition:
+        raise ArtifactError(message, where=where)
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _argument_to_json(arg: Argument) -> Any:
+    if isinstance(arg, Level):
+        return {"level": list(arg.values)}
+    return {"const": arg.value} if isinstance(arg, Const) else arg
+
+
+def _argument_from_json(data: Any) -> Argument:
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"level"}:
+        return Level(tuple(data["level"]))
+    if set(data) == {"const"}:
+        return Const(data["const"])
+    raise ValueError(f"unknown argument {data!r}")
+
+
+def _plan_from_data(data: dict[str, Any]) -> Plan:
+    tensors = []
+    for space, offset, dtype, dims in data["tensors"]:
+        tensors.append(Tensor(space, offset, dtype, tuple(dims)))
+    functions = {}
+    for name, steps in data["functions"].items():
+        functions[name] = tuple(
+            Step(step["kernel"], tuple(map(_argument_from_json, step["args"])), step["note"])
+            for step in steps
+        )
+    numbers = {name: data[name] for name in _NUMBERS}
+    return Plan(
+        **numbers, kernels=tuple(data["kernels"]), tensors=tuple(tensors), functions=functions
+    )
+
+
+def _check_plan(plan: Plan) -> None:
+    for name in _NUMBERS:
+        value, least = getattr(plan, name), 0 if name.endswith("_bytes") else 1
+        _require(_is_count(value, least), f"{name} must be >= {least} (got {value!r})", "plan.json")
+    for index, name in enumerate(plan.kernels):
+        good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
+        _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")
+    for index, tensor in enumerate(plan.tensors):
+        _check_tensor(plan, tensor, f"tensor {index}")
+    got = sorted(plan.functions)
+    _require(got == sorted(FUNCTIONS), f"functions must be {FUNCTIONS} (got {got})", "plan.json")
+    for name, steps in plan.functions.items():
+        for index, step in enumerate(steps):
+            where = f"{name} step {index}" + (f" ({step.note})" if step.note else "")
+            _check_step(plan, step, where)
+
+
+def _check_tensor(plan: Plan, tensor: Tensor, where: str) -> None:
+    _require(tensor.space in SPACES, f"unknown space {tensor.space!r}", where)
+    _require(tensor.dtype in ITEM_BYTES, f"unknown dtype {tensor.dtype!r}", where)
+    good = len(tensor.dims) <= MAX_DIMS and all(d == "tokens" or _is_count(d) for d in tensor.dims)
+    _require(good, f"bad dims {tensor.dims!r}", where)
+    aligned = _is_count(tensor.offset) and tensor.offset % ALIGNMENT_BYTES == 0
+    _require(
+        aligned,
+        f"offset must be a multiple of {ALIGNMENT_BYTES} bytes (got {tensor.offset!r})",
+        where,
+    )
+    if tensor.space in ("ids", "logits"):
+        need = "int32" if tensor.space == "ids" else "float32"
+        good = tensor.offset == 0 and tensor.dtype == need
+        _require(good, f"{tensor.space} must be {need} at offset 0", where)
+        return
+    space_bytes = getattr(plan, f"{tensor.space}_bytes")
+    end = tensor.offset + tensor.byte_size(plan.chunk)
+    _require(
+        end <= space_bytes,
+        f"ends outside its {tensor.space} (got {end}, size {space_bytes})",
+        where,
+    )
+
+
+def _check_step(plan: Plan, step: Step, where: str) -> None:
+    good = _is_count(step.kernel) and step.kernel < len(plan.kernels)
+    _require(good, f"kernel index out of range (got {step.kernel!r})", where)
+    _require(isinstance(step.note, str), "note must be text", where)
+    for arg in step.args:
+        _require(_is_good_argument(plan, arg), f"bad argument {arg!r}", where)
+
+
+def _is_good_argument(plan: Plan, arg: Argument) -> bool:
+    if isinstance(arg, Level):
+        return len(arg.values) == plan.levels and all(_is_int32(v) for v in arg.values)
+    if isinstance(arg, Const):
+        return _is_int32(arg.value)
+    if isinstance(arg, str):
+        return arg in ("tokens", "position")
+    return _is_count(arg) and arg < len(plan.tensors)
+
+
+def _is_int32(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31
