@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from morendo.ir.errors import InputError, MorendoError
+from morendo.ir.plan import Argument, Const, Level, Step
 from morendo.runtime.artifact import WEIGHTS, read_plan
 from morendo.runtime.executor import Ids, as_ids, load_library
-from morendo.ir.plan import Argument, Const, Level, Step
 
 POISON = 0xFF  # as float32 or float16 a NaN, as an integer -1 or the largest
 Trace = Callable[[int, Step, list[np.ndarray]], None]

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from morendo.ir.errors import InputError
+from morendo.ir.plan import Level, Plan, Step
 from morendo.runtime.artifact import check_host, read_manifest, read_plan, start_verification
 from morendo.runtime.executor import CExecutor, Executor, as_ids
-from morendo.ir.plan import Level, Plan, Step
 from morendo.runtime.sampling import Sampler
 from morendo.runtime.tokenizer import Message, Tokenizer
 
