@@ -1,0 +1,122 @@
+"""Activations to int8, per token and per group of input channels.
+
+The numbers are exactly those of `ir/reference_activation.py`, bit by bit: maximum, two divisions,
+one product and one rounding per element, nothing that a compiler may contract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from morendo.ir.formats import ceil_div
+from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM
+
+from .vector import splat, splat_float, store, vector_type
+from .vector_blocks import (
+    Element,
+    Kernel,
+    common_lanes,
+    fold,
+    kernel,
+    kernel_name,
+    load_float,
+    reduce_lanes,
+    token_loop,
+)
+
+
+@dataclass(frozen=True)
+class GroupOutputs:
+    """The three buffers of quantized activations: codes i8[M, Kp], scales and sums [M, G]."""
+
+    codes: Any
+    scales: Any
+    sums: Any
+
+    @classmethod
+    def declare(cls, k: Kernel, max_tokens: int, features: int, group_size: int) -> GroupOutputs:
+        """Declare them as the next parameters of the kernel."""
+        groups = ceil_div(features, group_size)
+        return cls(
+            k.buffer("codes", (max_tokens, groups * group_size), "int8"),
+            k.buffer("scales", (max_tokens, groups)),
+            k.buffer("sums", (max_tokens, groups), "int32"),
+        )
+
+
+def quantize_activation(
+    isa: Any, *, max_tokens: int, features: int, group_size: int
+) -> tirx.PrimFunc:
+    """Quantize the rows of x to int8 codes with a scale and a sum per group.
+
+    Parameters of the kernel: x f32[M, K], codes i8[M, Kp], scales f32[M, G], sums i32[M, G],
+    tokens. The padding between K and Kp gets codes 0.
+    """
+    name = kernel_name("quantize_activation", m=max_tokens, k=features, g=group_size)
+    with kernel(name) as k:
+        x = k.buffer("x", (max_tokens, features))
+        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        tokens = k.scalar("tokens")
+        with token_loop(tokens, max_tokens, features * 8) as m:
+            quantize_row(
+                lambda c, lanes: load_float(x, [m, c], lanes),
+                outputs, m, features, group_size, isa.lanes,
+            )  # fmt: skip
+    return k.function
+
+
+def quantize_row(
+    element: Element,
+    outputs: GroupOutputs,
+    m: Any,
+    features: int,
+    group_size: int,
+    lanes: int,
+) -> None:
+    """Quantize one token's row, given element by element, to codes, scales and sums."""
+    lanes = common_lanes(group_size, lanes)
+    whole = features // group_size
+    if whole:
+        with T.serial(0, whole) as group:
+            start = group * group_size
+            vectors = [T.bind(element(start + i, lanes)) for i in range(0, group_size, lanes)]
+            _quantize_group(vectors, outputs, m, group, group_size, lanes)
+    if features % group_size:
+        padded = T.alloc_buffer((group_size,), "float32")
+        for i in range(0, group_size, lanes):
+            store(padded, [i], splat_float(0.0, lanes), lanes)
+        with T.serial(0, features - whole * group_size) as c:
+            store(padded, [c], element(whole * group_size + c, 1), 1)
+        vectors = [load_float(padded, [i], lanes) for i in range(0, group_size, lanes)]
+        _quantize_group(vectors, outputs, m, whole, group_size, lanes)
+
+
+def _quantize_group(
+    vectors: list[Any], outputs: GroupOutputs, m: Any, group: Any, group_size: int, lanes: int
+) -> None:
+    """Quantize one group, held as vectors that cover it."""
+    largest = reduce_lanes(fold([T.abs(v) for v in vectors], T.max), lanes, T.max)
+    inverse = T.bind(
+        tirx.Select(
+            largest >= T.float32(SMALLEST_MAXIMUM),
+            T.float32(CODE_LIMIT) / largest,
+            T.float32(0.0),
+        )
+    )
+    rounded = [
+        T.bind(T.cast(T.nearbyint(v * splat(inverse, lanes)), vector_type("int32", lanes)))
+        for v in vectors
+    ]
+    for i, value in enumerate(rounded):
+        index = group * group_size + i * lanes
+        store(outputs.codes, [m, index], T.cast(value, vector_type("int8", lanes)), lanes)
+    store(outputs.scales, [m, group], largest / T.float32(CODE_LIMIT), 1)
+    store(outputs.sums, [m, group], reduce_lanes(fold(rounded, _add), lanes, _add), 1)
+
+
+def _add(a: Any, b: Any) -> Any:
+    return a + b
