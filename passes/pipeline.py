@@ -40,13 +40,13 @@ def run_passes(
     passes: Sequence[Pass],
     context: Context,
     dump: Path | None = None,
-    started: Callable[[Pass], None] = lambda _: None,
+    done: Callable[[Pass], None] = lambda _: None,
 ) -> tuple[tvm.IRModule, list[PassRecord]]:
     """Apply passes in order, checking what each needs and gives.
 
     Args:
         dump: folder for one numbered IR text file a pass, and a JSON of the reports.
-        started: called before each pass, for progress.
+        done: called after each pass, for progress.
 
     Raises:
         CompileError: when an invariant does not hold or a pass refuses.
@@ -54,7 +54,6 @@ def run_passes(
     records: list[PassRecord] = []
     _dump(dump, 0, "input", module, None)
     for number, step in enumerate(passes, 1):
-        started(step)
         context.report = Report()
         for name in step.needs:
             check_invariant(name, module, f"before {step.name}")
@@ -65,6 +64,7 @@ def run_passes(
             check_invariant(name, module, f"after {step.name}")
         records.append(PassRecord(step.spec, context.report, seconds))
         _dump(dump, number, step.name, module, records[-1])
+        done(step)
     return module, records
 
 
