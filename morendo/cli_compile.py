@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -67,32 +66,23 @@ def _positive(text: str) -> int:
     return value
 
 
-def default_name(model: str, target: str, bits: str) -> str:
-    """SmolLM2-135M-x86-4bit for .../SmolLM2-135M.gguf; hub ids lose their owner."""
-    stem = Path(model).name or Path(model).resolve().name
-    stem = re.sub(r"\.gguf$", "", stem, flags=re.IGNORECASE)
-    return f"{stem}-{target}-{bits}{'bit' if bits.isdigit() else ''}"
-
-
 def _compile(arguments: argparse.Namespace) -> int:
-    import morendo
     from morendo.progress import make_progress
 
-    name = default_name(arguments.model, arguments.target, arguments.bits)
-    out: Path = arguments.out or Path(name)
     options: dict[str, Any] = {
         key: value
-        for key in ("context", "chunk", "dump_ir", "passes")
+        for key in ("out", "context", "chunk", "dump_ir", "passes")
         if (value := getattr(arguments, key)) is not None
     }
     start = time.monotonic()
     with make_progress(quiet=arguments.quiet) as progress:
-        morendo.compile(
+        with progress.task("start the compiler"):
+            from morendo import compile
+        out = compile(
             arguments.model,
             target=arguments.target,
             bits=_BITS[arguments.bits],
             group_size=arguments.group_size,
-            out=out,
             progress=progress,
             **options,
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from morendo.terminal import paint, size, table
 
@@ -48,6 +49,50 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _overview(manifest: dict[str, Any], artifact: Path) -> str:
-    title = paint(str(artifact), "bold", sys.stdout)
-    files = [(name, size(entry["bytes"])) for name, entry in manifest["files"].items()]
-    return f"{title}\n{table(files)}"
+    """Facts, then the weights by part, then what each pass counted."""
+    model, target = manifest["model"], manifest["target"]
+    parts = [WeightPart(**part) for part in manifest.get("weights", [])]
+    weights, stored = sum(p.weights for p in parts), sum(p.bytes for p in parts)
+    files = manifest["files"]
+    facts = [
+        ("model", f"{model['name']} ({model['architecture']}), {weights / 1e6:.1f} M weights"),
+        ("target", f"{target['name']}: {target['triple']} {target.get('isa', '')}".rstrip()),
+        ("features", " ".join(target["features"])),
+        ("context", f"{manifest['tokenizer']['context']} tokens"),
+        ("options", ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items())),
+        ("bits", f"{8 * stored / weights:.2f} per weight, scales included" if weights else "?"),
+        ("size", size(sum(entry["bytes"] for entry in files.values()))),
+        *(("", f"{size(entry['bytes']):>10}  {name}") for name, entry in files.items()),
+    ]
+    sections = [_title(str(artifact)), table(facts)]
+    sections += ["", _title("weights"), table([p.row() for p in parts], WeightPart.HEADER)]
+    sections += ["", _title("passes"), *map(_pass_line, manifest.get("passes", []))]
+    return "\n".join(sections)
+
+
+@dataclass(frozen=True)
+class WeightPart:
+    """Weights of one kind in all layers: an entry of the manifest's "weights"."""
+
+    part: str
+    format: str
+    pieces: int
+    weights: int
+    bytes: int
+
+    HEADER: ClassVar[tuple[str, ...]] = ("part", "format", "pieces", "weights", "bytes", "bits")
+
+    def row(self) -> tuple[str | int, ...]:
+        """What the table shows, in the order of HEADER."""
+        bits = f"{8 * self.bytes / self.weights:.2f}" if self.weights else "?"
+        return self.part, self.format, self.pieces, self.weights, size(self.bytes), bits
+
+
+def _pass_line(record: dict[str, Any]) -> str:
+    counts = ", ".join(f"{what}: {count}" for what, count in record["counts"].items())
+    missed = f"; left alone: {record['missed']}" if record["missed"] else ""
+    return f"{record['spec']}\n  {counts or 'nothing to do'}{missed}"
+
+
+def _title(text: str) -> str:
+    return paint(text, "bold", sys.stdout)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morendo.terminal import peak_memory_bytes, size
+from morendo.terminal import paint, size, table
 
 if TYPE_CHECKING:
-    from morendo.runtime.session import Session
+    from morendo.runtime.session import Session, Stats
 
 _DESCRIPTION = """\
 Continue a text, or answer as a chat model does. The text goes to standard output as it is made,
@@ -58,24 +56,29 @@ def _run(arguments: argparse.Namespace) -> int:
     import morendo
 
     prompt = _prompt(arguments.prompt)
-    start = time.perf_counter()
-    session = morendo.load(arguments.artifact, threads=arguments.threads)
-    if arguments.level is not None:
-        session.set_level(arguments.level)
-    ids = _encode(session, prompt, arguments)
-    tokens = session.generate(
-        ids,
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-        ignore_eos=arguments.ignore_eos,
-        stop=arguments.stop,
-    )
-    _stream(session, tokens)
-    if arguments.stats:
-        _print_stats(session, time.perf_counter() - start)
+    with morendo.load(arguments.artifact, threads=arguments.threads) as session:
+        if arguments.level is not None:
+            session.set_level(arguments.level)
+        pieces = session.stream(
+            _encode(session, prompt, arguments),
+            max_tokens=arguments.max_tokens,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            seed=arguments.seed,
+            ignore_eos=arguments.ignore_eos,
+            stop=arguments.stop,
+        )
+        try:
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        finally:
+            # Whatever follows, an error or the shell's prompt, starts on a line of its own.
+            print(flush=True)
+        _tell_about_the_end(session.stats.finish, session.context)
+        if arguments.stats:
+            print(_stats(session.stats), file=sys.stderr)
     return 0
 
 
@@ -95,25 +98,25 @@ def _encode(session: Session, prompt: str, arguments: argparse.Namespace) -> lis
     return session.encode(prompt)
 
 
-def _stream(session: Session, tokens: Iterable[int]) -> None:
-    for piece in _pieces(session, tokens):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    print()
+def _tell_about_the_end(finish: str, context: int) -> None:
+    """A text that ends because there is no room left should not look finished."""
+    if finish == "context":
+        note = f"the context of {context} tokens is full; compile with a larger --context"
+        print(paint(note, "yellow", sys.stderr), file=sys.stderr)
 
 
-def _pieces(session: Session, tokens: Iterable[int]) -> Iterator[str]:
-    """Text as soon as it is whole: a character may take several tokens."""
-    ids: list[int] = []
-    shown = ""
-    for token in tokens:
-        ids.append(token)
-        text = session.decode(ids)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text[len(shown) :]
-            shown = text
-    yield session.decode(ids)[len(shown) :]
-
-
-def _print_stats(session: Session, seconds: float) -> None:
-    print(f"total: {seconds:.2f} s, peak memory {size(peak_memory_bytes())}", file=sys.stderr)
+def _stats(stats: Stats) -> str:
+    first = stats.load_seconds + stats.prompt_seconds
+    prefill, decode = stats.prompt_tokens_per_second, stats.decode_tokens_per_second
+    rows = [
+        ("start", f"{stats.load_seconds:.2f} s", f"first token after {first:.2f} s"),
+        ("prefill", f"{prefill:.1f} tokens/s", f"{stats.prompt_tokens} tokens"),
+        ("decode", f"{decode:.1f} tokens/s", f"{stats.decode_tokens} tokens"),
+        (
+            "weights",
+            f"{stats.gigabytes_per_second:.1f} GB/s",
+            f"{size(stats.bytes_per_token)} a token",
+        ),
+        ("memory", size(stats.peak_memory_bytes), "peak, mapped weights included"),
+    ]
+    return table(rows)

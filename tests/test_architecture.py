@@ -208,8 +208,9 @@ def pass_name(node: ast.ClassDef) -> str | None:
     if not any(isinstance(base, ast.Name) and base.id == "Pass" for base in node.bases):
         return None
     for item in node.body:
-        named = isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-        if named and item.target.id == "name" and isinstance(item.value, ast.Constant):
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.value, ast.Constant):
+            continue
+        if isinstance(item.target, ast.Name) and item.target.id == "name":
             return str(item.value.value)
     return None
 

@@ -1,0 +1,4 @@
+# TVM makes its objects at run time: to the type checker everything in it is Any.
+from typing import Any
+
+def __getattr__(name: str) -> Any: ...
