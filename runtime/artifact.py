@@ -130,8 +130,8 @@ def check_manifest(manifest: Any, where: str = MANIFEST) -> None:
     _check_files(manifest.get("files"), where)
 
 
-def start_verification(directory: Path, manifest: dict[str, Any]) -> Callable[[], None]:
-    """Compare sizes now and checksums in a thread; call the result to wait for its verdict."""
+def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
+    """Raise ArtifactError if a file is missing or truncated."""
     for name, entry in manifest["files"].items():
         try:
             size = (directory / name).stat().st_size
@@ -141,6 +141,10 @@ def start_verification(directory: Path, manifest: dict[str, Any]) -> Callable[[]
         if size != entry["bytes"]:
             message = f"{name} is damaged (got {size} bytes, need {entry['bytes']})"
             raise ArtifactError(message, where=str(directory), hint=_AGAIN)
+
+
+def start_verification(directory: Path, manifest: dict[str, Any]) -> Callable[[], None]:
+    """Compare checksums in a thread; call the result to wait for the verdict."""
     failures: list[Exception] = []
     thread = threading.Thread(target=_verify, args=(directory, manifest, failures), daemon=True)
     thread.start()

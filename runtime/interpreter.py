@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from morendo.ir.errors import InputError, MorendoError
+from morendo.ir.errors import ArtifactError, InputError, MorendoError
 from morendo.ir.plan import Argument, Const, Level, Step
 from morendo.runtime.artifact import WEIGHTS, read_plan
 from morendo.runtime.executor import Ids, as_ids, load_library
@@ -214,4 +214,10 @@ def _aligned_bytes(count: int) -> np.ndarray:
 def _read_weights(path: Path, count: int) -> np.ndarray:
     if not count:
         return np.zeros(0, np.uint8)
-    return np.memmap(path, np.uint8, mode="r", shape=(count,))
+    try:
+        memory = np.memmap(path, np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from None
+    if len(memory) != count:
+        raise ArtifactError(f"{path.name} is damaged (got {len(memory)} bytes, need {count})")
+    return memory

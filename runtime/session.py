@@ -15,7 +15,13 @@ import numpy as np
 
 from morendo.ir.errors import InputError
 from morendo.ir.plan import Level, Plan, Step
-from morendo.runtime.artifact import check_host, read_manifest, read_plan, start_verification
+from morendo.runtime.artifact import (
+    check_host,
+    check_sizes,
+    read_manifest,
+    read_plan,
+    start_verification,
+)
 from morendo.runtime.executor import CExecutor, Executor, as_ids
 from morendo.runtime.sampling import Sampler
 from morendo.runtime.tokenizer import Message, Tokenizer
@@ -67,7 +73,7 @@ class Session:
         directory: the artifact.
         threads: 0 means one for each CPU that this process may use.
         executor: "c" is the fast one, "python" the reference that can be traced (`.executor`).
-        verify: compare the files with their checksums.
+        verify: compare the files with their checksums, not only their sizes.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Session:
         self.directory = Path(directory)
         self.manifest = read_manifest(self.directory)
         check_host(self.manifest)
+        check_sizes(self.directory, self.manifest)
         wait = start_verification(self.directory, self.manifest) if verify else None
         self.tokenizer = Tokenizer(self.directory, self.manifest["tokenizer"])
         if wait:

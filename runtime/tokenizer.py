@@ -71,7 +71,7 @@ class Tokenizer:
         library = self._require()
         try:
             return library.encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, TypeError):  # half of a surrogate pair
             raise InputError("the text is not valid Unicode") from None
 
     def _render(self, messages: list[Message]) -> str:
