@@ -1,0 +1,106 @@
+"""Embedding lookup from packed weights, so that a table tied to the output is stored once.
+
+A row is spread over its tile of 16 rows (`docs/artifact_format.md`), so one token touches many
+cache lines; a table of 8 or 4 bits touches fewer than one of floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from morendo.ir.formats import CODE_SHIFT, ROW_TILE, SCALE_STEPS, WeightFormat
+
+from .vector_blocks import kernel, kernel_name, token_loop
+
+
+def embedding(
+    isa: Any, *, max_tokens: int, rows: int, features: int, fmt: WeightFormat
+) -> tirx.PrimFunc:
+    """Copy the rows `ids` of a packed [V, C] matrix to float32; "q4" at its finest reading.
+
+    Parameters of the kernel: ids i32[M], the arrays of `fmt.arrays(V, C)`, out f32[M, C], tokens.
+    """
+    name = kernel_name(f"embedding_{fmt.name.replace(',', '_')}", m=max_tokens, v=rows, c=features)
+    with kernel(name) as k:
+        ids = k.buffer("ids", (max_tokens,), "int32")
+        arrays = {
+            array.name: k.buffer(array.name, array.shape, array.dtype)
+            for array in fmt.arrays(rows, features)
+        }
+        out = k.buffer("out", (max_tokens, features))
+        tokens = k.scalar("tokens")
+        with token_loop(tokens, max_tokens, features * 64) as m:
+            tile, row = T.bind(ids[m] // ROW_TILE), T.bind(ids[m] % ROW_TILE)
+            if fmt.quantized:
+                _EMIT[fmt.kind](arrays, fmt, features, tile, row, out, m)
+            else:
+                with T.serial(0, features) as c:
+                    T.buffer_store(out, T.cast(arrays["data"][tile, c, row], "float32"), [m, c])
+    return k.function
+
+
+def _group_scale(arrays: dict[str, Any], tile: Any, group: Any, row: Any, steps: int) -> Any:
+    """The step of the row's group divided by `steps`, as `reference.group_scale` rounds it."""
+    code = T.cast(arrays["scale"][tile, group, row], "float32")
+    row_scale = arrays["row_scale"][tile * ROW_TILE + row]
+    return T.bind(row_scale * (code / T.float32(SCALE_STEPS)) / T.float32(steps))
+
+
+def _emit_q8(
+    arrays: dict[str, Any], fmt: WeightFormat, features: int, tile: Any, row: Any, out: Any, m: Any
+) -> None:
+    size = fmt.group_size
+    with T.serial(0, fmt.groups(features)) as group:
+        scale = _group_scale(arrays, tile, group, row, 1)
+        with T.serial(0, size) as c:
+            code = arrays["codes"][tile, group, c // 4, row, c % 4]
+            _store_within(out, m, group * size + c, features, size, T.cast(code, "float32") * scale)
+
+
+def _emit_q4(
+    arrays: dict[str, Any], fmt: WeightFormat, features: int, tile: Any, row: Any, out: Any, m: Any
+) -> None:
+    """Groups with all bits, then those without the fourth, then those with only the base."""
+    plane3, plane4 = fmt.plane_groups(features)
+    bounds = (0, plane4, plane3, fmt.groups(features))
+    size = fmt.group_size
+    for missing_bits, (low, high) in enumerate(pairwise(bounds)):
+        if low == high:
+            continue
+        with T.serial(low, high) as group:
+            scale = _group_scale(arrays, tile, group, row, 1 << CODE_SHIFT)
+            zero = T.cast(arrays["zero"][tile, group, row], "int32")
+            # The middle of the bits that are cut off: 4 or 4 + 8 eighths of a code step.
+            zero = T.bind(zero - T.int32((0, 4, 12)[missing_bits]))
+            with T.serial(0, size) as c:
+                code = _code(arrays, tile, group, row, c, missing_bits)
+                value = T.cast((code << CODE_SHIFT) - zero, "float32") * scale
+                _store_within(out, m, group * size + c, features, size, value)
+
+
+def _code(arrays: dict[str, Any], tile: Any, group: Any, row: Any, c: Any, missing: int) -> Any:
+    """The 4-bit code of channel `c` of a group, with the missing low bits 0."""
+    byte, step = row * 4 + c % 4, c // 4
+    base = T.cast(arrays["base"][tile, group, step // 4, byte], "int32")
+    code = ((base >> (step % 4 * 2)) & 3) << 2
+    for plane, shift in (("plane3", 1), ("plane4", 0))[: 2 - missing]:
+        bits = T.cast(arrays[plane][tile, group, step // 8, byte], "int32")
+        code = code | (((bits >> (step % 8)) & 1) << shift)
+    return code
+
+
+def _store_within(out: Any, m: Any, c: Any, features: int, group_size: int, value: Any) -> None:
+    """Store unless `c` lies in the padding of the last group."""
+    if features % group_size == 0:
+        T.buffer_store(out, value, [m, c])
+        return
+    with T.If(c < features), T.Then():
+        T.buffer_store(out, value, [m, c])
+
+
+_EMIT: dict[str, Callable[..., None]] = {"q8": _emit_q8, "q4": _emit_q4}
