@@ -5,11 +5,11 @@ set -eu
 
 missing() {
     for package in "$@"; do
-        dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$package"
+        dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
     done
 }
 
-wanted=$(missing "$@" 2>/dev/null)
+wanted=$(missing "$@" 2>/dev/null | paste -s -d ' ' -)
 [ -n "$wanted" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
@@ -28,5 +28,5 @@ else
     reason="apt-get failed: $(tail -n 1 "$log")"
     rm -f "$log"
 fi
-echo "missing system packages: $wanted($reason)" >&2
+echo "missing system packages: $wanted ($reason)" >&2
 exit 1
