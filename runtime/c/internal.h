@@ -108,9 +108,9 @@ typedef struct Block Block;
 
 typedef struct {
   int64_t chunk, context, vocabulary, levels;
-  int64_t bytes[SPACES]; /* of arena, weights and cache */
+  int64_t bytes[SPACES]; /* of each space */
   Tensor *tensors;
-  Tensor **varying; /* tensors whose shape or address changes from call to call */
+  Tensor **varying; /* tensors whose shape changes from call to call */
   int tensor_count, varying_count;
   StepList functions[FUNCTIONS];
   Block *blocks; /* all memory of the plan */
@@ -118,8 +118,7 @@ typedef struct {
 
 int plan_read(Plan *plan, char *text, size_t length); /* takes over `text`, from malloc */
 void plan_bind(Plan *plan, void *const bases[SPACES]);
-int plan_run(Plan *plan, enum Function function, const int32_t *ids, int tokens, int position,
-             int level, float *logits);
+int plan_run(Plan *plan, enum Function function, int tokens, int position, int level);
 void plan_free(Plan *plan);
 
 /* pool.c */

@@ -73,6 +73,8 @@ static int read_numbers(Reader *reader, const Node *root) {
       return fail(MR_ARTIFACT, "plan.json is damaged: bad %s", numbers[i].name);
     }
   }
+  plan->bytes[IDS] = plan->chunk * (int64_t)sizeof(int32_t);
+  plan->bytes[LOGITS] = plan->chunk * plan->vocabulary * (int64_t)sizeof(float);
   for (int space = 0; space < SPACES; space++) {
     if ((uint64_t)plan->bytes[space] > SIZE_MAX) {
       return fail(MR_RUNTIME, "this machine's addresses are too short for %lld bytes of %s",
@@ -166,8 +168,7 @@ static int read_tensors(Reader *reader, const Node *list) {
   for (int i = 0; i < list->children; i++) {
     Tensor *tensor = &plan->tensors[plan->tensor_count++];
     if (!read_tensor(reader, node, tensor)) return bad("bad tensor", i);
-    int moves = tensor->space == IDS || tensor->space == LOGITS;
-    if (moves || tensor->token_dims) plan->varying[plan->varying_count++] = tensor;
+    if (tensor->token_dims) plan->varying[plan->varying_count++] = tensor;
     node = json_next(&reader->json, node);
   }
   return MR_OK;
@@ -293,13 +294,8 @@ void plan_bind(Plan *plan, void *const bases[SPACES]) {
   }
 }
 
-static void patch(Plan *plan, const StepList *list, void *const moving[SPACES], int tokens,
-                  int position, int level) {
-  for (int i = 0; i < plan->varying_count; i++) {
-    Tensor *tensor = plan->varying[i];
-    if (moving[tensor->space]) tensor->dl.data = moving[tensor->space];
-    if (tensor->token_dims) set_shape(tensor, tokens);
-  }
+static void patch(Plan *plan, const StepList *list, int tokens, int position, int level) {
+  for (int i = 0; i < plan->varying_count; i++) set_shape(plan->varying[i], tokens);
   for (int i = 0; i < list->patch_count; i++) {
     const ArgumentPatch *change = &list->patches[i];
     change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens
@@ -308,11 +304,9 @@ static void patch(Plan *plan, const StepList *list, void *const moving[SPACES], 
   }
 }
 
-int plan_run(Plan *plan, enum Function function, const int32_t *ids, int tokens, int position,
-             int level, float *logits) {
+int plan_run(Plan *plan, enum Function function, int tokens, int position, int level) {
   const StepList *list = &plan->functions[function];
-  void *const moving[SPACES] = {[IDS] = (void *)(uintptr_t)ids, [LOGITS] = logits};
-  patch(plan, list, moving, tokens, position, level);
+  patch(plan, list, tokens, position, level);
   for (int i = 0; i < list->step_count; i++) {
     const Step *step = &list->steps[i];
     Any result = {0};

@@ -98,6 +98,8 @@ static int open_plan(mr_session *session, const char *dir) {
   if (!error) error = map_weights(session, dir);
   if (!error) error = map_space(session, ARENA);
   if (!error) error = map_space(session, CACHE);
+  if (!error) error = map_space(session, IDS);
+  if (!error) error = map_space(session, LOGITS);
   if (!error) plan_bind(&session->plan, session->bases);
   return error;
 }
@@ -145,20 +147,26 @@ static int check(const mr_session *session, const int32_t *ids, int count) {
   return MR_OK;
 }
 
-/* Runs `function` chunk by chunk; `stride` floats lie between the logits of two tokens. */
+/* Runs `function` chunk by chunk and copies out the logits of all tokens, or of the last one.
+ * Kernels see aligned memory of the session, callers pass what they have. */
 static int run(mr_session *session, enum Function function, const int32_t *ids, int count,
-               float *logits, int64_t stride) {
+               float *logits, int all) {
   int error = check(session, ids, count);
   if (error) return error;
   int chunk = (int)session->plan.chunk;
+  size_t row = (size_t)session->plan.vocabulary * sizeof *logits;
   pool_use(session->threads);
   for (int done = 0; done < count; done += chunk) {
     int tokens = count - done < chunk ? count - done : chunk;
-    error = plan_run(&session->plan, function, ids + done, tokens, session->position,
-                     session->level, logits + done * stride);
+    memcpy(session->bases[IDS], ids + done, (size_t)tokens * sizeof *ids);
+    error = plan_run(&session->plan, function, tokens, session->position, session->level);
     if (error) return error;
     session->position += tokens;
+    if (all) {
+      memcpy((char *)logits + (size_t)done * row, session->bases[LOGITS], (size_t)tokens * row);
+    }
   }
+  if (!all) memcpy(logits, session->bases[LOGITS], row);
   return MR_OK;
 }
 
@@ -171,7 +179,7 @@ int mr_decode(mr_session *session, int32_t id, float *logits) {
 }
 
 int mr_score(mr_session *session, const int32_t *ids, int count, float *logits) {
-  return run(session, SCORE, ids, count, logits, session->plan.vocabulary);
+  return run(session, SCORE, ids, count, logits, 1);
 }
 
 void mr_reset(mr_session *session) { session->position = 0; }
