@@ -23,6 +23,9 @@ class VectorISA(ABC):
             int32 sums stay in registers.
         signed_offset: what `dot_signed` wants added to signed codes; the kernel subtracts
             `signed_offset * sum(x)` from the result.
+        folds_zeros: whether a matrix product turns unsigned codes into signed ones when it
+            unpacks them (when `dot_signed` costs no more than `dot`), or else subtracts
+            `zero * sum(x)` from every sum.
         prefetch_bytes: how far ahead of its reads a memory-bound kernel asks for weights; 0 = off.
     """
 
@@ -31,6 +34,7 @@ class VectorISA(ABC):
     block_tokens: int
     block_tiles: int
     signed_offset: int
+    folds_zeros: bool
     prefetch_bytes: int = 0
 
     @abstractmethod

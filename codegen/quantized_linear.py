@@ -72,7 +72,13 @@ class Kernel:
 
     @property
     def halves(self) -> int:
+        """Vectors that hold the rows of a tile."""
         return split_halves(self.isa)
+
+    @property
+    def signed(self) -> bool:
+        """Whether a matrix product works on signed codes (zero points folded in)."""
+        return self.level is None or self.isa.folds_zeros
 
 
 def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
@@ -165,6 +171,7 @@ def _add_group(kernel: Kernel, reader: CodeReader, tile, group, half, sums, i) -
 def _matrix_matrix(kernel: Kernel) -> None:
     spec, isa = kernel.spec, kernel.isa
     tiles = max(isa.block_tiles, spec.tiles_per_output)
+    block = min(isa.block_tokens * isa.block_tiles // tiles, spec.max_tokens)
     row_blocks = ceil_div(spec.tiles, tiles)
     chunk = _chunk_tokens(row_blocks, spec.max_tokens)
     chunks = ceil_div(spec.max_tokens, chunk)
@@ -177,7 +184,6 @@ def _matrix_matrix(kernel: Kernel) -> None:
             for reader, first, end in kernel.weights.ranges(kernel.level):
                 with T.serial(first, end) as group:
                     _unpack_group(kernel, reader, first_tile, tiles, group, unpacked)
-            block = min(isa.block_tokens, spec.max_tokens)
             end_token = T.min(kernel.tokens, first_token + chunk)
             with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
                 token = T.bind(first_token + i * block)
@@ -196,12 +202,13 @@ def _last_tile(kernel: Kernel, tile: Expr, tiles: int) -> Expr:
 
 
 def _unpack_group(kernel: Kernel, reader: CodeReader, first_tile, tiles, group, unpacked) -> None:
-    """Write code - zero + signed_offset of one group of a row block as words."""
+    """Write one group of a row block as words: codes, or code - zero + signed_offset."""
     lanes, weights = kernel.isa.lanes, kernel.weights
+    fold = reader.unsigned and kernel.signed
     for i in range(tiles):
         tile = _last_tile(kernel, first_tile + i, tiles)
         for half in range(kernel.halves):
-            if reader.unsigned:
+            if fold:
                 offset = splat(T.int32(kernel.isa.signed_offset), lanes)
                 shift = T.cast(
                     offset - reader.zero(tile, group, half), vector_type("uint32", lanes)
@@ -212,7 +219,7 @@ def _unpack_group(kernel: Kernel, reader: CodeReader, first_tile, tiles, group, 
                 fetched = reader.fetch(tile, group, block, half)
                 for step in range(STEPS):
                     words = reader.unpack(fetched, step)
-                    if reader.unsigned:
+                    if fold:
                         words = _add_bytes(words, shift, lanes)
                     at = (group * weights.blocks + block) * STEPS + step
                     store(unpacked, (at, i, half * lanes), words, lanes)
@@ -256,14 +263,27 @@ def _scaled(kernel: Kernel, sums: Registers, first_tile, tiles, m) -> list[list[
     ]
 
 
+def _initial_sums(kernel: Kernel, first_tile, tiles, group, start, block_tokens) -> Registers:
+    """What the sums of a group start from: minus the part of the codes' offset or zero points."""
+    isa, x, vectors = kernel.isa, kernel.x, tiles * kernel.halves
+    acc = Registers(block_tokens * vectors, "int32", isa.lanes)
+    for v in range(vectors):
+        if not kernel.signed:
+            tile = _last_tile(kernel, first_tile + v // kernel.halves, tiles)
+            zero = T.bind(kernel.weights.zero(tile, group, v % kernel.halves, kernel.level))
+        for m in range(block_tokens):
+            if kernel.signed:
+                acc[m * vectors + v] = x.sum(start + m, group, -isa.signed_offset)
+            else:
+                acc[m * vectors + v] = zero * x.sum(start + m, group, -1)
+    return acc
+
+
 def _multiply_group(kernel, unpacked, first_tile, tiles, group, start, block_tokens, sums) -> None:
     isa, x, weights = kernel.isa, kernel.x, kernel.weights
     lanes, vectors = isa.lanes, tiles * kernel.halves
-    acc = Registers(block_tokens * vectors, "int32", lanes)
-    for m in range(block_tokens):
-        initial = T.bind(x.sum(start + m, group, -isa.signed_offset))
-        for v in range(vectors):
-            acc[m * vectors + v] = initial
+    acc = _initial_sums(kernel, first_tile, tiles, group, start, block_tokens)
+    dot = isa.dot_signed if kernel.signed else isa.dot
     with T.serial(0, weights.blocks) as block:
         for step in range(STEPS):
             at = (group * weights.blocks + block) * STEPS + step
@@ -275,7 +295,7 @@ def _multiply_group(kernel, unpacked, first_tile, tiles, group, start, block_tok
                 x_words = T.bind(x.words(start + m, group, block, step))
                 for v in range(vectors):
                     j = m * vectors + v
-                    acc[j] = isa.dot_signed(acc[j], words[v], x_words)
+                    acc[j] = dot(acc[j], words[v], x_words)
     for v in range(vectors):
         tile = _last_tile(kernel, first_tile + v // kernel.halves, tiles)
         scale = T.bind(weights.scale(tile, group, v % kernel.halves))

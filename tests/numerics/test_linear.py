@@ -5,6 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+from tvm.tirx.script.builder import ir as T
+
+from morendo.codegen.linear_spec import LinearSpec, kernel_builder, tensor_argument
+from morendo.codegen.vector import load, store
+from morendo.codegen.vector_math import ACTIVATIONS, fast_exp
+from morendo.ir import reference
+from morendo.ir.formats import WeightFormat
 from tests.numerics.linear_cases import (
     CPUS,
     REFERENCE_ACTIVATIONS,
@@ -14,13 +21,6 @@ from tests.numerics.linear_cases import (
     run_poisoned,
     runnable_isas,
 )
-from tvm.tirx.script.builder import ir as T
-
-from morendo.codegen.linear_spec import LinearSpec, kernel_builder, tensor_argument
-from morendo.codegen.vector import load, store
-from morendo.codegen.vector_math import ACTIVATIONS, fast_exp
-from morendo.ir import reference
-from morendo.ir.formats import WeightFormat
 
 ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
 

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 import tvm
-from tests.numerics.linear_cases import host_has
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.linear_spec import kernel_builder, tensor_argument
 from morendo.codegen.vector import load, store
 from morendo.targets.x86 import intrinsics
 from morendo.targets.x86.isa import AVX2, AVX512, AVX512_VNNI, AVX_VNNI, isa_for
+from tests.numerics.linear_cases import host_has
 
 
 def random_operand(rng: np.random.Generator, dtype: str) -> np.ndarray:
@@ -37,9 +37,7 @@ def test_meaning(intrinsic):
     operands = [random_operand(rng, dtype) for dtype in intrinsic.operands]
     expected = intrinsic.meaning(*operands)
     with kernel_builder("apply") as builder:
-        buffers = [
-            tensor_argument(f"a{i}", a.shape, str(a.dtype)) for i, a in enumerate(operands)
-        ]
+        buffers = [tensor_argument(f"a{i}", a.shape, str(a.dtype)) for i, a in enumerate(operands)]
         out = tensor_argument("out", expected.shape, str(expected.dtype))
         values = [load(b, (0,), a.size) for b, a in zip(buffers, operands, strict=True)]
         store(out, (0,), intrinsic(*values), expected.size)
