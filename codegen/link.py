@@ -22,6 +22,7 @@ _FLAGS = (
     "-Wall",
     "-Wextra",
     "-Wl,--version-script=exports.map",
+    "-Wl,-z,defs",  # what is missing should be missed here, not on the device
 )
 # Kernel objects bring symbols of their own (half-float helpers) that must not meet the process's.
 _EXPORTS = "{ global: mr_*; __tvm_ffi_*; local: *; };\n"
