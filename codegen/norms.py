@@ -22,6 +22,7 @@ from .vector_blocks import (
     load_float,
     row_sum,
     token_loop,
+    variable,
 )
 
 
@@ -133,7 +134,7 @@ def _rms_row(
         return value * value
 
     mean = row_sum(square, features, lanes) * T.float32(1.0 / features)
-    scale = T.bind(T.float32(1.0) / T.sqrt(mean + T.float32(eps)))
+    scale = variable(T.float32(1.0) / T.sqrt(mean + T.float32(eps)), 1)
 
     def normed(c: Any, width: int) -> Any:
         gain = load_float(weight, [c], width)
@@ -148,14 +149,15 @@ def _layer_row(
 ) -> Element:
     """Take mean and variance of the row x[m]; give its normalized elements."""
     inverse = T.float32(1.0 / features)
-    mean = T.bind(row_sum(lambda c, width: load_float(x, [m, c], width), features, lanes) * inverse)
+    total = row_sum(lambda c, width: load_float(x, [m, c], width), features, lanes)
+    mean = variable(total * inverse, 1)
 
     def square(c: Any, width: int) -> Any:
         value = T.bind(load_float(x, [m, c], width) - splat(mean, width))
         return value * value
 
     variance = row_sum(square, features, lanes) * inverse
-    scale = T.bind(T.float32(1.0) / T.sqrt(variance + T.float32(eps)))
+    scale = variable(T.float32(1.0) / T.sqrt(variance + T.float32(eps)), 1)
 
     def normed(c: Any, width: int) -> Any:
         value = (load_float(x, [m, c], width) - splat(mean, width)) * splat(scale, width)

@@ -26,6 +26,7 @@ from .vector_blocks import (
     load_float,
     reduce_lanes,
     token_loop,
+    variable,
 )
 
 
@@ -83,7 +84,9 @@ def quantize_row(
     if whole:
         with T.serial(0, whole) as group:
             start = group * group_size
-            vectors = [T.bind(element(start + i, lanes)) for i in range(0, group_size, lanes)]
+            vectors = [
+                variable(element(start + i, lanes), lanes) for i in range(0, group_size, lanes)
+            ]
             _quantize_group(vectors, outputs, m, group, group_size, lanes)
     if features % group_size:
         padded = T.alloc_buffer((group_size,), "float32")
@@ -100,22 +103,19 @@ def _quantize_group(
 ) -> None:
     """Quantize one group, held as vectors that cover it."""
     largest = reduce_lanes(fold([T.abs(v) for v in vectors], T.max), lanes, T.max)
-    inverse = T.bind(
-        tirx.Select(
-            largest >= T.float32(SMALLEST_MAXIMUM),
-            T.float32(CODE_LIMIT) / largest,
-            T.float32(0.0),
-        )
-    )
+    usable = largest >= T.float32(SMALLEST_MAXIMUM)
+    inverse = tirx.Select(usable, T.float32(CODE_LIMIT) / largest, T.float32(0.0))
+    inverse = variable(inverse, 1)
+    integer = vector_type("int32", lanes)
     rounded = [
-        T.bind(T.cast(T.nearbyint(v * splat(inverse, lanes)), vector_type("int32", lanes)))
+        variable(T.cast(T.nearbyint(v * splat(inverse, lanes)), integer), lanes, "int32")
         for v in vectors
     ]
     for i, value in enumerate(rounded):
         index = group * group_size + i * lanes
         store(outputs.codes, [m, index], T.cast(value, vector_type("int8", lanes)), lanes)
     store(outputs.scales, [m, group], largest / T.float32(CODE_LIMIT), 1)
-    store(outputs.sums, [m, group], reduce_lanes(fold(rounded, _add), lanes, _add), 1)
+    store(outputs.sums, [m, group], reduce_lanes(fold(rounded, _add), lanes, _add, "int32"), 1)
 
 
 def _add(a: Any, b: Any) -> Any:

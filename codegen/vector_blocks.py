@@ -98,15 +98,33 @@ def common_lanes(extent: int, lanes: int) -> int:
     return math.gcd(extent, lanes)
 
 
-def reduce_lanes(value: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> Expr:
+def variable(value: Any, lanes: int, dtype: str = "float32") -> Any:
+    """The value in a variable that is opaque to TVM's analysis, to be used many times.
+
+    TVM's interval analysis expands each use of a `T.bind` variable, exponentially in a chain of
+    variables used twice; a register is a load to it, and still a register to LLVM.
+    """
+    slot = Registers(1, dtype, lanes)
+    slot[0] = value
+    return slot[0]
+
+
+def index(value: Any) -> Any:
+    """An int32 in a variable that is opaque to TVM's analysis."""
+    return variable(value, 1, "int32")
+
+
+def reduce_lanes(
+    value: Any, lanes: int, combine: Callable[[Any, Any], Any], dtype: str = "float32"
+) -> Expr:
     """Fold the lanes of a vector to one scalar by halves."""
     while lanes > 1:
+        value = variable(value, lanes, dtype)
         lanes //= 2
-        value = T.bind(value)
         low = tirx.Shuffle([value], list(range(lanes)))
         high = tirx.Shuffle([value], list(range(lanes, 2 * lanes)))
         value = combine(low, high)
-    return T.bind(value)
+    return variable(value, 1, dtype)
 
 
 def fold(values: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
@@ -139,7 +157,7 @@ def row_sum(terms: Element, count: int, lanes: int) -> Expr:
         with T.serial(vectors * lanes, count) as index:
             rest[0] = rest[0] + terms(index, 1)
     total = fold([sums[u] for u in range(unroll)], lambda a, b: a + b)
-    return T.bind(reduce_lanes(total, lanes, lambda a, b: a + b) + rest[0])
+    return variable(reduce_lanes(total, lanes, lambda a, b: a + b) + rest[0], 1)
 
 
 def for_each_vector(body: Callable[[Any, int], None], count: int, lanes: int) -> None:

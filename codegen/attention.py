@@ -1,0 +1,211 @@
+"""Attention of new tokens over the cache: the decode and the prefill kernel.
+
+Prefill: one task is a head and a block of queries; the causal rest is skipped block by block.
+Decode: one task is a kv head and a part of the context; the query heads that share the kv head are
+the rows of a tile, so that each key and value is read once; the parts are merged at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from morendo.ir.formats import ceil_div
+
+from .attention_tile import CHUNK, MASKED, Row, Scores, Tile
+from .kv_cache import KVCache
+from .vector import load, splat, splat_float, store
+from .vector_blocks import Rows, common_lanes, index, kernel, kernel_name, load_float, variable
+from .vector_math import fast_exp
+
+_TASKS = 16
+"""Tasks that decode aims at, so that a few threads are evenly loaded."""
+
+_PARALLEL_BYTES = 65536
+"""Bytes of keys and values from which on decode starts the other threads."""
+
+
+@dataclass
+class _Problem:
+    """What one kernel works on: shapes, buffers and run-time scalars."""
+
+    isa: Any
+    heads: int
+    cache: KVCache
+    scores: Scores
+    q: Any
+    q_offset: int
+    k_cache: Any
+    v_cache: Any
+    slopes: Any
+    out: Any
+    tokens: Any
+    position: Any
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a kv head."""
+        return self.heads // self.cache.kv_heads
+
+    def row(self, position: Any, head: Any) -> Row:
+        """The row of a query head at an absolute position."""
+        slope = T.bind(self.slopes[head]) if self.scores.alibi else None
+        return Row(position, slope)
+
+    def first_key(self, position: Any) -> Any:
+        """The first key that a query at `position` sees, rounded down to a chunk."""
+        if not self.scores.window:
+            return T.int32(0)
+        low = T.max(position - (self.scores.window - 1), T.int32(0))
+        return index(low // CHUNK * CHUNK)
+
+
+def cached_attention(
+    isa: Any,
+    *,
+    max_tokens: int,
+    heads: int,
+    cache: KVCache,
+    scores: Scores,
+    q_rows: Rows | None = None,
+) -> tirx.PrimFunc:
+    """Causal attention of the queries at position..position+tokens-1 over the cache.
+
+    Parameters of the kernel: q f32[M, H, D], k_cache, v_cache, [slopes f32[H] with alibi,]
+    out f32[M, H, D], tokens, position. The keys and values of the new tokens are in the cache
+    already; what lies beyond them may hold anything. With `q_rows` q is f32[M, stride], read
+    from the offset on.
+    """
+    width = heads * cache.head_dim
+    q_rows = q_rows or Rows(width)
+    name = kernel_name(
+        "attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
+        q=f"{q_rows.stride}o{q_rows.offset}",
+    )  # fmt: skip
+    with kernel(name) as k:
+        q = k.buffer("q", (max_tokens, q_rows.stride))
+        k_cache, v_cache = cache.declare(k)
+        slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
+        out = k.buffer("out", (max_tokens, width))
+        tokens, position = k.scalar("tokens"), k.scalar("position")
+        problem = _Problem(
+            isa, heads, cache, scores, q, q_rows.offset, k_cache, v_cache, slopes, out,
+            tokens, position,
+        )  # fmt: skip
+        if max_tokens == 1:
+            _decode(problem)
+        else:
+            _prefill(problem, max_tokens)
+    return k.function
+
+
+def _prefill(p: _Problem, max_tokens: int) -> None:
+    """All heads and query blocks in parallel; long and short blocks alternate for balance."""
+    rows = min(8 if p.isa.lanes == 16 else 4, max_tokens)
+    dim = p.cache.head_dim
+    blocks = index((p.tokens + (rows - 1)) // rows)
+    with T.parallel(0, p.heads * blocks) as task:
+        head, order = index(task // blocks), index(task % blocks)
+        back = blocks - 1 - order // 2
+        block = index(tirx.Select(order % 2 == 0, order // 2, back))
+        queries = [index(T.min(block * rows + r, p.tokens - 1)) for r in range(rows)]
+        positions = [index(p.position + m) for m in queries]
+        tile = Tile(p.cache, p.scores, p.isa.lanes, rows, key_tiles=32 // 16)
+        tile.allocate()
+        tile.start(p.q, [(m, p.q_offset + head * dim) for m in queries])
+        tile.attend(
+            p.k_cache, p.v_cache, index(head // p.group), [p.row(at, head) for at in positions],
+            p.first_key(positions[0]), index(positions[-1] + 1),
+        )  # fmt: skip
+        for r, m in enumerate(queries):
+            _store_row(p, tile, r, m, head)
+
+
+def _store_row(p: _Problem, tile: Tile, r: int, m: Any, head: Any) -> None:
+    """Divide row r by its sum of weights and write it out."""
+    dim = p.cache.head_dim
+    lanes = common_lanes(dim, p.isa.lanes)
+    inverse = variable(T.float32(1.0) / tile.sum_of_weights(r), 1)
+    with T.serial(0, dim // lanes) as i:
+        value = load(tile.output, [r, i * lanes], lanes) * splat(inverse, lanes)
+        store(p.out, [m, head * dim + i * lanes], value, lanes)
+
+
+def _decode(p: _Problem) -> None:
+    """Split the context over tasks; one thread alone does it while the context is short."""
+    dim, group, kv_heads = p.cache.head_dim, p.group, p.cache.kv_heads
+    tiles = ceil_div(group, 8)
+    rows = ceil_div(group, tiles)
+    most = min(8, max(1, ceil_div(_TASKS, kv_heads * tiles)))
+    parts = T.alloc_buffer((kv_heads * tiles * most * rows, dim))
+    maxima = T.alloc_buffer((kv_heads * tiles * most * rows,))
+    totals = T.alloc_buffer((kv_heads * tiles * most * rows,))
+    low = p.first_key(p.position)
+    chunks = index((p.position - low) // CHUNK + 1)
+    splits = index(T.min(chunks, T.int32(most)))
+    bytes_per_key = 2 * kv_heads * dim * (2 if p.cache.dtype == "float16" else 4)
+    long = p.position - low >= max(CHUNK, _PARALLEL_BYTES // bytes_per_key)
+
+    def task(number: Any) -> None:
+        unit, split = index(number // splits), index(number % splits)
+        kv_head, first = index(unit // tiles), unit % tiles * rows
+        queries = [T.min(first + r, T.int32(group - 1)) for r in range(rows)]
+        heads = [index(kv_head * group + query) for query in queries]
+        tile = Tile(p.cache, p.scores, p.isa.lanes, rows, key_tiles=4 if rows <= 2 else 2)
+        tile.allocate()
+        tile.start(p.q, [(0, p.q_offset + head * dim) for head in heads])
+        start = index(low + chunks * split // splits * CHUNK)
+        end = index(T.min(low + chunks * (split + 1) // splits * CHUNK, p.position + 1))
+        lines = [p.row(p.position, head) for head in heads]
+        tile.attend(p.k_cache, p.v_cache, kv_head, lines, start, end)
+        for r in range(rows):
+            slot = index((unit * most + split) * rows + r)
+            T.buffer_store(maxima, tile.maximum[r], [slot])
+            T.buffer_store(totals, tile.sum_of_weights(r), [slot])
+            lanes = common_lanes(dim, p.isa.lanes)
+            with T.serial(0, dim // lanes) as i:
+                value = load(tile.output, [r, i * lanes], lanes)
+                store(parts, [slot, i * lanes], value, lanes)
+
+    with T.If(long):
+        with T.Then(), T.parallel(0, kv_heads * tiles * splits) as number:
+            task(number)
+        with T.Else(), T.serial(0, kv_heads * tiles * splits) as number:
+            task(number)
+    with T.serial(0, p.heads) as head:
+        kv_head, query = index(head // group), index(head % group)
+        unit = kv_head * tiles + query // rows
+        first = index(unit * most * rows + query % rows)
+        _merge(p, (parts, maxima, totals), first, rows, splits, head)
+
+
+def _merge(
+    p: _Problem, state: tuple[Any, Any, Any], first: Any, step: int, splits: Any, head: Any
+) -> None:
+    """Combine the parts first, first+step, ... of one query head and write its output."""
+    parts, maxima, totals = state
+    dim = p.cache.head_dim
+    lanes = common_lanes(dim, p.isa.lanes)
+    scalars = T.alloc_buffer((2,))
+    T.buffer_store(scalars, T.float32(MASKED), [0])
+    T.buffer_store(scalars, T.float32(0.0), [1])
+    with T.serial(0, splits) as s:
+        T.buffer_store(scalars, T.max(scalars[0], maxima[first + s * step]), [0])
+    with T.serial(0, splits) as s:
+        at = index(first + s * step)
+        factor = fast_exp(variable(maxima[at] - scalars[0], 1), 1)
+        T.buffer_store(maxima, factor, [at])
+        T.buffer_store(scalars, scalars[1] + factor * totals[at], [1])
+    inverse = variable(T.float32(1.0) / scalars[1], 1)
+    with T.serial(0, dim // lanes) as i:
+        total = T.alloc_buffer((lanes,))
+        store(total, [0], splat_float(0.0, lanes), lanes)
+        with T.serial(0, splits) as s:
+            at = index(first + s * step)
+            value = load_float(parts, [at, i * lanes], lanes) * splat(maxima[at], lanes)
+            store(total, [0], load(total, [0], lanes) + value, lanes)
+        result = load(total, [0], lanes) * splat(inverse, lanes)
+        store(p.out, [0, head * dim + i * lanes], result, lanes)

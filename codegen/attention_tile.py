@@ -1,0 +1,243 @@
+"""The inner part of cached attention: a tile of query rows against a range of keys.
+
+Online softmax (Milakov and Gimelshein 2018; FlashAttention): keys are taken in chunks; each row
+keeps its running maximum, the sum of exponentials and the unnormalized output, rescaled when a
+chunk raises the maximum. Both products are register blocks of rows x vectors: scores have key
+positions in the lanes, outputs have elements of the value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from .kv_cache import KEY_TILE, KVCache
+from .vector import Registers, load, splat, splat_float, store, vector_type
+from .vector_blocks import common_lanes, index, load_float, reduce_lanes, variable
+from .vector_math import fast_exp
+
+CHUNK = 64
+"""Keys between two rescalings; a multiple of every score block."""
+
+MASKED = -1e30
+"""The score of a key that a query does not see; exp(MASKED - maximum) is 0."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a score becomes the argument of the softmax.
+
+    Attributes:
+        scale: factor on the product of query and key.
+        window: a query at position i sees the keys i-window+1..i; 0 = all up to i.
+        softcap: scores s become softcap * tanh(s / softcap); 0 = off.
+        alibi: scores get slope[head] * (key position - query position) added.
+    """
+
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+    alibi: bool = False
+
+    @property
+    def name(self) -> str:
+        """Part of kernel names."""
+        cap = f"c{self.softcap:g}" if self.softcap else ""
+        return f"{self.scale!r}w{self.window}{cap}{'a' if self.alibi else ''}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One query row of a tile: where it stands and which head it belongs to."""
+
+    position: Any
+    slope: Any = None
+
+
+@dataclass
+class Tile:
+    """A tile of query rows of one kv head, with its running state.
+
+    Attributes:
+        cache: layout of the cache.
+        scores: treatment of the scores.
+        lanes: 32-bit lanes of a vector.
+        count: rows R of the tile.
+        key_tiles: key tiles (16 positions each) of a register block of scores.
+    """
+
+    cache: KVCache
+    scores: Scores
+    lanes: int
+    count: int
+    key_tiles: int
+    queries: Any = field(init=False)
+    weights: Any = field(init=False)
+    output: Any = field(init=False)
+    maximum: Registers = field(init=False)
+    total: Registers = field(init=False)
+    rescale: Registers = field(init=False)
+
+    def allocate(self) -> None:
+        """Reserve the state; memory comes from the stack or, above 1 KiB, from the runtime."""
+        dim = self.cache.head_dim
+        self.queries = T.alloc_buffer((self.count, dim))
+        self.weights = T.alloc_buffer((self.count, CHUNK))
+        self.output = T.alloc_buffer((self.count, dim))
+        self.maximum = Registers(self.count, "float32", 1)
+        self.rescale = Registers(self.count, "float32", 1)
+        self.total = Registers(self.count, "float32", self.lanes)
+
+    def start(self, q: Any, sources: list[tuple[Any, Any]]) -> None:
+        """Load the scaled queries, row r from q[sources[r]], and clear the running state."""
+        dim = self.cache.head_dim
+        lanes = common_lanes(dim, self.lanes)
+        with T.serial(0, dim // lanes) as i:
+            for r, (m, offset) in enumerate(sources):
+                value = load_float(q, [m, offset + i * lanes], lanes)
+                scaled = value * splat_float(self.scores.scale, lanes)
+                store(self.queries, [r, i * lanes], scaled, lanes)
+                store(self.output, [r, i * lanes], splat_float(0.0, lanes), lanes)
+        for r in range(self.count):
+            self.maximum[r] = T.float32(MASKED)
+            self.total[r] = splat_float(0.0, self.lanes)
+
+    def attend(
+        self, k_cache: Any, v_cache: Any, head: Any, rows: list[Row], low: Any, high: Any
+    ) -> None:
+        """Add the keys low..high-1 to the running state.
+
+        Args:
+            k_cache: keys as in `kv_cache.py`.
+            v_cache: values.
+            head: kv head.
+            rows: the rows of this tile, in the order of their positions.
+            low: first key, a multiple of CHUNK.
+            high: end of the keys; all of them have been written.
+        """
+        with T.serial(0, (high - low + (CHUNK - 1)) // CHUNK) as chunk:
+            start = index(low + chunk * CHUNK)
+            keys = index(T.min(high - start, T.int32(CHUNK)))
+            block = self.key_tiles * KEY_TILE
+            blocks = index((keys + (block - 1)) // block)
+            with T.serial(0, blocks) as i:
+                self._score_block(k_cache, head, start, i)
+            vectors = index(blocks * (block // self.lanes))
+            self._adjust(rows, start, vectors)
+            self._softmax(vectors)
+            self._add_values(v_cache, head, start, keys)
+
+    def _score_block(self, k_cache: Any, head: Any, start: Any, block: Any) -> None:
+        """weights[r, keys of the block] = query r . keys."""
+        per_tile = KEY_TILE // self.lanes
+        width = self.key_tiles * per_tile
+        sums = Registers(self.count * width, "float32", self.lanes)
+        for i in range(len(sums)):
+            sums[i] = splat_float(0.0, self.lanes)
+        first = index(start // KEY_TILE + block * self.key_tiles)
+        last_tile = self.cache.context // KEY_TILE - 1
+        tiles = [index(T.min(first + t, T.int32(last_tile))) for t in range(self.key_tiles)]
+        with T.serial(0, self.cache.head_dim) as d:
+            keys = [
+                load_float(k_cache, [head, tile, d, part * self.lanes], self.lanes)
+                for tile in tiles
+                for part in range(per_tile)
+            ]
+            for r in range(self.count):
+                query = T.bind(splat(self.queries[r, d], self.lanes))
+                for i, key in enumerate(keys):
+                    sums[r * width + i] = sums[r * width + i] + query * key
+        for r in range(self.count):
+            for i in range(width):
+                at = (block * width + i) * self.lanes
+                store(self.weights, [r, at], sums[r * width + i], self.lanes)
+
+    def _adjust(self, rows: list[Row], start: Any, vectors: Any) -> None:
+        """Apply softcap, alibi and the mask to the scores of the chunk, where needed."""
+        scores = self.scores
+        if scores.softcap or scores.alibi:
+            with T.serial(0, vectors) as v:
+                self._adjust_vector(rows, start, v, mask=True)
+            return
+        hidden = start + vectors * self.lanes > rows[0].position + 1
+        if scores.window:
+            hidden = tirx.any(hidden, start <= rows[-1].position - scores.window)
+        with T.If(hidden), T.Then(), T.serial(0, vectors) as v:
+            self._adjust_vector(rows, start, v, mask=True)
+
+    def _adjust_vector(self, rows: list[Row], start: Any, v: Any, mask: bool) -> None:
+        lanes, scores = self.lanes, self.scores
+        key = T.ramp(start + v * lanes, 1, lanes)
+        for r, row in enumerate(rows):
+            value = load_float(self.weights, [r, v * lanes], lanes)
+            if scores.softcap:
+                value = _softcap(value, scores.softcap, lanes)
+            distance = variable(key - splat(row.position, lanes), lanes, "int32")
+            if scores.alibi:
+                steps = T.cast(distance, vector_type("float32", lanes))
+                value = variable(value + steps * splat(row.slope, lanes), lanes)
+            masked = splat_float(MASKED, lanes)
+            value = tirx.Select(distance <= splat(T.int32(0), lanes), value, masked)
+            if scores.window:
+                seen = distance > splat(T.int32(-scores.window), lanes)
+                value = tirx.Select(seen, value, masked)
+            store(self.weights, [r, v * lanes], value, lanes)
+
+    def _softmax(self, vectors: Any) -> None:
+        """Turn the scores of the chunk into exponentials; update maximum, total, rescale."""
+        lanes = self.lanes
+        highest = Registers(self.count, "float32", lanes)
+        for r in range(self.count):
+            highest[r] = splat_float(MASKED, lanes)
+        with T.serial(0, vectors) as v:
+            for r in range(self.count):
+                highest[r] = T.max(highest[r], load(self.weights, [r, v * lanes], lanes))
+        for r in range(self.count):
+            new = variable(T.max(self.maximum[r], reduce_lanes(highest[r], lanes, T.max)), 1)
+            self.rescale[r] = fast_exp(variable(self.maximum[r] - new, 1), 1)
+            self.maximum[r] = new
+            self.total[r] = self.total[r] * splat(self.rescale[r], lanes)
+        with T.serial(0, vectors) as v:
+            for r in range(self.count):
+                score = load_float(self.weights, [r, v * lanes], lanes)
+                weight = variable(score - splat(self.maximum[r], lanes), lanes)
+                weight = variable(fast_exp(weight, lanes), lanes)
+                self.total[r] = self.total[r] + weight
+                store(self.weights, [r, v * lanes], weight, lanes)
+
+    def _add_values(self, v_cache: Any, head: Any, start: Any, keys: Any) -> None:
+        """output[r] = output[r] * rescale[r] + weights[r] . values, only over written keys."""
+        lanes = common_lanes(self.cache.head_dim, self.lanes)
+        vectors = self.cache.head_dim // lanes
+        width = max(1, min(vectors, 24 // self.count, 4 if self.count <= 4 else 2))
+        for first in range(0, vectors, width):
+            columns = [(first + i) * lanes for i in range(min(width, vectors - first))]
+            sums = Registers(self.count * len(columns), "float32", lanes)
+            slots = [(r, i) for r in range(self.count) for i in range(len(columns))]
+            for slot, (r, i) in enumerate(slots):
+                old = load(self.output, [r, columns[i]], lanes)
+                sums[slot] = old * splat(self.rescale[r], lanes)
+            with T.serial(0, keys) as j:
+                values = [load_float(v_cache, [head, start + j, c], lanes) for c in columns]
+                for r in range(self.count):
+                    weight = T.bind(splat(self.weights[r, j], lanes))
+                    for i, value in enumerate(values):
+                        slot = r * len(columns) + i
+                        sums[slot] = sums[slot] + weight * value
+            for slot, (r, i) in enumerate(slots):
+                store(self.output, [r, columns[i]], sums[slot], lanes)
+
+    def sum_of_weights(self, r: int) -> Any:
+        """The sum of exponentials of row r."""
+        return reduce_lanes(self.total[r], self.lanes, lambda a, b: a + b)
+
+
+def _softcap(value: Any, cap: float, lanes: int) -> Any:
+    """Soft limit cap * tanh(value / cap), with tanh(y) = 1 - 2 / (exp(2y) + 1)."""
+    power = fast_exp(variable(value * splat_float(2.0 / cap, lanes), lanes), lanes)
+    one = splat_float(1.0, lanes)
+    tanh = one - splat_float(2.0, lanes) / (power + one)
+    return variable(tanh * splat_float(cap, lanes), lanes)

@@ -1,0 +1,124 @@
+"""Cached attention against float64, over a cache whose unwritten part is NaN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from morendo.codegen.attention import cached_attention
+from morendo.codegen.attention_tile import Scores
+from morendo.codegen.kv_cache import KVCache
+from morendo.codegen.vector_blocks import Rows
+from tests.numerics.kernel_runner import CompiledKernel, frozen, poisoned, runnable_isas
+
+ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
+
+
+def filled(cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
+    """The caches that hold keys and values [length, Hkv, D]; the rest is NaN."""
+    length = keys.shape[0]
+    by_position = poisoned((cache.context, cache.kv_heads, cache.head_dim))
+    by_position[:length] = keys
+    tiles = by_position.reshape(-1, 16, cache.kv_heads, cache.head_dim).transpose(2, 0, 3, 1)
+    v_cache = poisoned(cache.value_shape)
+    v_cache[:, :length] = values.transpose(1, 0, 2)
+    return tuple(frozen(np.ascontiguousarray(a).astype(cache.dtype)) for a in (tiles, v_cache))
+
+
+def attention(
+    q: NDArray, keys: NDArray, values: NDArray, position: int, scores: Scores, slopes: NDArray
+) -> NDArray:
+    """q [M, H, D] over keys and values [length, Hkv, D] in float64."""
+    tokens, heads, _ = q.shape
+    group = heads // keys.shape[1]
+    k, v = (np.repeat(a.astype(np.float64), group, axis=1) for a in (keys, values))
+    logits = np.einsum("mhd,jhd->hmj", q.astype(np.float64), k) * scores.scale
+    if scores.softcap:
+        logits = scores.softcap * np.tanh(logits / scores.softcap)
+    query, key = position + np.arange(tokens)[:, None], np.arange(keys.shape[0])[None]
+    if scores.alibi:
+        logits = logits + slopes[:, None, None].astype(np.float64) * (key - query)
+    seen = key <= query
+    if scores.window:
+        seen &= key > query - scores.window
+    logits = np.where(seen, logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("hmj,jhd->mhd", weights, v)
+
+
+@dataclass(frozen=True)
+class Case:
+    cache: KVCache
+    heads: int
+    max_tokens: int
+    points: list[tuple[int, int]] = field(hash=False)  # (tokens, position)
+    scores: Scores = field(default_factory=lambda: Scores(0.125))
+    spread: float = 1.0
+
+    def __str__(self) -> str:
+        return f"m{self.max_tokens}h{self.heads}-{self.cache.name}-{self.scores.name}"
+
+
+STARTS = [(1, p) for p in (0, 1, 15, 16, 17, 63, 64, 100, 255)]
+CHUNKS = [(t, p) for t in (1, 2, 7, 15, 16, 17) for p in (0, 1, 15, 16, 17, 100)]
+SMALL, WIDE = KVCache(3, 64, 256), KVCache(1, 64, 1040)
+CASES = [
+    Case(SMALL, 9, 1, STARTS),
+    Case(SMALL, 9, 17, CHUNKS),
+    Case(WIDE, 2, 1, [(1, 1039), (1, 600)]),
+    Case(WIDE, 2, 256, [(256, 0), (256, 784), (100, 900)]),
+    Case(KVCache(2, 64, 256, "float16"), 4, 1, STARTS),
+    Case(KVCache(2, 64, 256, "float16"), 4, 16, [(16, 0), (15, 77)]),
+    *(
+        Case(KVCache(1, dim, 176), 2, m, [(m, 0), (m, 77), (1, 175)])
+        for dim in (8, 16, 24, 80, 96, 128, 256)
+        for m in (1, 9)
+    ),
+    Case(KVCache(1, 16, 96), 19, 1, [(1, 0), (1, 95)]),  # more query heads than fit a tile
+    Case(KVCache(20, 16, 96), 20, 1, [(1, 0), (1, 95)]),  # one query head each
+    *(
+        Case(KVCache(2, 32, 400), 4, m, [(m, p) for p in (0, 3, 37, 64, 100, 383)], scores)
+        for m in (1, 16)
+        for scores in (
+            Scores(0.2, window=1),
+            Scores(0.2, window=40),
+            Scores(0.2, window=64),
+            Scores(0.2, softcap=3.0),
+            Scores(0.2, alibi=True),
+            Scores(0.2, window=70, softcap=20.0, alibi=True),
+        )
+    ),
+    Case(SMALL, 9, 16, [(16, 100)], spread=30.0),  # scores in the thousands
+]
+
+
+@ISAS
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cached_attention_is_close_to_float64(isa, case: Case):
+    cache, dim = case.cache, case.cache.head_dim
+    rng = np.random.default_rng(0)
+    stride, offset = case.heads * dim + 8, 3
+    function = cached_attention(
+        isa, max_tokens=case.max_tokens, heads=case.heads, cache=cache, scores=case.scores,
+        q_rows=Rows(stride, offset),
+    )  # fmt: skip
+    kernel = CompiledKernel(function, isa)
+    slopes = frozen(np.geomspace(0.5, 0.01, case.heads).astype(np.float32))
+    for tokens, position in case.points:
+        length = position + tokens
+        q = rng.standard_normal((case.max_tokens, stride)).astype(np.float32) * case.spread
+        keys, values = rng.standard_normal((2, length, cache.kv_heads, dim)).astype(cache.dtype)
+        out = poisoned((case.max_tokens, case.heads * dim))
+        extra = [slopes] if case.scores.alibi else []
+        kernel(frozen(q), *filled(cache, keys, values), *extra, out, tokens, position)
+        heads = q[:tokens, offset : offset + case.heads * dim].reshape(tokens, case.heads, dim)
+        expected = attention(heads, keys, values, position, case.scores, slopes)
+        # float32 sums of up to 256 products; a score of s is off by about s * 2^-23.
+        tolerance = 1e-5 * max(1.0, case.spread)
+        got = out[:tokens].reshape(tokens, case.heads, dim)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=f"at {position}")
+        assert np.isnan(out[tokens:]).all()

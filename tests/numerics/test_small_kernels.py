@@ -1,0 +1,310 @@
+"""Norms, activation quantization, rope, embedding and elementwise kernels against numpy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from morendo.codegen import elementwise, norms
+from morendo.codegen.embedding import embedding
+from morendo.codegen.kv_cache import KVCache, append_kv
+from morendo.codegen.quantize_activation import quantize_activation
+from morendo.codegen.rope import Rotation, rope, rope_append_kv
+from morendo.codegen.vector_blocks import Rows
+from morendo.ir import reference, reference_activation
+from morendo.ir.formats import WeightFormat
+from tests.numerics.kernel_runner import CompiledKernel, frozen, poisoned, runnable_isas
+
+ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
+
+
+def random(seed: int, *shape: int, scale: float = 1.0) -> NDArray[np.float32]:
+    return frozen((np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32))
+
+
+def rms(x: NDArray, weight: NDArray, eps: float, offset: float = 0.0) -> NDArray:
+    x = x.astype(np.float64)
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * (weight + offset)
+
+
+def layer(x: NDArray, weight: NDArray, bias: NDArray, eps: float) -> NDArray:
+    x = x.astype(np.float64)
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+@ISAS
+@pytest.mark.parametrize(
+    ("max_tokens", "tokens", "rows", "features"),
+    [(1, 1, 1, 576), (1, 1, 1, 5), (256, 256, 1, 80), (17, 15, 3, 64), (7, 7, 1, 577)],
+)
+def test_rms_norm_is_close_to_float64(isa, max_tokens, tokens, rows, features):
+    x, weight = random(1, max_tokens, rows, features, scale=3), random(2, features)
+    kernel = CompiledKernel(
+        norms.rms_norm(
+            isa, max_tokens=max_tokens, features=features, rows_per_token=rows, eps=1e-5, offset=1.0
+        ),
+        isa,
+    )
+    out = poisoned((max_tokens, rows * features))
+    kernel(frozen(x.reshape(max_tokens, -1)), weight, out, tokens)
+    expected = rms(x, weight, 1e-5, 1.0).reshape(max_tokens, -1)
+    np.testing.assert_allclose(out[:tokens], expected[:tokens], rtol=2e-6, atol=2e-6)
+    assert np.isnan(out[tokens:]).all()
+
+
+@ISAS
+def test_rms_norm_of_a_slice_leaves_the_rest_alone(isa):
+    x, weight = random(1, 2, 100), random(2, 16)
+    rows = Rows(100, offset=20)
+    kernel = CompiledKernel(
+        norms.rms_norm(
+            isa, max_tokens=2, features=16, rows_per_token=3, eps=1e-6, x_rows=rows,
+            out_rows=Rows(60, offset=7),
+        ),
+        isa,
+    )  # fmt: skip
+    out = poisoned((2, 60))
+    kernel(x, weight, out, 2)
+    expected = rms(x[:, 20:68].reshape(2, 3, 16), weight, 1e-6).reshape(2, 48)
+    np.testing.assert_allclose(out[:, 7:55], expected, rtol=2e-6, atol=2e-6)
+    assert np.isnan(out[:, :7]).all()
+    assert np.isnan(out[:, 55:]).all()
+
+
+@ISAS
+@pytest.mark.parametrize(("max_tokens", "features"), [(1, 576), (16, 33), (256, 768)])
+def test_layer_norm_is_close_to_float64(isa, max_tokens, features):
+    x, weight, bias = random(1, max_tokens, features) + 5, random(2, features), random(3, features)
+    function = norms.layer_norm(isa, max_tokens=max_tokens, features=features, eps=1e-5)
+    out = poisoned((max_tokens, features))
+    CompiledKernel(function, isa)(x, weight, bias, out, max_tokens)
+    np.testing.assert_allclose(out, layer(x, weight, bias, 1e-5), rtol=1e-5, atol=1e-5)
+
+
+def quantized_outputs(tokens: int, features: int, group: int) -> tuple[NDArray, ...]:
+    groups = -(-features // group)
+    return (
+        poisoned((tokens, groups * group), np.int8),
+        poisoned((tokens, groups)),
+        poisoned((tokens, groups), np.int32),
+    )
+
+
+@ISAS
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize(("tokens", "features"), [(1, 576), (17, 200), (2, 31), (256, 65)])
+def test_quantized_activations_equal_the_reference_bit_by_bit(isa, group, tokens, features):
+    x = random(tokens, tokens, features, scale=7).copy()
+    x[0, :group] = 0  # a group of zeros
+    x[-1, -1] = 1e-35  # perhaps a whole group that is too small for a reciprocal
+    x[0, -3:] = [0.5, 127.0, -2.5]  # ties
+    function = quantize_activation(isa, max_tokens=tokens, features=features, group_size=group)
+    outputs = quantized_outputs(tokens, features, group)
+    CompiledKernel(function, isa)(frozen(x), *outputs, tokens)
+    expected = reference_activation.quantize_activation(x, group)
+    for got, want in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def assert_quantized_close(outputs: tuple[NDArray, ...], values: NDArray, group: int) -> None:
+    """Within rounding of the float64 result: half a step, and the norm's own float32 error."""
+    codes, scales, sums = outputs
+    features = values.shape[1]
+    step = np.repeat(scales, group, axis=1)[:, :features]
+    error = np.abs(reference_activation.dequantize_activation(codes, scales)[:, :features] - values)
+    assert (error <= step * 0.501 + 1e-6).all()
+    assert (codes[:, features:] == 0).all()
+    np.testing.assert_array_equal(sums, codes.reshape(*sums.shape, group).sum(-1, dtype=np.int32))
+
+
+@ISAS
+@pytest.mark.parametrize(("tokens", "features", "group"), [(1, 576, 32), (15, 200, 64)])
+def test_fused_norm_and_quantization_agree_with_the_norm(isa, tokens, features, group):
+    x, weight, bias = random(1, tokens, features), random(2, features), random(3, features)
+    options = {"max_tokens": tokens, "features": features, "group_size": group, "eps": 1e-5}
+    outputs = quantized_outputs(tokens, features, group)
+    CompiledKernel(norms.rms_norm_quantize(isa, **options), isa)(x, weight, *outputs, tokens)
+    assert_quantized_close(outputs, rms(x, weight, 1e-5), group)
+    outputs = quantized_outputs(tokens, features, group)
+    CompiledKernel(norms.layer_norm_quantize(isa, **options), isa)(
+        x, weight, bias, *outputs, tokens
+    )
+    assert_quantized_close(outputs, layer(x, weight, bias, 1e-5), group)
+
+
+def rotated(x: NDArray, inv_freq: NDArray, positions: NDArray, rotation: Rotation) -> NDArray:
+    """Rope of [M, H, D] in float64, from the angle rounded to float32."""
+    angle = (positions.astype(np.float32)[:, None] * inv_freq).astype(np.float64)[:, None, :]
+    cos, sin = np.cos(angle) * rotation.scaling, np.sin(angle) * rotation.scaling
+    half = rotation.rotary_dim // 2
+    out = x.astype(np.float64).copy()
+    if rotation.interleaved:
+        low, high = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    else:
+        low, high = slice(0, half), slice(half, 2 * half)
+    out[..., low] = x[..., low] * cos - x[..., high] * sin
+    out[..., high] = x[..., high] * cos + x[..., low] * sin
+    return out
+
+
+def frequencies(half: int) -> NDArray[np.float32]:
+    return frozen((10000.0 ** (-np.arange(half) / half)).astype(np.float32))
+
+
+@ISAS
+@pytest.mark.parametrize(
+    ("rotation", "max_tokens", "tokens", "position"),
+    [
+        (Rotation(64, 64), 1, 1, 0),
+        (Rotation(64, 64), 16, 15, 131000),
+        (Rotation(80, 20), 2, 2, 100),
+        (Rotation(80, 80, scaling=1.25), 7, 7, 16),
+        (Rotation(64, 32, interleaved=True), 3, 3, 4097),
+        (Rotation(8, 8, interleaved=True), 256, 17, 1),
+    ],
+)
+def test_rope_is_close_to_float64_up_to_128k(isa, rotation, max_tokens, tokens, position):
+    x, inv_freq = random(1, max_tokens, 3, rotation.head_dim), frequencies(rotation.rotary_dim // 2)
+    function = rope(isa, max_tokens=max_tokens, heads=3, rotation=rotation)
+    out = poisoned((max_tokens, 3 * rotation.head_dim))
+    CompiledKernel(function, isa)(
+        frozen(x.reshape(max_tokens, -1)), inv_freq, out, tokens, position
+    )
+    expected = rotated(x, inv_freq, position + np.arange(max_tokens), rotation)
+    got = out.reshape(x.shape)
+    np.testing.assert_allclose(got[:tokens], expected[:tokens], rtol=0, atol=2e-6)
+
+
+def cache_views(cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
+    """The caches as [ctx, Hkv, D]."""
+    by_position = keys.transpose(1, 3, 0, 2).reshape(cache.context, cache.kv_heads, cache.head_dim)
+    return by_position, values.transpose(1, 0, 2)
+
+
+@ISAS
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("max_tokens", "tokens", "position"), [(1, 1, 17), (16, 15, 30)])
+def test_append_kv_writes_only_the_new_positions(isa, dtype, max_tokens, tokens, position):
+    cache = KVCache(kv_heads=2, head_dim=24, context=48, dtype=dtype)
+    row = random(1, max_tokens, 150)
+    function = append_kv(
+        isa, max_tokens=max_tokens, cache=cache, k_rows=Rows(150, 50), v_rows=Rows(150, 98)
+    )
+    keys, values = (poisoned(s, np.dtype(dtype).type) for s in (cache.key_shape, cache.value_shape))
+    CompiledKernel(function, isa)(row, row, keys, values, tokens, position)
+    written = slice(position, position + tokens)
+    for view, offset in zip(cache_views(cache, keys, values), (50, 98), strict=True):
+        expected = row[:tokens, offset : offset + 48].reshape(tokens, 2, 24).astype(dtype)
+        np.testing.assert_array_equal(view[written], expected)
+        assert np.isnan(np.delete(view, np.s_[written], axis=0)).all()
+
+
+@ISAS
+@pytest.mark.parametrize(("max_tokens", "tokens", "position"), [(1, 1, 100), (17, 17, 15)])
+def test_rope_append_kv_is_rope_then_append(isa, max_tokens, tokens, position):
+    cache, rotation = KVCache(kv_heads=2, head_dim=16, context=128), Rotation(16, 16)
+    row, inv_freq = random(1, max_tokens, 120), frequencies(8)
+    function = rope_append_kv(
+        isa, max_tokens=max_tokens, heads=3, cache=cache, rotation=rotation, rows=Rows(120, 4)
+    )
+    keys, values = poisoned(cache.key_shape), poisoned(cache.value_shape)
+    out = row.copy()
+    CompiledKernel(function, isa)(out, inv_freq, keys, values, tokens, position)
+    positions = position + np.arange(max_tokens)
+    heads = row[:, 4:116].reshape(max_tokens, 7, 16)
+    expected = rotated(heads, inv_freq, positions, rotation)
+    got = out[:, 4:116].reshape(max_tokens, 7, 16)
+    np.testing.assert_allclose(got[:tokens, :3], expected[:tokens, :3], rtol=0, atol=2e-6)
+    key_view, value_view = cache_views(cache, keys, values)
+    written = slice(position, position + tokens)
+    np.testing.assert_allclose(key_view[written], expected[:tokens, 3:5], rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(value_view[written], heads[:tokens, 5:])
+
+
+@ISAS
+@pytest.mark.parametrize("name", ["f32", "f16", "q8g32", "q4g32", "q4g64", "q4g32p0.5,0.25"])
+@pytest.mark.parametrize(("rows", "features"), [(50, 128), (16, 100)])
+def test_embedding_gives_the_dequantized_rows(isa, name, rows, features):
+    fmt, table = WeightFormat.parse(name), random(1, rows, features)
+    ids = frozen(np.array([0, rows - 1, 15, 1], np.int32))
+    arrays = reference.pack(table, fmt)
+    ordered = [frozen(arrays[a.name]) for a in fmt.arrays(rows, features)]
+    function = embedding(isa, max_tokens=4, rows=rows, features=features, fmt=fmt)
+    out = poisoned((4, features))
+    CompiledKernel(function, isa)(ids, *ordered, out, 4)
+    expected = reference.unpack(arrays, fmt, rows, features)[ids]
+    np.testing.assert_allclose(out, expected, rtol=1e-6, atol=1e-7)
+
+
+def erf(x: NDArray) -> NDArray:
+    return np.vectorize(math.erf)(x)
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+@ISAS
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(("max_tokens", "tokens", "features"), [(1, 1, 1536), (256, 15, 77)])
+def test_gated_is_close_to_float64(isa, name, max_tokens, tokens, features):
+    gate, up = random(1, max_tokens, features, scale=4), random(2, max_tokens, features)
+    function = elementwise.gated(
+        isa, max_tokens=max_tokens, features=features, activation_name=name
+    )
+    out = poisoned((max_tokens, features))
+    CompiledKernel(function, isa)(gate, up, out, tokens)
+    expected = ACTIVATIONS[name](gate.astype(np.float64)) * up
+    np.testing.assert_allclose(out[:tokens], expected[:tokens], rtol=3e-6, atol=3e-6)
+
+
+GENERIC = {
+    "add": (lambda x: relax.op.add(x, relax.const(1.5)), lambda x: x + 1.5),
+    "gelu": (relax.op.nn.gelu, ACTIVATIONS["gelu"]),
+    "sum": (lambda x: relax.op.sum(x, axis=-1), lambda x: x.sum(-1)),
+    "transpose": (lambda x: relax.op.permute_dims(x, (0, 2, 1)), lambda x: x.transpose(0, 2, 1)),
+    "concat": (
+        lambda x: relax.op.concat([x, relax.const(np.ones((1, 1, 48), "float32"))], axis=1),
+        lambda x: np.concatenate([x, np.ones((1, 1, 48))], axis=1),
+    ),
+    "slice": (
+        lambda x: relax.op.strided_slice(x, [2], [1], [33], [2]),
+        lambda x: x[:, :, 1:33:2],
+    ),
+    "softmax": (
+        relax.op.nn.softmax,
+        lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
+    ),
+}
+EXTRA = {"concat": [np.ones((1, 1, 48), np.float32)]}
+
+
+@ISAS
+@pytest.mark.parametrize("name", GENERIC)
+@pytest.mark.parametrize("max_tokens", [1, 256])
+def test_generic_ops_stay_correct_when_scheduled(isa, name, max_tokens):
+    op, expected = GENERIC[name]
+    builder, n = relax.BlockBuilder(), tvm.tirx.Var("n", "int64")
+    x = relax.Var("x", relax.TensorType([1, n, 48], "float32"))
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(op(x)))
+    module = relax.transform.LegalizeOps()(builder.get())
+    functions = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
+    assert len(functions) == 1
+    function = elementwise.schedule_generic(functions[0], isa, max_tokens=max_tokens)
+    kernel = CompiledKernel(function.with_attr("global_symbol", f"generic_{name}"), isa)
+    data = random(1, 1, min(max_tokens, 37), 48)
+    want = expected(data.astype(np.float64))
+    out = poisoned(want.shape)
+    kernel(data, *EXTRA.get(name, []), out)
+    np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
