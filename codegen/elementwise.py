@@ -36,7 +36,7 @@ def gated(isa: Any, *, max_tokens: int, features: int, activation_name: str) -> 
     return k.function
 
 
-def schedule_generic(function: tirx.PrimFunc, isa: Any, *, max_tokens: int) -> tirx.PrimFunc:
+def schedule_generic(function: tirx.PrimFunc, isa: Any, max_tokens: int) -> tirx.PrimFunc:
     """Schedule a PrimFunc that TVM's legalization made (blocks in loops, symbolic tokens).
 
     Elementwise producers are inlined; the outer loops of each block are fused, and parallel when
