@@ -1,0 +1,145 @@
+"""Opening a model's files: configuration first, then weights for the shapes it asks for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from morendo.ir.errors import InputError
+
+from . import gguf
+from .torch_export import SUPPORTED, EmptyModel
+from .weights import TensorSource, WeightStore, match_keys
+
+
+@dataclass
+class Checkpoint:
+    """A model's configuration and where its weights are.
+
+    Attributes:
+        path: a directory, or a .gguf file.
+        config: as transformers reads it.
+        eos: ids that end a text.
+    """
+
+    path: Path
+    config: PreTrainedConfig
+    eos: list[int] = field(default_factory=list)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the configuration.
+
+    Raises:
+        InputError: when it is damaged or of an unknown architecture.
+    """
+    if path.is_file():
+        gguf.check_file(path)
+        config = gguf.read_config(path)
+        return Checkpoint(path, config, _ids(config.eos_token_id))
+    config = _read_config(path)
+    eos = _ids(config.eos_token_id)
+    generation = _read_json(path / "generation_config.json")
+    eos += [i for i in _ids(generation.get("eos_token_id")) if i not in eos]
+    return Checkpoint(path, config, eos)
+
+
+def _ids(value: Any) -> list[int]:
+    """One id, a list of ids or nothing, as a list."""
+    if value is None:
+        return []
+    return [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError("not a JSON object", where=str(path), hint="the file is damaged")
+    return found
+
+
+def _read_config(path: Path) -> PreTrainedConfig:
+    facts = _read_json(path / "config.json")
+    kind = facts.get("model_type")
+    if not isinstance(kind, str):
+        raise InputError("config.json names no model_type", where=str(path))
+    if kind not in SUPPORTED:
+        raise InputError(
+            f"architecture {kind!r} is not supported",
+            where=str(path),
+            hint=f"supported: {', '.join(SUPPORTED)}",
+        )
+    if "quantization_config" in facts:
+        raise InputError(
+            "the checkpoint is quantized already",
+            where=str(path),
+            hint="give the original float checkpoint",
+        )
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers validates with many types
+        said = " ".join(str(error).split())
+        raise InputError(f"config.json is not valid ({said})", where=str(path)) from error
+
+
+def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
+    """The weights that the model asks for, none of them read yet.
+
+    Raises:
+        InputError: for damaged files, missing tensors and shapes that do not fit.
+    """
+    source = _source(checkpoint, model)
+    prefix = model.module.base_model_prefix + "."
+    where = str(checkpoint.path)
+    keys = match_keys(model.shapes(), source, prefix, where)
+    present = set(source.names())
+    keys |= {name: name for name in model.persistent if name in present}
+    return WeightStore(source, keys, model.buffers, model.aliases)
+
+
+def _source(checkpoint: Checkpoint, model: EmptyModel) -> TensorSource:
+    path = checkpoint.path
+    if path.is_file():
+        return gguf.GgufSource(path, gguf.open_reader(path), model.module)
+    safetensors = _shards(path, "model.safetensors", "*.safetensors")
+    if safetensors:
+        from .safetensors_file import SafetensorsSource
+
+        return SafetensorsSource(safetensors)
+    torch_files = _shards(path, "pytorch_model.bin", "pytorch_model*.bin")
+    if torch_files:
+        from .torch_file import TorchSource
+
+        return TorchSource(torch_files)
+    raise InputError(
+        "the directory holds no weights (*.safetensors or pytorch_model*.bin)",
+        where=str(path),
+        hint="download the whole model",
+    )
+
+
+def _shards(path: Path, single: str, pattern: str) -> list[Path]:
+    """The files of one kind of checkpoint: those that its index names, or all that are there."""
+    index = path / f"{single}.index.json"
+    if not index.is_file():
+        return [path / single] if (path / single).is_file() else sorted(path.glob(pattern))
+    shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    missing = [name for name in shards if not (path / name).is_file()]
+    if missing:
+        raise InputError(
+            f"a shard of the checkpoint is missing (got {len(shards) - len(missing)} of "
+            f"{len(shards)} files)",
+            where=str(path / missing[0]),
+            hint="download the whole model",
+        )
+    return [path / name for name in shards]

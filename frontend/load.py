@@ -1,0 +1,113 @@
+"""A model by path or name: a Hugging Face directory, a hub id, or a .gguf file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .weights import WeightStore
+
+if TYPE_CHECKING:
+    import tvm
+    from transformers import PreTrainedConfig
+
+    from .checkpoint import Checkpoint
+    from .tokenizer import ModelTokenizer
+
+_UNLIMITED = 2048  # tokens for models whose positions have no end (alibi), as they were trained
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as the compiler gets it.
+
+    Attributes:
+        module: raw Relax, main(input_ids, position_ids, *weights) -> logits; see `torch_export`.
+        weights: its weights, read when asked for.
+        name: directory, hub id or file, without the folders above it.
+        architecture: Hugging Face's model type, such as "llama".
+        vocabulary: number of logits.
+        context: tokens that the model's positions reach.
+        tokenizer: None when the model comes without.
+        bos: id of the token that texts start with, None when there is none.
+        eos: id of the token that ends a text, None when there is none.
+        stop: all ids at which generation ends: eos, those of the generation configuration, and
+            the chat template's end of a turn.
+        add_bos: a text's ids start with bos.
+    """
+
+    module: tvm.IRModule
+    weights: WeightStore
+    name: str
+    architecture: str
+    vocabulary: int
+    context: int
+    tokenizer: ModelTokenizer | None
+    bos: int | None
+    eos: int | None
+    stop: tuple[int, ...]
+    add_bos: bool
+
+
+def load_model(model: str | Path) -> LoadedModel:
+    """Import a model; its weights stay in their files.
+
+    Args:
+        model: Hugging Face directory, hub id (read from the local cache when it is there), or
+            .gguf file.
+
+    Raises:
+        InputError: in one line, for whatever is missing, damaged or not supported.
+    """
+    # torch and transformers take seconds and 300 MB to import: not before they are needed
+    from .locate import locate
+
+    path = locate(str(model))
+    from . import checkpoint, torch_export
+    from .tokenizer import load_tokenizer
+
+    opened = checkpoint.open_checkpoint(path)
+    vocabulary = int(opened.config.vocab_size)
+    tokenizer = load_tokenizer(path, vocabulary)
+    empty = torch_export.build_empty(opened.config)
+    weights = checkpoint.open_weights(opened, empty)
+    bos, eos, stop = _special_ids(opened, tokenizer)
+    return LoadedModel(
+        module=torch_export.export(empty),
+        weights=weights,
+        name=path.name if Path(model).expanduser().exists() else str(model),
+        architecture=opened.config.model_type,
+        vocabulary=vocabulary,
+        context=_context(opened.config),
+        tokenizer=tokenizer,
+        bos=bos,
+        eos=eos,
+        stop=stop,
+        add_bos=tokenizer is not None and tokenizer.add_bos,
+    )
+
+
+def write_tokenizer(model: LoadedModel, directory: Path) -> None:
+    """Write the model's tokenizer.json, and chat_template.jinja when it has one."""
+    if model.tokenizer is not None:
+        model.tokenizer.write(directory)
+
+
+def _context(config: PreTrainedConfig) -> int:
+    for name in ("max_position_embeddings", "n_positions", "seq_length"):
+        value = getattr(config, name, None)
+        if value:
+            return int(value)
+    return _UNLIMITED
+
+
+def _special_ids(
+    opened: Checkpoint, tokenizer: ModelTokenizer | None
+) -> tuple[int | None, int | None, tuple[int, ...]]:
+    """(bos, eos, all ids that end a text); the tokenizer knows better than the configuration."""
+    bos, eos, turn_ends = opened.config.bos_token_id, None, ()
+    if tokenizer is not None:
+        bos, eos, turn_ends = tokenizer.bos, tokenizer.eos, tokenizer.turn_ends
+    ends = [i for i in (eos, *opened.eos, *turn_ends) if i is not None]
+    return bos, (ends[0] if ends else None), tuple(dict.fromkeys(ends))

@@ -1,0 +1,166 @@
+"""Weights by name, read one at a time: importing a model never holds a copy of all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from morendo.ir.errors import InputError
+from morendo.ir.weight_views import parse_view
+
+
+class TensorSource(ABC):
+    """The tensors of one checkpoint under the checkpoint's own names."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """All tensors, in the order of the files."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Dimensions, without reading the data."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> str:
+        """How the tensor is stored ("float32", "bfloat16", "Q4_1", ...), for information."""
+
+    @abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """The data; floats as float32."""
+
+
+class MemorySource(TensorSource):
+    """Arrays that are in memory already."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = dict(arrays)
+
+    def names(self) -> list[str]:
+        return list(self.arrays)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.arrays[name].shape
+
+    def dtype(self, name: str) -> str:
+        return str(self.arrays[name].dtype)
+
+    def read(self, name: str) -> np.ndarray:
+        array = self.arrays[name]
+        return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+@dataclass
+class WeightStore:
+    """A model's weights under the names that its IR uses.
+
+    Names may be views (`ir/weight_views.py`) and aliases of tied weights.
+
+    Attributes:
+        source: the checkpoint.
+        keys: weight name -> name in the checkpoint.
+        buffers: what the model computes for itself, such as rotary frequencies.
+        aliases: tied weight -> the name under which it is kept.
+    """
+
+    source: TensorSource
+    keys: dict[str, str]
+    buffers: dict[str, np.ndarray] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> WeightStore:
+        """A store of arrays in memory."""
+        return cls(MemorySource(arrays), {name: name for name in arrays})
+
+    def names(self) -> list[str]:
+        """Every weight once: no aliases, no views."""
+        return [*self.keys, *(name for name in self.buffers if name not in self.keys)]
+
+    def __contains__(self, name: str) -> bool:
+        view = parse_view(name)
+        base = self.aliases.get(name, name) if view is None else view.base
+        return base in self.keys or base in self.buffers or (view is not None and base in self)
+
+    def _resolve(self, name: str) -> str:
+        name = self.aliases.get(name, name)
+        if name not in self.keys and name not in self.buffers:
+            raise InputError("the model has no such weight", where=name)
+        return name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Dimensions of a weight or view, without reading it."""
+        view = parse_view(name)
+        if view is not None:
+            return view.shape(self.shape(view.base))
+        name = self._resolve(name)
+        if name in self.keys:
+            return self.source.shape(self.keys[name])
+        return self.buffers[name].shape
+
+    def dtype(self, name: str) -> str:
+        """How a weight is stored in the checkpoint, for information."""
+        view = parse_view(name)
+        name = self._resolve(view.base if view else name)
+        if name in self.keys:
+            return self.source.dtype(self.keys[name])
+        return str(self.buffers[name].dtype)
+
+    def get(self, name: str) -> np.ndarray:
+        """The data of a weight or view: float32 (integers as they are), read anew every time."""
+        view = parse_view(name)
+        if view is not None:
+            return view.apply(self.get(view.base))
+        name = self._resolve(name)
+        return self.source.read(self.keys[name]) if name in self.keys else self.buffers[name]
+
+
+def match_keys(
+    wanted: Mapping[str, tuple[int, ...]], source: TensorSource, prefix: str, where: str
+) -> dict[str, str]:
+    """Weight name -> checkpoint name, for every weight that the model needs.
+
+    Checkpoints may leave out the base model's prefix ("transformer." of gpt2 and bloom) or have it
+    where the model has none.
+
+    Args:
+        wanted: shape of each weight.
+        prefix: the base model's prefix, with the dot.
+        where: the checkpoint, for messages.
+
+    Raises:
+        InputError: for a missing tensor or another shape.
+    """
+    present = set(source.names())
+    keys: dict[str, str] = {}
+    for name, shape in wanted.items():
+        spellings = _spellings(name, prefix)
+        key = next((s for s in spellings if s in present), None)
+        if key is None:
+            raise InputError(
+                f"the checkpoint has no tensor {name}",
+                where=where,
+                hint="the checkpoint is incomplete, or its config.json is of another model",
+            )
+        if source.shape(key) != shape:
+            got, need = list(source.shape(key)), list(shape)
+            raise InputError(
+                f"tensor {name} has another shape than the configuration says "
+                f"(got {got}, need {need})",
+                where=where,
+                hint="the checkpoint and its config.json are of different models",
+            )
+        keys[name] = key
+    return keys
+
+
+def _spellings(name: str, prefix: str) -> Iterable[str]:
+    yield name
+    yield name.removeprefix(prefix)
+    yield prefix + name
+    legacy = {"weight": "gamma", "bias": "beta"}
+    stem, _, last = name.rpartition(".")
+    if last in legacy:
+        yield f"{stem}.{legacy[last]}"

@@ -1,0 +1,195 @@
+"""Running a Relax function on numpy arrays, op by op: what a module means, before any kernel.
+
+Dialect ops run by `ir/reference_ops.py`, generic Relax ops by numpy. Meant for tests and for
+looking at intermediate values; nothing is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tvm
+from tvm import ir, relax
+
+from . import reference_ops as ref
+from .dialect import attrs_of, op_name
+from .text import bindings_of
+
+
+class Weights(Protocol):
+    """A WeightStore, as far as evaluation needs it."""
+
+    def get(self, name: str) -> np.ndarray: ...
+
+
+def evaluate(
+    function: relax.Function,
+    inputs: Mapping[str, np.ndarray] | list[np.ndarray],
+    weights: Weights,
+    watch: Callable[[relax.Var, Any], None] = lambda var, value: None,
+) -> Any:
+    """The function's result on these inputs.
+
+    Args:
+        inputs: by parameter name or in order; parameters listed in `weight_names` are read from
+            the weights.
+        watch: called with each variable and its value.
+    """
+    given = dict(inputs) if isinstance(inputs, Mapping) else {}
+    if isinstance(inputs, list):
+        given = {p.name: a for p, a in zip(function.params, inputs, strict=False)}
+    names = [str(n) for n in (function.attrs or {}).get("weight_names", [])]
+    interpreter = _Interpreter(weights)
+    for index, param in enumerate(function.params):
+        weight = index - (len(function.params) - len(names))
+        value = weights.get(names[weight]) if weight >= 0 else given[param.name]
+        interpreter.bind(param, value)
+    for binding in bindings_of(function):
+        value = interpreter.value(binding.value)
+        interpreter.bind(binding.var, value)
+        watch(binding.var, value)
+    return interpreter.value(function.body.body)
+
+
+class _Interpreter:
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.env: dict[relax.Var, Any] = {}
+        self.sizes = tvm.sym.Analyzer()
+        self.known: set[str] = set()
+
+    def bind(self, var: relax.Var, value: Any) -> None:
+        """Give a variable its value; symbolic dimensions of its type become known."""
+        self.env[var] = value
+        if isinstance(var.ty, relax.TensorType) and var.ty.shape is not None:
+            for dim, extent in zip(var.ty.shape.values, value.shape, strict=True):
+                if isinstance(dim, tvm.tirx.Var) and dim.name not in self.known:
+                    self.known.add(dim.name)
+                    self.sizes.bind(dim, tvm.tirx.IntImm("int64", int(extent)))
+
+    def value(self, expr: Any) -> Any:
+        """An expression as an array, a tuple of arrays, a list of ints or a scalar."""
+        if isinstance(expr, relax.Var) and expr in self.env:
+            return self.env[expr]
+        if isinstance(expr, ir.GenericConst):
+            return expr.value.numpy()
+        if isinstance(expr, relax.ShapeExpr):
+            return [self.dim(d) for d in expr.values]
+        if isinstance(expr, relax.Tuple):
+            return tuple(self.value(field) for field in expr.fields)
+        if isinstance(expr, relax.TupleGetItem):
+            return self.value(expr.tuple_value)[expr.index]
+        if isinstance(expr, relax.Call):
+            return self.call(expr)
+        return self.dim(expr)
+
+    def dim(self, expr: Any) -> int:
+        """A dimension with the symbolic sizes filled in."""
+        return expr if isinstance(expr, int) else int(self.sizes.simplify(expr))
+
+    def call(self, call: relax.Call) -> Any:
+        args = [self.value(arg) for arg in call.args]
+        name = op_name(call)
+        if name:
+            return self.dialect(name, args, attrs_of(call))
+        rule = GENERIC.get(call.op.name.removeprefix("relax."))
+        if rule is None:
+            raise NotImplementedError(f"evaluate: no numpy meaning for {call.op.name}")
+        return rule(call, *args)
+
+    def weight(self, name: str) -> Any:
+        """A weight by name, None for no name."""
+        return self.weights.get(name) if name else None
+
+    def dialect(self, name: str, args: list[Any], attrs: dict[str, Any]) -> Any:
+        if name == "weight":
+            return self.weight(attrs["name"])
+        if name == "embedding":
+            return ref.embedding(args[0], self.weight(attrs["weight"]))
+        if name == "linear":
+            matrix, bias = self.weight(attrs["weight"]), self.weight(attrs["bias"])
+            return ref.linear(args[0], matrix, bias, attrs["transposed"])
+        if name == "rms_norm":
+            return ref.rms_norm(
+                args[0], self.weight(attrs["weight"]), attrs["eps"], attrs["offset"]
+            )
+        if name == "layer_norm":
+            weight, bias = self.weight(attrs["weight"]), self.weight(attrs["bias"])
+            return ref.layer_norm(args[0], weight, bias, attrs["eps"])
+        if name == "rope":
+            frequencies = self.weight(attrs["inv_freq"])
+            return ref.rope(*args, frequencies, attrs["scaling"], attrs["interleaved"])
+        if name == "attention":
+            rest = {key: attrs[key] for key in ("scale", "window", "softcap")}
+            return ref.attention(*args, alibi=self.weight(attrs["alibi"]), **rest)
+        if name == "gated":
+            return ref.gated(*args, attrs["activation"])
+        raise NotImplementedError(f"evaluate: no reference for morendo.{name}")
+
+
+def _strided_slice(call: relax.Call, x: Any, axes: Any, begin: Any, end: Any, *step: Any) -> Any:
+    picks = [slice(None)] * x.ndim
+    for i, axis in enumerate(axes):
+        picks[axis] = slice(begin[i], end[i], step[0][i] if step else None)
+    return x[tuple(picks)]
+
+
+def _axes(attr: Any) -> tuple[int, ...] | None:
+    return None if attr is None else tuple(int(a) for a in attr)
+
+
+def _split(call: relax.Call, x: Any) -> Any:
+    how = call.attrs.indices_or_sections
+    sections = int(how) if isinstance(how, tvm.tirx.IntImm) else [int(i) for i in how]
+    return tuple(np.split(x, sections, axis=int(call.attrs.axis)))
+
+
+def _layer_norm(call: relax.Call, x: Any, weight: Any, bias: Any) -> Any:
+    return ref.layer_norm(x, weight, bias, float(call.attrs.epsilon))
+
+
+def _softmax(call: relax.Call, x: Any) -> Any:
+    axis = int(call.attrs.axis)
+    exp = np.exp(x - x.max(axis=axis, keepdims=True))
+    return exp / exp.sum(axis=axis, keepdims=True)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda call, *args: function(*args)
+
+
+GENERIC: dict[str, Callable[..., Any]] = {
+    "add": _plain(np.add),
+    "subtract": _plain(np.subtract),
+    "multiply": _plain(np.multiply),
+    "divide": _plain(np.divide),
+    "power": _plain(np.power),
+    "negative": _plain(np.negative),
+    "tanh": _plain(np.tanh),
+    "cos": _plain(np.cos),
+    "sin": _plain(np.sin),
+    "exp": _plain(np.exp),
+    "rsqrt": _plain(lambda x: 1 / np.sqrt(x)),
+    "sqrt": _plain(np.sqrt),
+    "sigmoid": _plain(lambda x: 1 / (1 + np.exp(-x))),
+    "nn.relu": _plain(ref.relu),
+    "nn.silu": _plain(ref.silu),
+    "nn.gelu": _plain(ref.gelu),
+    "nn.gelu_tanh": _plain(ref.gelu_tanh),
+    "nn.softmax": _softmax,
+    "nn.layer_norm": _layer_norm,
+    "matmul": _plain(np.matmul),
+    "reshape": _plain(np.reshape),
+    "broadcast_to": _plain(np.broadcast_to),
+    "permute_dims": lambda call, x: np.transpose(x, _axes(call.attrs.axes)),
+    "expand_dims": lambda call, x: np.expand_dims(x, _axes(call.attrs.axis)),
+    "squeeze": lambda call, x: np.squeeze(x, _axes(call.attrs.axis)),
+    "astype": lambda call, x: x.astype(str(call.attrs.dtype)),
+    "concat": lambda call, parts: np.concatenate(parts, axis=int(call.attrs.axis)),
+    "take": lambda call, x, i: np.take(x, i, axis=int(call.attrs.axis)),
+    "mean": lambda call, x: np.mean(x, _axes(call.attrs.axis), keepdims=bool(call.attrs.keepdims)),
+    "split": _split,
+    "strided_slice": _strided_slice,
+}

@@ -1,0 +1,130 @@
+"""What the ops of the dialect mean: one numpy function each, in float32.
+
+Slow and clear; kernels and passes are tested against it. Shapes: n tokens, H heads of D channels,
+a leading batch of 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x)."""
+    return (x / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+
+
+def gelu(x: Array) -> Array:
+    """x times the normal distribution function."""
+    return (0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))).astype(np.float32)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """gelu with tanh in place of the error function."""
+    wide = x.astype(np.float64)
+    angle = math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide**3)
+    return (0.5 * wide * (1.0 + np.tanh(angle))).astype(np.float32)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, np.float32(0))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": silu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+}
+
+
+def embedding(ids: NDArray[np.integer], weight: Array) -> Array:
+    """Rows of weight [V, C] for ids (1, n): (1, n, C)."""
+    return weight[ids]
+
+
+def linear(x: Array, weight: Array, bias: Array | None, transposed: bool = False) -> Array:
+    """x (1, n, K) times weight [N, K] (or [K, N]) plus bias [N]: (1, n, N)."""
+    y = x @ (weight if transposed else weight.T)
+    return y if bias is None else y + bias
+
+
+def rms_norm(x: Array, weight: Array, eps: float, offset: float = 0.0) -> Array:
+    """x / sqrt(mean(x^2) + eps) * (weight + offset) over the last axis."""
+    mean = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
+    return (x / np.sqrt(mean + np.float32(eps)) * (weight + np.float32(offset))).astype(np.float32)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array | None, eps: float) -> Array:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
+    centered = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
+    variance = np.mean(np.square(centered), axis=-1, keepdims=True, dtype=np.float32)
+    y = (centered / np.sqrt(variance + np.float32(eps)) * weight).astype(np.float32)
+    return y if bias is None else y + bias
+
+
+def rope(
+    x: Array,
+    positions: NDArray[np.integer],
+    inv_freq: Array,
+    scaling: float = 1.0,
+    interleaved: bool = False,
+) -> Array:
+    """Rotate the first R = 2 * len(inv_freq) channels of x (1, n, H, D) by their positions (1, n).
+
+    Channel i turns with channel i + R/2, or 2i with 2i + 1 when interleaved.
+    """
+    half = inv_freq.shape[0]
+    angle = positions[..., None, None].astype(np.float32) * inv_freq  # (1, n, 1, R/2)
+    cos, sin = np.cos(angle) * np.float32(scaling), np.sin(angle) * np.float32(scaling)
+    y = x.copy()
+    if interleaved:
+        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    else:
+        first, second = slice(0, half), slice(half, 2 * half)
+    y[..., first] = x[..., first] * cos - x[..., second] * sin
+    y[..., second] = x[..., second] * cos + x[..., first] * sin
+    return y
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    alibi: Array | None = None,
+) -> Array:
+    """Causal attention of q (1, n, H, D) to k, v (1, n, Hkv, D): (1, n, H, D).
+
+    Query i sees keys j with i - window < j <= i (window 0: all j <= i). Head h reads key head
+    h * Hkv // H. Scores are capped to softcap * tanh(score / softcap), alibi adds slope * j.
+    """
+    tokens, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
+    k, v = (np.repeat(t, heads // kv_heads, axis=2) for t in (k, v))
+    scores = np.einsum("bihd,bjhd->bhij", q, k, dtype=np.float32) * np.float32(scale)
+    if softcap:
+        scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
+    query, key = np.arange(tokens)[:, None], np.arange(tokens)[None, :]
+    if alibi is not None:
+        scores = scores + alibi[:, None, None] * key.astype(np.float32)
+    visible = (key <= query) & ((key > query - window) if window else True)
+    scores = np.where(visible, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = weights / weights.sum(axis=-1, keepdims=True)
+    return np.einsum("bhij,bjhd->bihd", weights, v, dtype=np.float32)
+
+
+def gated(gate: Array, up: Array, activation: str) -> Array:
+    """activation(gate) * up."""
+    return ACTIVATIONS[activation](gate) * up

@@ -1,0 +1,1 @@
+"""Recognizers: each file finds one thing a language model is made of in imported Relax."""
