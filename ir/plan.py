@@ -1,4 +1,4 @@
-"""The Plan: what is left of a model after compilation, a list of kernel calls over a static memory plan.
+"""The Plan: what compilation leaves of a model, kernel calls over a static memory plan.
 
 It is the last "IR": data only, printable, checked whenever one is made, the same for the C runtime
 and the Python interpreter. plan.json is its JSON form (docs/artifact_format.md).
@@ -230,8 +230,9 @@ def _check_tensor(plan: Plan, tensor: Tensor, where: str) -> None:
         need = "int32" if tensor.space == "ids" else "float32"
         good = tensor.offset == 0 and tensor.dtype == need
         _require(good, f"{tensor.space} must be {need} at offset 0", where)
-        return
-    space_bytes = getattr(plan, f"{tensor.space}_bytes")
+        space_bytes = 4 * plan.chunk * (plan.vocabulary if tensor.space == "logits" else 1)
+    else:
+        space_bytes = getattr(plan, f"{tensor.space}_bytes")
     end = tensor.offset + tensor.byte_size(plan.chunk)
     _require(
         end <= space_bytes,

@@ -54,7 +54,7 @@ class PythonExecutor:
         directory: the artifact.
         threads: of the kernels' parallel loops; 0 means all CPUs.
         trace: called after every kernel call with the step's number, the step and its arrays.
-        poison: fill the arena with POISON bytes before each call.
+        poison: fill the arena and the logits with POISON bytes before each call.
     """
 
     def __init__(
@@ -67,10 +67,13 @@ class PythonExecutor:
         self._kernels = [getattr(self._library, f"__tvm_ffi_{k}") for k in self.plan.kernels]
         self._poison = poison
         self._position = self._level = 0
+        plan = self.plan
         self._spaces = {
-            "arena": _aligned_bytes(self.plan.arena_bytes),
-            "cache": _aligned_bytes(self.plan.cache_bytes),
-            "weights": _read_weights(directory / WEIGHTS, self.plan.weights_bytes),
+            "arena": _aligned_bytes(plan.arena_bytes),
+            "cache": _aligned_bytes(plan.cache_bytes),
+            "weights": _read_weights(directory / WEIGHTS, plan.weights_bytes),
+            "ids": _aligned_bytes(plan.chunk * 4),
+            "logits": _aligned_bytes(plan.chunk * plan.vocabulary * 4),
         }
         self._library.mr_pool_start(threads)
 
@@ -79,13 +82,13 @@ class PythonExecutor:
         return self._position
 
     def prefill(self, ids: Ids) -> np.ndarray:
-        return self._run("prefill", ids, rows=1)[0]
+        return self._run("prefill", ids)[0]
 
     def decode(self, token: int) -> np.ndarray:
-        return self._run("decode", [token], rows=1)[0]
+        return self._run("decode", [token])[0]
 
     def score(self, ids: Ids) -> np.ndarray:
-        return self._run("score", ids, rows=len(ids))
+        return self._run("score", ids)
 
     def set_position(self, position: int) -> None:
         if not 0 <= position <= self._position:
@@ -106,22 +109,24 @@ class PythonExecutor:
             self._library.mr_pool_stop()
         self._spaces = {}
 
-    def _run(self, function: str, ids: Ids, rows: int) -> np.ndarray:
+    def _run(self, function: str, ids: Ids) -> np.ndarray:
+        """Logits of all tokens if `function` is "score", else one row of the last one."""
         array = as_ids(ids)
         self._check(array)
-        logits = np.full((rows, self.plan.vocabulary), np.nan, np.float32)
+        rows = []
         for start in range(0, len(array), self.plan.chunk):
             part = array[start : start + self.plan.chunk]
             if self._poison:
                 self._spaces["arena"][:] = POISON
-            # "score" has one row for each token, the others only one
-            buffers = {"ids": part, "logits": logits[start : start + len(part)]}
-            if rows == 1:
-                buffers["logits"] = logits
+                self._spaces["logits"][:] = POISON
+            self._spaces["ids"].view(np.int32)[: len(part)] = part
             for index, step in enumerate(self.plan.functions[function]):
-                self._call(index, step, buffers, len(part))
+                self._call(index, step, len(part))
             self._position += len(part)
-        return logits
+            count = len(part) if function == "score" else 1
+            logits = self._spaces["logits"].view(np.float32).reshape(-1, self.plan.vocabulary)
+            rows.append(logits[:count].copy())
+        return np.concatenate(rows) if function == "score" else rows[-1]
 
     def _check(self, ids: np.ndarray) -> None:
         if not self._spaces:
@@ -136,13 +141,13 @@ class PythonExecutor:
             message += f"(got id {ids[index]}, vocabulary {self.plan.vocabulary})"
             raise InputError(message)
 
-    def _call(self, index: int, step: Step, buffers: dict[str, np.ndarray], tokens: int) -> None:
+    def _call(self, index: int, step: Step, tokens: int) -> None:
         scalars = {"tokens": tokens, "position": self._position}
         arguments = (_Any * len(step.args))()
         keep, arrays = [], []
         for slot, arg in zip(arguments, step.args, strict=True):
             if isinstance(arg, int):
-                array = self._array(arg, buffers, tokens)
+                array = self._array(arg, tokens)
                 tensor, shapes = _make_tensor(array)
                 slot.kind, slot.value = _KIND_TENSOR, ctypes.addressof(tensor)
                 keep += [tensor, shapes]
@@ -162,34 +167,17 @@ class PythonExecutor:
             return arg.values[self._level]
         return arg.value if isinstance(arg, Const) else scalars[str(arg)]
 
-    def _array(self, index: int, buffers: dict[str, np.ndarray], tokens: int) -> np.ndarray:
-        """The buffer of tensor `index`, seen with its shape.
-
-        Shapes are upper bounds where the number of tokens is a scalar argument, so the caller's
-        ids and logits are wrapped in arrays that may claim more than was allocated.
-        """
+    def _array(self, index: int, tokens: int) -> np.ndarray:
+        """The buffer of tensor `index`, seen with its shape."""
         tensor = self.plan.tensors[index]
-        shape, dtype = tensor.shape(tokens), np.dtype(tensor.dtype)
-        if tensor.space in buffers:
-            return np.lib.stride_tricks.as_strided(
-                buffers[tensor.space], shape, _dense_strides(shape, dtype.itemsize)
-            )
         space = self._spaces[tensor.space]
-        return np.ndarray(shape, dtype, buffer=space, offset=tensor.offset)
-
-
-def _dense_strides(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
-    strides = []
-    for size in reversed(shape):
-        strides.append(item)
-        item *= size
-    return tuple(reversed(strides))
+        return np.ndarray(tensor.shape(tokens), tensor.dtype, buffer=space, offset=tensor.offset)
 
 
 def _make_tensor(array: np.ndarray) -> tuple[_Tensor, ctypes.Array]:
     """A DLTensor of `array`, and the memory of its shape and strides."""
     rank, dtype = array.ndim, array.dtype
-    strides = _dense_strides(array.shape, 1)
+    strides = [stride // dtype.itemsize for stride in array.strides]
     shapes = (ctypes.c_int64 * max(1, 2 * rank))(*array.shape, *strides)
     address = ctypes.addressof(shapes)
     tensor = _Tensor(

@@ -59,9 +59,9 @@ static int read_numbers(Reader *reader, const Node *root) {
     const char *name;
     int64_t low, high, *out;
   } numbers[] = {
-      {"chunk", 1, INT32_MAX, &plan->chunk},
+      {"chunk", 1, 1 << 20, &plan->chunk},
       {"context", 1, INT32_MAX, &plan->context},
-      {"vocabulary", 1, INT32_MAX, &plan->vocabulary},
+      {"vocabulary", 1, 1 << 24, &plan->vocabulary},
       {"levels", 1, INT32_MAX, &plan->levels},
       {"arena_bytes", 0, INT64_MAX, &plan->bytes[ARENA]},
       {"cache_bytes", 0, INT64_MAX, &plan->bytes[CACHE]},
@@ -154,7 +154,6 @@ static int read_tensor(Reader *reader, const Node *node, Tensor *tensor) {
   tensor->dl.dtype.lanes = 1;
   if (!read_dims(reader, node + 4, tensor)) return 0;
   int64_t bytes = set_shape(tensor, (int)plan->chunk);
-  if (space == IDS || space == LOGITS) return !offset && tensor->dl.dtype.bits == 32;
   return offset % ALIGNMENT_BYTES == 0 && bytes <= plan->bytes[space] - offset;
 }
 
