@@ -58,9 +58,7 @@ def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, An
     tokens, count = lowering.rows(call.args[0])
     table = lowering.program.weights.matrix(Matrix((attrs["weight"],), (rows,), features, fmt))
     out = lowering.new("float32", tokens, features)
-    function = embedding(
-        lowering.isa, max_tokens=tokens, rows=rows, features=features, fmt=fmt
-    )
+    function = lowering.build(embedding, max_tokens=tokens, rows=rows, features=features, fmt=fmt)
     ids = lowering.storage(call.args[0])
     if ids.space != "ids":  # positions: computed with, so int64
         cast = relax.op.astype(call.args[0], "int32")
@@ -89,7 +87,7 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
     args += [*lowering.matrix(attrs), *lowering.bias(attrs), *residual, out]
     level = lowering.level(fmt, attrs["in_features"])
     note = " + ".join(attrs["weights"])
-    lowering.call(build(spec, lowering.isa), [*args, count, *level], note)
+    lowering.call(lowering.build(build, spec=spec), [*args, count, *level], note)
     return out
 
 
@@ -98,8 +96,8 @@ def _rms_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any
     _, _, *heads, features = shape_of(call.args[0].ty)
     rows = heads[0] if heads else 1
     out = lowering.new("float32", tokens, rows, features)
-    function = norms.rms_norm(
-        lowering.isa,
+    function = lowering.build(
+        norms.rms_norm,
         max_tokens=tokens,
         features=features,
         eps=attrs["eps"],
@@ -116,8 +114,8 @@ def _layer_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, A
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
     out = lowering.new("float32", tokens, features)
-    function = norms.layer_norm(
-        lowering.isa, max_tokens=tokens, features=features, eps=attrs["eps"]
+    function = lowering.build(
+        norms.layer_norm, max_tokens=tokens, features=features, eps=attrs["eps"]
     )
     weights = lowering.program.weights
     weight = weights.vector([attrs["weight"]], [features])
@@ -131,8 +129,8 @@ def _rope(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -
     tokens, count = lowering.rows(call.args[0])
     heads, head_dim = shape_of(call.args[0].ty)[2:]
     out = lowering.new("float32", tokens, heads, head_dim)
-    function = rope(
-        lowering.isa, max_tokens=tokens, heads=heads, rotation=_rotation(attrs, head_dim)
+    function = lowering.build(
+        rope, max_tokens=tokens, heads=heads, rotation=_rotation(attrs, head_dim)
     )
     args = [lowering.storage(call.args[0]), _frequencies(lowering, attrs), out, count, "position"]
     lowering.call(function, args, "rope")
@@ -155,7 +153,7 @@ def _cached_attention(
     kv_heads = shape_of(call.args[1].ty)[2]
     cache, keys, values = lowering.program.cache(attrs["layer"], kv_heads, head_dim)
     query, key, value = (lowering.storage(arg) for arg in call.args)
-    append = append_kv(lowering.isa, max_tokens=tokens, cache=cache)
+    append = lowering.build(append_kv, max_tokens=tokens, cache=cache)
     note = f"layer {attrs['layer']} attention"
     lowering.call(append, [key, value, keys, values, count, "position"], note)
     return _attend(lowering, attrs, query, heads, (tokens, count), Rows(heads * head_dim))
@@ -168,8 +166,8 @@ def _cached_stacked_attention(
     heads, kv_heads, head_dim = attrs["heads"], attrs["kv_heads"], attrs["head_dim"]
     cache, keys, values = lowering.program.cache(attrs["layer"], kv_heads, head_dim)
     stacked = lowering.storage(call.args[0])
-    append = rope_append_kv(
-        lowering.isa,
+    append = lowering.build(
+        rope_append_kv,
         max_tokens=tokens,
         heads=heads,
         cache=cache,
@@ -198,8 +196,8 @@ def _attend(
     )
     slopes = [lowering.program.weights.vector([attrs["alibi"]], [heads])] if attrs["alibi"] else []
     out = lowering.new("float32", tokens[0], heads, cache.head_dim)
-    function = cached_attention(
-        lowering.isa, max_tokens=tokens[0], heads=heads, cache=cache, scores=scores, q_rows=rows
+    function = lowering.build(
+        cached_attention, max_tokens=tokens[0], heads=heads, cache=cache, scores=scores, q_rows=rows
     )
     args = [query, keys, values, *slopes, out, tokens[1], "position"]
     lowering.call(function, args, f"layer {attrs['layer']} attention")
@@ -210,8 +208,8 @@ def _gated(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) 
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
     out = lowering.new("float32", tokens, features)
-    function = gated(
-        lowering.isa,
+    function = lowering.build(
+        gated,
         max_tokens=tokens,
         features=features,
         activation_name=attrs["activation"],
@@ -231,8 +229,8 @@ def _quantize_activation(
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
     outputs = _quantized(lowering, call)
-    function = quantize_activation(
-        lowering.isa, max_tokens=tokens, features=features, group_size=attrs["group_size"]
+    function = lowering.build(
+        quantize_activation, max_tokens=tokens, features=features, group_size=attrs["group_size"]
     )
     args = [lowering.storage(call.args[0]), *outputs, count]
     lowering.call(function, args, "activation to int8")
@@ -245,8 +243,8 @@ def _rms_norm_quantize(
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
     outputs = _quantized(lowering, call)
-    function = norms.rms_norm_quantize(
-        lowering.isa,
+    function = lowering.build(
+        norms.rms_norm_quantize,
         max_tokens=tokens,
         features=features,
         group_size=attrs["group_size"],
@@ -265,7 +263,7 @@ def _last_token(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, A
     for extent in shape_of(call.args[0].ty)[2:]:
         features *= extent
     out = lowering.new("float32", 1, features)
-    function = copy_last_token(lowering.isa, max_tokens=tokens, features=features)
+    function = lowering.build(copy_last_token, max_tokens=tokens, features=features)
     lowering.call(function, [lowering.storage(call.args[0]), out, count], "last token")
     return out
 

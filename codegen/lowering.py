@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,6 +60,14 @@ class Program:
     weights: WeightLayout = field(default_factory=WeightLayout)
     caches: dict[int, tuple[KVCache, Storage, Storage]] = field(default_factory=dict)
     cache_bytes: int = 0
+    _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
+
+    def build(self, builder: Callable[..., tirx.PrimFunc], **options: Any) -> tirx.PrimFunc:
+        """The kernel that `builder(isa=..., **options)` makes, built once for all layers."""
+        key = (builder, tuple(sorted(options.items())))
+        if key not in self._built:
+            self._built[key] = builder(isa=self.target.isa, **options)
+        return self._built[key]
 
     def add_kernel(self, function: tirx.PrimFunc) -> str:
         """Keep a kernel once; its name says everything that its code depends on."""
@@ -91,7 +99,7 @@ class FunctionLowering:
     def __init__(self, program: Program, function: relax.Function) -> None:
         self.program = program
         self.function = function
-        self.isa = program.target.isa
+        self.build = program.build
         self.values: dict[relax.Var, Any] = {}
         self.calls: list[KernelCall] = []
         self.arena: list[Storage] = []
@@ -190,5 +198,3 @@ class FunctionLowering:
             Level(tuple(min(stored[i], round(level[i] * groups)) for level in LEVELS))
             for i in range(2)
         ]
-
-

@@ -124,9 +124,7 @@ def _lower(
     context = Context(machine.capabilities, loaded.weights)
     dump = Path(dump_ir) if dump_ir else None
     with progress.task("passes", len(recipe)) as advance:
-        module, records = run_passes(
-            loaded.module, recipe, context, dump, done=lambda _: advance()
-        )
+        module, records = run_passes(loaded.module, recipe, context, dump, done=lambda _: advance())
     with progress.task("lower to kernels", 3) as advance:
         program, plan = lower_module(module, machine, options, advance)
     return program, plan, records
@@ -158,9 +156,7 @@ def _summarize(program: Program) -> list[WeightSummary]:
     summaries: dict[tuple[str, str], WeightSummary] = {}
     for part in program.weights.parts():
         name = re.sub(r"\.\d+\.", ".*.", part.name)
-        summary = summaries.setdefault(
-            (name, part.format), WeightSummary(name, part.format)
-        )
+        summary = summaries.setdefault((name, part.format), WeightSummary(name, part.format))
         summary.pieces += 1
         summary.weights += part.weights
         summary.bytes += part.nbytes

@@ -63,6 +63,4 @@ def _quantize(rebuilder: Rebuilder, x: relax.Var, group_size: int, context: Cont
         source = rebuilder.replaced(producer.args[0])
         attrs = attrs_of(producer)
         return rebuilder.emit(call("rms_norm_quantize", source, group_size=group_size, **attrs))
-    return rebuilder.emit(
-        call("quantize_activation", rebuilder.replaced(x), group_size=group_size)
-    )
+    return rebuilder.emit(call("quantize_activation", rebuilder.replaced(x), group_size=group_size))
