@@ -24,9 +24,9 @@ examples:
   morendo compile model.gguf --bits 8 --context 4096       8-bit weights, room for 4096 tokens
   morendo compile ./model --target x86-64-v3               for every CPU of that level
   morendo compile ./model --dump-ir ir                     ir/ shows what every pass did
-  morendo compile ./model --passes "normalize,quantize-weights{bits=4},specialize-phases"
+  morendo compile ./model --passes "normalize,quantize-weights{head_bits=4},..."
 
-see also: morendo targets, morendo passes, morendo inspect"""
+see also: morendo targets, morendo passes (the default --passes), morendo inspect"""
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:

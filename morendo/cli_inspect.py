@@ -80,12 +80,19 @@ class WeightPart:
     weights: int
     bytes: int
 
-    HEADER: ClassVar[tuple[str, ...]] = ("part", "format", "pieces", "weights", "bytes", "bits")
+    HEADER: ClassVar[tuple[str, ...]] = ("format", "pieces", "weights", "bytes", "bits", "part")
 
     def row(self) -> tuple[str | int, ...]:
         """What the table shows, in the order of HEADER."""
         bits = f"{8 * self.bytes / self.weights:.2f}" if self.weights else "?"
-        return self.part, self.format, self.pieces, self.weights, size(self.bytes), bits
+        return self.format, self.pieces, self.weights, size(self.bytes), bits, self._short_name
+
+    @property
+    def _short_name(self) -> str:
+        """`layers.*.self_attn.q_proj + k_proj + v_proj`: each place is named once."""
+        names = [name.removesuffix(".weight") for name in self.part.split(" + ")]
+        place = names[0].rpartition(".")[0] + "."
+        return " + ".join([names[0], *(name.removeprefix(place) for name in names[1:])])
 
 
 def _pass_line(record: dict[str, Any]) -> str:

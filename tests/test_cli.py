@@ -397,7 +397,13 @@ MANIFEST = {
         {"spec": "fuse-linears", "counts": {}, "missed": 2},
     ],
     "weights": [
-        {"part": "mlp.*.up", "format": "q4g32", "pieces": 2, "weights": 1000, "bytes": 600}
+        {
+            "part": "layers.*.mlp.gate.weight + layers.*.mlp.up.weight",
+            "format": "q4g32",
+            "pieces": 2,
+            "weights": 1000,
+            "bytes": 600,
+        }
     ],
     "tokenizer": {"stop": [2], "add_bos": False, "vocabulary": 5, "context": 64},
 }
@@ -427,8 +433,8 @@ def test_inspect_shows_what_is_inside(artifact, capsys):
         "fuse-linears\n  nothing to do; left alone: 2",
     ):
         assert said in text
-    row = next(line.split() for line in text.splitlines() if line.startswith("mlp"))
-    assert row == ["mlp.*.up", "q4g32", "2", "1000", "600", "B", "4.80"]
+    row = next(line for line in text.splitlines() if line.startswith("q4g32"))
+    assert row.split() == "q4g32 2 1000 600 B 4.80 layers.*.mlp.gate + up".split()
 
 
 def test_inspect_json_is_the_manifest(artifact, capsys):
