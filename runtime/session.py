@@ -22,7 +22,7 @@ from morendo.runtime.artifact import (
     read_plan,
     start_verification,
 )
-from morendo.runtime.executor import CExecutor, Executor, as_ids
+from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler
 from morendo.runtime.tokenizer import Message, Tokenizer
 
@@ -147,14 +147,14 @@ class Session:
         """The text of token ids, without special tokens."""
         return self.tokenizer.decode(ids)
 
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
+    def logits(self, ids: Ids) -> np.ndarray:
         """Logits of every token of `ids`, float32 [tokens, vocabulary], from an empty cache."""
         self.executor.set_position(0)
         return self.executor.score(ids)
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Ids,
         *,
         max_tokens: int = 256,
         temperature: float = 0.0,
@@ -188,7 +188,7 @@ class Session:
         return self._until_text(tokens, texts) if texts else tokens
 
     def stream(
-        self, prompt: str | Sequence[int], *, stop: Sequence[str | int] = (), **options: Any
+        self, prompt: str | Ids, *, stop: Sequence[str | int] = (), **options: Any
     ) -> Iterator[str]:
         """The text that continues `prompt`, in pieces of whole characters.
 
@@ -207,7 +207,7 @@ class Session:
             return PythonExecutor(self.directory, threads)
         raise InputError(f"unknown executor (got {kind!r}, need 'c' or 'python')")
 
-    def _prompt_ids(self, prompt: str | Sequence[int], chat: bool) -> np.ndarray:
+    def _prompt_ids(self, prompt: str | Ids, chat: bool) -> np.ndarray:
         if isinstance(prompt, str):
             prompt = self.encode_chat(prompt) if chat else self.encode(prompt)
         elif chat:

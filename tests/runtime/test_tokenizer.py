@@ -1,5 +1,7 @@
 """Text in and out: streaming without halves of characters, stop texts, chat templates."""
 
+from typing import Any
+
 import pytest
 import toy
 from tokenizers import Tokenizer as Library
@@ -176,7 +178,8 @@ def say(toy_library, home):
     def start(text):
         session = Session(home / "toy")
         session.close()
-        session.executor = Parrot([*session.encode(text), 257])
+        parrot: Any = Parrot([*session.encode(text), 257])
+        session.executor = parrot
         return session
 
     return start

@@ -1,5 +1,7 @@
 """What TVM generates, run by both executors: parallel loops, scratch memory, refused arguments."""
 
+# pyright: reportInvalidTypeForm=false
+
 import numpy as np
 import pytest
 import toy

@@ -77,7 +77,7 @@ def link_toy(out: Path) -> None:
 
 
 def write_toy(
-    out: Path, library: Path, manifest: dict, add: Callable[[Path], None] = lambda path: None
+    out: Path, library: Path, manifest: dict, add: Callable[[Path], object] = lambda path: None
 ) -> None:
     """Write the toy artifact; `add` may put more files into it."""
     with create_artifact(out) as writer:
