@@ -53,9 +53,9 @@ class Activations:
         """The float32 scale of a token's group in every lane."""
         return splat(self.scales[token, group], self.isa.lanes)
 
-    def sum(self, token, group, factor: int) -> Expr:
-        """The product factor * (sum of the group's codes) in every lane."""
-        return splat(self.sums[token, group] * T.int32(factor), self.isa.lanes)
+    def sum(self, token, group) -> Expr:
+        """The sum of a token's codes of a group in every lane."""
+        return splat(self.sums[token, group], self.isa.lanes)
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ def _add_group(kernel: Kernel, reader: CodeReader, tile, group, half, sums, i) -
     x, lanes = kernel.x, kernel.isa.lanes
     acc = Registers(1, "int32", lanes)
     if reader.unsigned:
-        acc[0] = reader.zero(tile, group, half) * x.sum(0, group, -1)
+        acc[0] = reader.minus_zero(tile, group, half) * x.sum(0, group)
     else:
-        acc[0] = x.sum(0, group, -kernel.isa.signed_offset)
+        acc[0] = x.sum(0, group) * splat(T.int32(-kernel.isa.signed_offset), lanes)
     dot = kernel.isa.dot if reader.unsigned else kernel.isa.dot_signed
     with T.serial(0, kernel.weights.blocks) as block:
         reader.prefetch(tile, group, block)
@@ -211,7 +211,7 @@ def _unpack_group(kernel: Kernel, reader: CodeReader, first_tile, tiles, group, 
             if fold:
                 offset = splat(T.int32(kernel.isa.signed_offset), lanes)
                 shift = T.cast(
-                    offset - reader.zero(tile, group, half), vector_type("uint32", lanes)
+                    offset + reader.minus_zero(tile, group, half), vector_type("uint32", lanes)
                 )
                 low_byte = shift & splat(T.uint32(0xFF), lanes)
                 shift = T.bind(low_byte * splat(T.uint32(0x01010101), lanes))
@@ -270,12 +270,14 @@ def _initial_sums(kernel: Kernel, first_tile, tiles, group, start, block_tokens)
     for v in range(vectors):
         if not kernel.signed:
             tile = _last_tile(kernel, first_tile + v // kernel.halves, tiles)
-            zero = T.bind(kernel.weights.zero(tile, group, v % kernel.halves, kernel.level))
+            half = v % kernel.halves
+            minus_zero = T.bind(kernel.weights.minus_zero(tile, group, half, kernel.level))
         for m in range(block_tokens):
             if kernel.signed:
-                acc[m * vectors + v] = x.sum(start + m, group, -isa.signed_offset)
+                offset = splat(T.int32(-isa.signed_offset), isa.lanes)
+                acc[m * vectors + v] = x.sum(start + m, group) * offset
             else:
-                acc[m * vectors + v] = zero * x.sum(start + m, group, -1)
+                acc[m * vectors + v] = x.sum(start + m, group) * minus_zero
     return acc
 
 
