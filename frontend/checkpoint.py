@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from morendo.ir.errors import InputError
 
@@ -99,12 +101,29 @@ def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
         InputError: for damaged files, missing tensors and shapes that do not fit.
     """
     source = _source(checkpoint, model)
-    prefix = model.module.base_model_prefix + "."
-    where = str(checkpoint.path)
-    keys = match_keys(model.shapes(), source, prefix, where)
-    present = set(source.names())
-    keys |= {name: name for name in model.persistent if name in present}
+    known = _known_names(model.module, source.names())
+    for alias, name in model.aliases.items():
+        if name not in known and alias in known:
+            known[name] = known[alias]
+    keys = match_keys(model.shapes(), source, known, str(checkpoint.path))
+    keys |= {name: known[name] for name in model.persistent if name in known}
     return WeightStore(source, keys, model.buffers, model.aliases)
+
+
+def _known_names(module: PreTrainedModel, stored: list[str]) -> dict[str, str]:
+    """The model's name of each tensor -> the checkpoint's name.
+
+    Checkpoints may leave out the base model's prefix (gpt2, bloom) or use older names; transformers
+    keeps the rules.
+    """
+    state = module.state_dict()
+    rules = [r for r in get_model_conversion_mapping(module) if isinstance(r, WeightRenaming)]
+    known = {
+        rename_source_key(name, rules, [], module.base_model_prefix, state)[0]: name
+        for name in stored
+        if name not in state
+    }
+    return known | {name: name for name in stored if name in state}
 
 
 def _source(checkpoint: Checkpoint, model: EmptyModel) -> TensorSource:

@@ -258,15 +258,18 @@ def export(model: EmptyModel) -> tvm.IRModule:
 def _with_constants(
     function: relax.Function, names: dict[str, str], buffers: dict[str, np.ndarray]
 ) -> relax.Function:
-    """Scalar buffers become constants; the other weights are listed in `weight_names`."""
+    """Scalar buffers become constants; other weights that are read are listed in `weight_names`."""
     scalars = {
         var.name: buffers[names[var.name]]
         for var in function.params[2:]
         if names[var.name] in buffers and buffers[names[var.name]].ndim == 0
     }
     function = function.bind_params(scalars) if scalars else function
-    left = [names[var.name] for var in function.params[2:]]
-    return function.without_attr("params").with_attr("weight_names", left)
+    read = set(relax.analysis.free_vars(function.body))
+    params = [p for i, p in enumerate(function.params) if i < 2 or p in read]
+    function = relax.Function(params, function.body, function.ret_ty, function.is_pure)
+    left = [names[var.name] for var in params[2:]]
+    return function.with_attrs({"global_symbol": "main", "num_input": 2, "weight_names": left})
 
 
 def _check_attention(function: relax.Function, config: PreTrainedConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,49 +118,36 @@ class WeightStore:
 
 
 def match_keys(
-    wanted: Mapping[str, tuple[int, ...]], source: TensorSource, prefix: str, where: str
+    wanted: Mapping[str, tuple[int, ...]],
+    source: TensorSource,
+    known: Mapping[str, str],
+    where: str,
 ) -> dict[str, str]:
     """Weight name -> checkpoint name, for every weight that the model needs.
 
-    Checkpoints may leave out the base model's prefix ("transformer." of gpt2 and bloom) or have it
-    where the model has none.
-
     Args:
         wanted: shape of each weight.
-        prefix: the base model's prefix, with the dot.
+        known: checkpoint name of each weight that the checkpoint has.
         where: the checkpoint, for messages.
 
     Raises:
         InputError: for a missing tensor or another shape.
     """
-    present = set(source.names())
     keys: dict[str, str] = {}
     for name, shape in wanted.items():
-        spellings = _spellings(name, prefix)
-        key = next((s for s in spellings if s in present), None)
-        if key is None:
+        if name not in known:
             raise InputError(
                 f"the checkpoint has no tensor {name}",
                 where=where,
-                hint="the checkpoint is incomplete, or its config.json is of another model",
+                hint="the checkpoint is incomplete, or its configuration is of another model",
             )
-        if source.shape(key) != shape:
-            got, need = list(source.shape(key)), list(shape)
+        stored = source.shape(known[name])
+        if stored != shape:
             raise InputError(
                 f"tensor {name} has another shape than the configuration says "
-                f"(got {got}, need {need})",
+                f"(got {list(stored)}, need {list(shape)})",
                 where=where,
-                hint="the checkpoint and its config.json are of different models",
+                hint="weights and configuration are of different models",
             )
-        keys[name] = key
+        keys[name] = known[name]
     return keys
-
-
-def _spellings(name: str, prefix: str) -> Iterable[str]:
-    yield name
-    yield name.removeprefix(prefix)
-    yield prefix + name
-    legacy = {"weight": "gamma", "bias": "beta"}
-    stem, _, last = name.rpartition(".")
-    if last in legacy:
-        yield f"{stem}.{legacy[last]}"

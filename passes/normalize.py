@@ -23,6 +23,7 @@ from .recognize.linear import recognize_linear
 from .recognize.norms import recognize_norm
 from .recognize.rope import recognize_rope
 from .recognize.simplify import simplify
+from .recognize.split_linear import split_linear
 
 RECOGNIZE: tuple[Rule, ...] = (
     simplify,
@@ -35,6 +36,7 @@ RECOGNIZE: tuple[Rule, ...] = (
     recognize_gated,
     keep_batch,
 )
+SPLIT: tuple[Rule, ...] = (simplify, split_linear)
 # Generic ops that are as good as they get; others are reported.
 _PLAIN = ELEMENTWISE | {"relax.reshape", "relax.permute_dims", "relax.astype"}
 
@@ -61,6 +63,8 @@ class Normalize(Pass):
         main = module["main"]
         weights = _weights(main)
         main = _rewrite(main, weights, RECOGNIZE, context.report)
+        # Only now: a rotation of some of the dimensions cuts q and k, too.
+        main = _rewrite(main, weights, SPLIT, context.report)
         main = _bind_weights(main, _weights(main), context.report)
         _report_rest(main, context.report)
         return tvm.IRModule({"main": main})

@@ -44,6 +44,10 @@ class Graph:
             if better is None:
                 break
             value = better
+        if isinstance(value, relax.TupleGetItem) and isinstance(
+            self.value(value.tuple_value), relax.Tuple
+        ):
+            return self.value(value.tuple_value).fields[value.index]
         if isinstance(value, relax.Var | ir.GenericConst):
             return value
         var = self.builder.emit(value)
