@@ -14,8 +14,10 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from morendo.ir.formats import ceil_div
+
 from .kv_cache import KEY_TILE, KVCache
-from .vector import Registers, load, splat, splat_float, store, vector_type
+from .vector import Registers, load, prefetch, splat, splat_float, store, vector_type
 from .vector_blocks import common_lanes, index, load_float, reduce_lanes, variable
 from .vector_math import fast_exp
 
@@ -57,6 +59,20 @@ class Row:
     slope: Any = None
 
 
+def most_rows(lanes: int) -> int:
+    """Rows of a full tile, so that two vectors of sums for each fit the registers."""
+    return 8 if lanes == 16 else 6
+
+
+def block_width(rows: int, lanes: int) -> int:
+    """Vectors that a register block may have beside each other: sums, one operand, a broadcast.
+
+    Vector units have 32 registers of 16 lanes, or 16 of 8.
+    """
+    registers = 32 if lanes == 16 else 16
+    return max(1, (registers - 1) // (rows + 1))
+
+
 @dataclass
 class Tile:
     """A tile of query rows of one kv head, with its running state.
@@ -65,31 +81,52 @@ class Tile:
         cache: layout of the cache.
         scores: treatment of the scores.
         lanes: 32-bit lanes of a vector.
-        count: rows R of the tile.
-        key_tiles: key tiles (16 positions each) of a register block of scores.
+        count: rows R of the tile, at most `most_rows(lanes)`.
+        prefetch: ask for the next chunk of keys and values while the current one is used.
     """
 
     cache: KVCache
     scores: Scores
     lanes: int
     count: int
-    key_tiles: int
-    queries: Any = field(init=False)
-    weights: Any = field(init=False)
-    output: Any = field(init=False)
+    prefetch: bool
+    state: Any = field(init=False)
     maximum: Registers = field(init=False)
-    total: Registers = field(init=False)
     rescale: Registers = field(init=False)
 
     def allocate(self) -> None:
-        """Reserve the state; memory comes from the stack or, above 1 KiB, from the runtime."""
+        """Reserve the state: of each row the output, weights of a chunk, their sums, the query.
+
+        One buffer on purpose: LLVM then has to assume that the stores of weights change the
+        output, and leaves the output in memory between chunks. In buffers of their own it would
+        promote all of them to registers, and spill inside the innermost loops.
+        """
         dim = self.cache.head_dim
-        self.queries = T.alloc_buffer((self.count, dim))
-        self.weights = T.alloc_buffer((self.count, CHUNK))
-        self.output = T.alloc_buffer((self.count, dim))
+        self.state = T.alloc_buffer((self.count, dim + CHUNK + self.lanes + dim))
         self.maximum = Registers(self.count, "float32", 1)
         self.rescale = Registers(self.count, "float32", 1)
-        self.total = Registers(self.count, "float32", self.lanes)
+
+    @property
+    def key_tiles(self) -> int:
+        """Key tiles (16 positions each) of a register block of scores: 1, 2 or 4.
+
+        As few as hide the latency of the additions: keys beyond the last one are wasted work.
+        """
+        tiles = block_width(self.count, self.lanes) // (KEY_TILE // self.lanes)
+        return 4 if tiles >= 4 and self.count <= 2 else max(1, min(tiles, 2))
+
+    def _weight(self, key: Any) -> Any:
+        """The column of the state with the weight of a key of the chunk."""
+        return self.cache.head_dim + key
+
+    @property
+    def _total(self) -> int:
+        """The column of the state where a row's sums of weights begin, one for each lane."""
+        return self.cache.head_dim + CHUNK
+
+    def _query(self, d: Any) -> Any:
+        """The column of the state with element d of the query."""
+        return self.cache.head_dim + CHUNK + self.lanes + d
 
     def start(self, q: Any, sources: list[tuple[Any, Any]]) -> None:
         """Load the scaled queries, row r from q[sources[r]], and clear the running state."""
@@ -99,11 +136,11 @@ class Tile:
             for r, (m, offset) in enumerate(sources):
                 value = load_float(q, [m, offset + i * lanes], lanes)
                 scaled = value * splat_float(self.scores.scale, lanes)
-                store(self.queries, [r, i * lanes], scaled, lanes)
-                store(self.output, [r, i * lanes], splat_float(0.0, lanes), lanes)
+                store(self.state, [r, self._query(i * lanes)], scaled, lanes)
+                store(self.state, [r, i * lanes], splat_float(0.0, lanes), lanes)
         for r in range(self.count):
             self.maximum[r] = T.float32(MASKED)
-            self.total[r] = splat_float(0.0, self.lanes)
+            store(self.state, [r, self._total], splat_float(0.0, self.lanes), self.lanes)
 
     def attend(
         self, k_cache: Any, v_cache: Any, head: Any, rows: list[Row], low: Any, high: Any
@@ -146,14 +183,17 @@ class Tile:
                 for tile in tiles
                 for part in range(per_tile)
             ]
+            if self.prefetch:
+                for tile in tiles:
+                    prefetch(k_cache, [head, tile + CHUNK // KEY_TILE, d, 0])
             for r in range(self.count):
-                query = T.bind(splat(self.queries[r, d], self.lanes))
+                query = T.bind(splat(self.state[r, self._query(d)], self.lanes))
                 for i, key in enumerate(keys):
                     sums[r * width + i] = sums[r * width + i] + query * key
         for r in range(self.count):
             for i in range(width):
-                at = (block * width + i) * self.lanes
-                store(self.weights, [r, at], sums[r * width + i], self.lanes)
+                at = self._weight((block * width + i) * self.lanes)
+                store(self.state, [r, at], sums[r * width + i], self.lanes)
 
     def _adjust(self, rows: list[Row], start: Any, vectors: Any) -> None:
         """Apply softcap, alibi and the mask to the scores of the chunk, where needed."""
@@ -172,7 +212,7 @@ class Tile:
         lanes, scores = self.lanes, self.scores
         key = T.ramp(start + v * lanes, 1, lanes)
         for r, row in enumerate(rows):
-            value = load_float(self.weights, [r, v * lanes], lanes)
+            value = load_float(self.state, [r, self._weight(v * lanes)], lanes)
             if scores.softcap:
                 value = _softcap(value, scores.softcap, lanes)
             distance = variable(key - splat(row.position, lanes), lanes, "int32")
@@ -184,55 +224,81 @@ class Tile:
             if scores.window:
                 seen = distance > splat(T.int32(-scores.window), lanes)
                 value = tirx.Select(seen, value, masked)
-            store(self.weights, [r, v * lanes], value, lanes)
+            store(self.state, [r, self._weight(v * lanes)], value, lanes)
 
     def _softmax(self, vectors: Any) -> None:
         """Turn the scores of the chunk into exponentials; update maximum, total, rescale."""
         lanes = self.lanes
         highest = Registers(self.count, "float32", lanes)
+        sums = Registers(self.count, "float32", lanes)
         for r in range(self.count):
             highest[r] = splat_float(MASKED, lanes)
         with T.serial(0, vectors) as v:
             for r in range(self.count):
-                highest[r] = T.max(highest[r], load(self.weights, [r, v * lanes], lanes))
+                highest[r] = T.max(
+                    highest[r], load(self.state, [r, self._weight(v * lanes)], lanes)
+                )
         for r in range(self.count):
             new = variable(T.max(self.maximum[r], reduce_lanes(highest[r], lanes, T.max)), 1)
             self.rescale[r] = fast_exp(variable(self.maximum[r] - new, 1), 1)
             self.maximum[r] = new
-            self.total[r] = self.total[r] * splat(self.rescale[r], lanes)
+            old = load(self.state, [r, self._total], lanes)
+            sums[r] = old * splat(self.rescale[r], lanes)
         with T.serial(0, vectors) as v:
             for r in range(self.count):
-                score = load_float(self.weights, [r, v * lanes], lanes)
+                score = load_float(self.state, [r, self._weight(v * lanes)], lanes)
                 weight = variable(score - splat(self.maximum[r], lanes), lanes)
                 weight = variable(fast_exp(weight, lanes), lanes)
-                self.total[r] = self.total[r] + weight
-                store(self.weights, [r, v * lanes], weight, lanes)
+                sums[r] = sums[r] + weight
+                store(self.state, [r, self._weight(v * lanes)], weight, lanes)
+        for r in range(self.count):
+            store(self.state, [r, self._total], sums[r], lanes)
 
     def _add_values(self, v_cache: Any, head: Any, start: Any, keys: Any) -> None:
         """output[r] = output[r] * rescale[r] + weights[r] . values, only over written keys."""
         lanes = common_lanes(self.cache.head_dim, self.lanes)
         vectors = self.cache.head_dim // lanes
-        width = max(1, min(vectors, 24 // self.count, 4 if self.count <= 4 else 2))
+        width = ceil_div(vectors, ceil_div(vectors, block_width(self.count, self.lanes)))
         for first in range(0, vectors, width):
-            columns = [(first + i) * lanes for i in range(min(width, vectors - first))]
-            sums = Registers(self.count * len(columns), "float32", lanes)
-            slots = [(r, i) for r in range(self.count) for i in range(len(columns))]
-            for slot, (r, i) in enumerate(slots):
-                old = load(self.output, [r, columns[i]], lanes)
-                sums[slot] = old * splat(self.rescale[r], lanes)
-            with T.serial(0, keys) as j:
-                values = [load_float(v_cache, [head, start + j, c], lanes) for c in columns]
-                for r in range(self.count):
-                    weight = T.bind(splat(self.weights[r, j], lanes))
-                    for i, value in enumerate(values):
-                        slot = r * len(columns) + i
-                        sums[slot] = sums[slot] + weight * value
-            for slot, (r, i) in enumerate(slots):
-                store(self.output, [r, columns[i]], sums[slot], lanes)
+            part = min(width, vectors - first)
+            self._add_value_block(v_cache, (head, start, keys), first * lanes, part)
+
+    def _add_value_block(
+        self, v_cache: Any, where: tuple[Any, Any, Any], first: int, width: int
+    ) -> None:
+        """The part of `_add_values` for `width` vectors from column `first` on."""
+        head, start, keys = where
+        lanes = common_lanes(self.cache.head_dim, self.lanes)
+        columns = [first + i * lanes for i in range(width)]
+        sums = Registers(self.count * width, "float32", lanes)
+        slots = [(r, i) for r in range(self.count) for i in range(width)]
+        for slot, (r, i) in enumerate(slots):
+            old = load(self.state, [r, columns[i]], lanes)
+            sums[slot] = old * splat(self.rescale[r], lanes)
+        with T.serial(0, keys) as j:
+            values = [load_float(v_cache, [head, start + j, c], lanes) for c in columns]
+            if self.prefetch:
+                for column in columns[:: self._vectors_per_line(lanes)]:
+                    prefetch(v_cache, [head, start + j + CHUNK, column])
+            for r in range(self.count):
+                weight = T.bind(splat(self.state[r, self._weight(j)], lanes))
+                for i, value in enumerate(values):
+                    sums[r * width + i] = sums[r * width + i] + weight * value
+        for slot, (r, i) in enumerate(slots):
+            store(self.state, [r, columns[i]], sums[slot], lanes)
+
+    def _vectors_per_line(self, lanes: int) -> int:
+        """Vectors of values in a cache line of 64 bytes."""
+        return max(1, 64 // (lanes * (2 if self.cache.dtype == "float16" else 4)))
+
+    def output(self, r: int, column: Any, lanes: int) -> Any:
+        """Part of the unnormalized output of row r."""
+        return load(self.state, [r, column], lanes)
 
     def sum_of_weights(self, r: int) -> Any:
         """The sum of exponentials of row r."""
-        return reduce_lanes(self.total[r], self.lanes, lambda a, b: a + b)
+        total = load_float(self.state, [r, self._total], self.lanes)
+        return reduce_lanes(total, self.lanes, lambda a, b: a + b)
 
 
 def _softcap(value: Any, cap: float, lanes: int) -> Any:
