@@ -18,6 +18,7 @@ from .linear_spec import (
     kernel_builder,
     scalar_argument,
     split_halves,
+    task_tokens,
     tensor_argument,
 )
 from .vector import Registers, load, splat, vector_type
@@ -103,10 +104,16 @@ def _tree_sum(sums: Registers, first: int, stride: int) -> Expr:
 def _matrix_matrix(kernel: Kernel) -> None:
     spec, isa = kernel.spec, kernel.isa
     tiles = max(isa.block_tiles, spec.tiles_per_output)
-    block = min(isa.block_tokens, spec.max_tokens)
-    blocks = T.floordiv(kernel.tokens + block - 1, block)
-    with T.parallel(0, ceil_div(spec.tiles, tiles)) as task, T.serial(0, blocks) as i:
-        _token_block(kernel, task * tiles, tiles, T.bind(i * block), block)
+    block = min(isa.block_tokens * isa.block_tiles // tiles, spec.max_tokens)
+    row_blocks = ceil_div(spec.tiles, tiles)
+    chunk = task_tokens(row_blocks, spec.max_tokens)
+    chunks = ceil_div(spec.max_tokens, chunk)
+    with T.parallel(0, row_blocks * chunks) as task:
+        first_tile = T.bind(T.floordiv(task, chunks) * tiles)
+        first_token = T.bind(T.floormod(task, chunks) * chunk)
+        end_token = T.min(kernel.tokens, first_token + chunk)
+        with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
+            _token_block(kernel, first_tile, tiles, T.bind(first_token + i * block), block)
 
 
 def _token_block(kernel: Kernel, first_tile, tiles, token, block_tokens) -> None:

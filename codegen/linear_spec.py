@@ -14,6 +14,10 @@ from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
 
 from .isa import VectorISA
 
+_MIN_TASKS = 32
+_TASK_TOKENS_MULTIPLE = 16  # of every target's block of tokens
+_MIN_TASK_TOKENS = 64  # unpacking a row block then costs about a twentieth of the products
+
 
 @dataclass(frozen=True)
 class LinearSpec:
@@ -88,6 +92,15 @@ def tensor_argument(name: str, shape: tuple[int, ...], dtype: str):
 def scalar_argument(name: str):
     """An int32 parameter."""
     return T.arg(name, T.int32())
+
+
+def task_tokens(row_blocks: int, max_tokens: int) -> int:
+    """Tokens of one task: small matrices are also cut along tokens, so that all threads work.
+
+    Tasks are whole token blocks, so that no two of them write the same token.
+    """
+    cuts = min(ceil_div(_MIN_TASKS, row_blocks), max(max_tokens // _MIN_TASK_TOKENS, 1))
+    return ceil_div(ceil_div(max_tokens, cuts), _TASK_TOKENS_MULTIPLE) * _TASK_TOKENS_MULTIPLE
 
 
 def split_halves(isa: VectorISA) -> int:

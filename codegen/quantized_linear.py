@@ -25,12 +25,10 @@ from .linear_spec import (
     kernel_builder,
     scalar_argument,
     split_halves,
+    task_tokens,
     tensor_argument,
 )
 from .vector import Registers, load, splat, store, vector_type
-
-_MIN_CHUNK_TOKENS = 64
-_MIN_TASKS = 32
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _matrix_matrix(kernel: Kernel) -> None:
     tiles = max(isa.block_tiles, spec.tiles_per_output)
     block = min(isa.block_tokens * isa.block_tiles // tiles, spec.max_tokens)
     row_blocks = ceil_div(spec.tiles, tiles)
-    chunk = _chunk_tokens(row_blocks, spec.max_tokens)
+    chunk = task_tokens(row_blocks, spec.max_tokens)
     chunks = ceil_div(spec.max_tokens, chunk)
     with T.parallel(0, row_blocks * chunks) as task:
         first_tile = T.bind(T.floordiv(task, chunks) * tiles)
@@ -188,12 +186,6 @@ def _matrix_matrix(kernel: Kernel) -> None:
             with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
                 token = T.bind(first_token + i * block)
                 _token_block(kernel, unpacked, first_tile, tiles, token, block)
-
-
-def _chunk_tokens(row_blocks: int, max_tokens: int) -> int:
-    """Tokens of one task: small matrices are also cut along tokens, so that all threads work."""
-    cuts = min(ceil_div(_MIN_TASKS, row_blocks), max(max_tokens // _MIN_CHUNK_TOKENS, 1))
-    return ceil_div(max_tokens, cuts)
 
 
 def _last_tile(kernel: Kernel, tile: Expr, tiles: int) -> Expr:

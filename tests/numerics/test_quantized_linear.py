@@ -79,8 +79,9 @@ def test_epilogues(isa, max_tokens, fmt, gate):
 
 
 @pytest.mark.parametrize("fmt", ["q4g32", "q8g32"])
-def test_whole_chunk_with_scales(fmt):
+@pytest.mark.parametrize("max_tokens", [256, 200])
+def test_whole_chunk_with_scales(fmt, max_tokens):
     isa = runnable_isas()[0]
-    spec = LinearSpec(100, 200, WeightFormat.parse(fmt), max_tokens=256, residual=True)
-    for tokens in (256, 255, 65):
+    spec = LinearSpec(100, 200, WeightFormat.parse(fmt), max_tokens, residual=True)
+    for tokens in (max_tokens, max_tokens - 1, 65):
         run_case(spec, isa, tokens, exact=False, seed=tokens)
