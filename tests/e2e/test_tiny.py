@@ -1,0 +1,110 @@
+"""The whole pipeline on the small trained llama: every format, both executors, every phase."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import morendo
+from tests.e2e.quality import kl_divergence, round_linears, torch_logits
+
+# Relative error of logits against float32 torch: storage in half precision, and int8 activations
+# (one part in 254 of a group's maximum, times the square root of the layers, roughly).
+TOLERANCE = {"f32": 2e-5, "f16": 5e-3}
+
+
+@pytest.fixture(scope="module")
+def ids() -> np.ndarray:
+    return np.random.default_rng().integers(2, 512, size=77)
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+@pytest.mark.parametrize("bits", ["f32", "f16"])
+def test_float_artifacts_match_torch(
+    bits: str, compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
+) -> None:
+    with morendo.load(compile_tiny(bits=bits)) as session:
+        got = session.logits(ids)
+    assert relative_error(got, torch_logits(tiny_torch, ids)) < TOLERANCE[bits]
+
+
+@pytest.mark.parametrize("target", ["x86", "x86-64-v3"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_artifacts_match_torch_with_dequantized_weights(
+    bits: int, target: str, compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
+) -> None:
+    """What remains is the error of int8 activations: below 2 % of the logits' norm."""
+    model = copy.deepcopy(tiny_torch)
+    round_linears(model, lambda name: "q8g32" if "embed" in name else f"q{bits}g32")
+    with morendo.load(compile_tiny(bits=bits, target=target)) as session:
+        got = session.logits(ids)
+    want = torch_logits(model, ids)
+    assert relative_error(got, want) < 0.02
+    assert kl_divergence(want, got) < 2e-3
+
+
+def test_phases_agree(compile_tiny: Callable[..., Path], ids: np.ndarray) -> None:
+    """Prefill in chunks, decode by tokens and score see the same text."""
+    with morendo.load(compile_tiny(bits="f32")) as session:
+        score = session.logits(ids)
+        executor = session.executor
+        executor.set_position(0)
+        prefill = executor.prefill(ids[:70]).copy()
+        decoded = [executor.decode(int(token)).copy() for token in ids[70:]]
+    assert relative_error(prefill, score[69]) < 2e-5
+    assert relative_error(np.stack(decoded), score[70:]) < 2e-5
+
+
+@pytest.mark.parametrize("bits", ["f32", 4])
+def test_executors_agree(
+    bits: str | int, compile_tiny: Callable[..., Path], ids: np.ndarray
+) -> None:
+    """The C runtime and the Python interpreter run the same kernels on the same plan."""
+    logits = []
+    for kind in ("c", "python"):
+        with morendo.runtime.session.Session(compile_tiny(bits=bits), executor=kind) as session:
+            logits.append(session.logits(ids))
+    assert np.array_equal(*logits)
+
+
+def test_threads_do_not_change_results(compile_tiny: Callable[..., Path], ids: np.ndarray) -> None:
+    logits = []
+    for threads in (1, 2, 3):
+        with morendo.load(compile_tiny(bits=4), threads=threads) as session:
+            logits.append(session.logits(ids))
+    assert np.array_equal(logits[0], logits[1])
+    assert np.array_equal(logits[0], logits[2])
+
+
+def test_lower_levels_read_fewer_bits(
+    compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
+) -> None:
+    """The divergence from float grows from 4 to 3 to 2 bit: one artifact, other loop bounds."""
+    want = torch_logits(tiny_torch, ids)
+    divergences = []
+    with morendo.load(compile_tiny(bits=4)) as session:
+        for level in range(session.plan.levels):
+            session.set_level(level)
+            divergences.append(kl_divergence(want, session.logits(ids)))
+    assert divergences == sorted(divergences)
+    assert divergences[0] < 0.1 < divergences[2]
+
+
+def test_generation_is_repeatable_and_stops(compile_tiny: Callable[..., Path]) -> None:
+    with morendo.load(compile_tiny(bits=4)) as session:
+        options = {"max_tokens": 24, "temperature": 0.8, "top_k": 40, "seed": 7}
+        first = list(session.generate("The assignment statement", **options))
+        second = list(session.generate("The assignment statement", **options))
+        greedy = list(session.generate("The assignment statement", max_tokens=24))
+        assert first == second
+        assert len(greedy) == 24
+        assert session.decode(greedy).isprintable() or "\n" in session.decode(greedy)
+        stopped = list(session.generate("The assignment", max_tokens=24, stop=[greedy[3]]))
+        assert greedy[3] not in stopped
