@@ -96,7 +96,9 @@ def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
     return Quantized(codes.reshape(rows, columns), scale, zero.astype(np.int8), row_scale)
 
 
-def reading(q: Quantized, fmt: WeightFormat, level: tuple[int, int] | None) -> tuple[NDArray, NDArray]:
+def reading(
+    q: Quantized, fmt: WeightFormat, level: tuple[int, int] | None
+) -> tuple[NDArray, NDArray]:
     """Codes and zeros in eighths as the kernel reads them at a level (n3, n4).
 
     Returns:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, InputError, MorendoError
+from morendo.ir.plan import FUNCTIONS
 from morendo.runtime.artifact import LIBRARY
 
 Ids = Sequence[int] | np.ndarray
@@ -101,6 +102,15 @@ class CExecutor:
     def set_level(self, level: int) -> None:
         self._check(self._library.mr_set_level(self._open(), level))
 
+    def start_profile(self) -> None:
+        """Add up the seconds of every step from now on."""
+        self._library.mr_set_profile(self._open(), 1)
+
+    def step_seconds(self, function: str, steps: int) -> list[float]:
+        """Seconds that each of the plan's `steps` of a function took while profiling."""
+        number = FUNCTIONS.index(function)
+        return [self._library.mr_step_seconds(self._open(), number, i) for i in range(steps)]
+
     def close(self) -> None:
         self._library.mr_close(self._session)
         self._session = ctypes.c_void_p()
@@ -158,6 +168,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_position": (number, [session]),
         "mr_set_position": (number, [session, number]),
         "mr_set_level": (number, [session, number]),
+        "mr_set_profile": (None, [session, number]),
+        "mr_step_seconds": (ctypes.c_double, [session, number, number]),
         "mr_vocabulary": (number, [session]),
         "mr_context": (number, [session]),
         "mr_pool_start": (number, [number]),

@@ -295,11 +295,11 @@ def decode_bytes(plan: Plan, level: int) -> int:
     read: dict[int, int] = {}
     for step in plan.functions["decode"]:
         if not plan.kernels[step.kernel].startswith("embedding"):
-            read |= _weights_read(plan, step, level)
+            read |= weights_read(plan, step, level)
     return sum(read.values())
 
 
-def _weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
+def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
     """Bytes read of each weights tensor of a step, by the tensor's index."""
     indexes = [arg for arg in step.args if isinstance(arg, int)]
     indexes = [index for index in indexes if plan.tensors[index].space == "weights"]

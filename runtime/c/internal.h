@@ -96,6 +96,7 @@ typedef struct {
   Any *args;
   int count, note_length;
   const char *note;
+  double seconds; /* spent while profiling */
 } Step;
 
 typedef struct {
@@ -113,6 +114,7 @@ typedef struct {
   Tensor **varying; /* tensors whose shape changes from call to call */
   int tensor_count, varying_count;
   StepList functions[FUNCTIONS];
+  int profile; /* add up the seconds of each step */
   Block *blocks; /* all memory of the plan */
 } Plan;
 

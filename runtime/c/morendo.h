@@ -44,6 +44,10 @@ MR_API int mr_position(const mr_session *session);
 MR_API int mr_set_position(mr_session *session, int position);
 /* Chooses the precision of the next calls; 0 is the most precise. */
 MR_API int mr_set_level(mr_session *session, int level);
+/* Starts (1) or stops (0) adding up the seconds of each step of the plan. */
+MR_API void mr_set_profile(mr_session *session, int on);
+/* Seconds so far of step `step` of prefill (0), score (1) or decode (2); -1 if there is none. */
+MR_API double mr_step_seconds(const mr_session *session, int function, int step);
 MR_API int mr_vocabulary(const mr_session *session);
 MR_API int mr_context(const mr_session *session);
 

@@ -1,6 +1,8 @@
 /* Reads plan.json into argument arrays that stay as they are; a call patches only what varies. */
+#define _POSIX_C_SOURCE 200809L
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "internal.h"
 
@@ -303,15 +305,27 @@ static void patch(Plan *plan, const StepList *list, int tokens, int position, in
   }
 }
 
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
 int plan_run(Plan *plan, enum Function function, int tokens, int position, int level) {
   const StepList *list = &plan->functions[function];
   patch(plan, list, tokens, position, level);
+  double last = plan->profile ? seconds_now() : 0;
   for (int i = 0; i < list->step_count; i++) {
-    const Step *step = &list->steps[i];
+    Step *step = &list->steps[i];
     Any result = {0};
     if (step->kernel->call(NULL, step->args, step->count, &result)) {
       return fail(MR_RUNTIME, "kernel %s failed at %s step %d (%.*s): %s", step->kernel->name,
                   function_names[function], i, step->note_length, step->note, mr_error());
+    }
+    if (plan->profile) {
+      double now = seconds_now();
+      step->seconds += now - last;
+      last = now;
     }
   }
   return MR_OK;

@@ -204,6 +204,14 @@ int mr_set_level(mr_session *session, int level) {
   return MR_OK;
 }
 
+void mr_set_profile(mr_session *session, int on) { session->plan.profile = on; }
+
+double mr_step_seconds(const mr_session *session, int function, int step) {
+  if (function < 0 || function >= FUNCTIONS || step < 0) return -1;
+  const StepList *list = &session->plan.functions[function];
+  return step < list->step_count ? list->steps[step].seconds : -1;
+}
+
 int mr_vocabulary(const mr_session *session) { return (int)session->plan.vocabulary; }
 
 int mr_context(const mr_session *session) { return (int)session->plan.context; }
