@@ -8,11 +8,14 @@ import tvm
 import tvm_ffi
 from tvm import relax, tirx
 
+from morendo.ir.dialect import shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.text import bindings_of
 
-from .elementwise import schedule_generic
+from .elementwise import activate, schedule_generic
 from .lowering import FunctionLowering
+from .memory import Storage
+from .vector_math import ACTIVATIONS
 
 _ALIASES = ("reshape", "flatten", "squeeze", "expand_dims")
 
@@ -33,7 +36,27 @@ def lower_generic(lowering: FunctionLowering, value: Any) -> Any:
         return lowering.values[value.tuple_value][value.index]
     if _is_alias(value):
         return lowering.storage(value.args[0])
+    if _activation_name(value):
+        return _activation(lowering, value)
     return _legalized(lowering, value)
+
+
+def _activation_name(call: relax.Call) -> str:
+    """The activation that a call is, when it has a kernel: of float32 (1, n, F); else nothing."""
+    name = call.op.name.removeprefix("relax.nn.") if isinstance(call.op, tvm.ir.Op) else ""
+    plain = name in ACTIVATIONS and call.ty.dtype == "float32" and len(shape_of(call.ty)) == 3
+    return name if plain else ""
+
+
+def _activation(lowering: FunctionLowering, call: relax.Call) -> Storage:
+    name, features = _activation_name(call), shape_of(call.ty)[-1]
+    tokens, count = lowering.rows(call.args[0])
+    out = lowering.new("float32", tokens, features)
+    function = lowering.program.build(
+        activate, max_tokens=tokens, features=features, activation_name=name
+    )
+    lowering.call(function, [lowering.storage(call.args[0]), out, count], name)
+    return out
 
 
 def _is_alias(call: relax.Call) -> bool:

@@ -268,6 +268,16 @@ def test_gated_is_close_to_float64(isa, name, max_tokens, tokens, features):
     np.testing.assert_allclose(out[:tokens], expected[:tokens], rtol=3e-6, atol=3e-6)
 
 
+@ISAS
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_is_close_to_float64(isa, name):
+    x = random(1, 3, 77, scale=4)
+    function = elementwise.activate(isa, max_tokens=3, features=77, activation_name=name)
+    out = poisoned((3, 77))
+    CompiledKernel(function, isa)(x, out, 3)
+    np.testing.assert_allclose(out, ACTIVATIONS[name](x.astype(np.float64)), rtol=3e-6, atol=1e-6)
+
+
 GENERIC = {
     "add": (lambda x: relax.op.add(x, relax.const(1.5)), lambda x: x + 1.5),
     "gelu": (relax.op.nn.gelu, ACTIVATIONS["gelu"]),
