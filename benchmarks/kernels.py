@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ class Options:
     shapes: list[tuple[int, int]]
     isa: str
     seconds: float
+    quantile: float
     streamed_megabytes: int
 
 
@@ -43,12 +43,20 @@ def parse_options() -> Options:
     parser.add_argument("--shapes", default=MODEL_SHAPES, help="output x input features, ...")
     parser.add_argument("--isa", default="", help="a vector unit other than the host's best")
     parser.add_argument("--seconds", type=float, default=0.3, help="time per measurement")
+    parser.add_argument("--quantile", type=float, default=0.5, help="less on a busy machine")
     parser.add_argument("--streamed-megabytes", type=int, default=160)
     a = parser.parse_args()
     shapes = [tuple(map(int, shape.split("x"))) for shape in a.shapes.split(",")]
     tokens = [int(t) for t in a.tokens.split(",")]
     return Options(
-        a.threads, a.formats.split(","), tokens, shapes, a.isa, a.seconds, a.streamed_megabytes
+        threads=a.threads,
+        formats=a.formats.split(","),
+        tokens=tokens,
+        shapes=shapes,
+        isa=a.isa,
+        seconds=a.seconds,
+        quantile=a.quantile,
+        streamed_megabytes=a.streamed_megabytes,
     )
 
 
@@ -62,14 +70,16 @@ class Limit:
     amount: float
 
 
-def medians(calls: list[Callable[[], None]], limit: Limit, seconds: float) -> tuple[float, float]:
-    """Median seconds of a call and median rate of the limit, run in turns for at least 3 rounds."""
+def times_in_turns(
+    calls: list[Callable[[], None]], limit: Limit, options: Options
+) -> tuple[float, float]:
+    """Seconds of a call and rate of the limit at the chosen quantile, for at least 3 rounds."""
     times, limits, begin = [], [], time.perf_counter()
-    while len(limits) < 3 * len(limit.calls) or time.perf_counter() - begin < seconds:
+    while len(limits) < 3 * len(limit.calls) or time.perf_counter() - begin < options.seconds:
         times += [seconds_of(call) for call in calls]
         limits += [seconds_of(call) for call in limit.calls]
-    skip = len(limit.calls)
-    return statistics.median(times[len(calls) :]), limit.amount / statistics.median(limits[skip:])
+    seconds = np.quantile(times[len(calls) :], options.quantile)
+    return seconds, limit.amount / np.quantile(limits[len(limit.calls) :], options.quantile)
 
 
 def seconds_of(call: Callable[[], None]) -> float:
@@ -96,8 +106,7 @@ def host_isa(name: str):
     from morendo.targets.x86 import isa as x86
 
     if name:
-        known = (x86.AVX512_VNNI, x86.AVX512, x86.AVX_VNNI, x86.AVX2)
-        return next(isa for isa in known if isa.name == name)
+        return next(isa for isa in x86.ALL if isa.name == name)
     isa = x86.isa_for(tvm.target.codegen.llvm_get_cpu_features(host_target()))
     if isa is None:
         raise SystemExit("this machine has no vector unit that the kernels support")
@@ -218,7 +227,7 @@ def measure(options: Options, isa, memory: Limit, dot: Limit) -> Iterator[tuple]
             limit = memory if tokens == 1 else dot
             if tokens == 1 and copies == 1:
                 calls *= 32  # most of them find the matrix in the cache, which the limit empties
-            seconds, limit_rate = medians(calls, limit, options.seconds)
+            seconds, limit_rate = times_in_turns(calls, limit, options)
             rate = (nbytes if tokens == 1 else operations) / seconds
             place = "cached" if copies == 1 and nbytes < 24e6 else "streamed"
             yield (

@@ -17,13 +17,13 @@ from tvm.tirx.script.builder import ir as T
 from morendo.ir.formats import SCALE_STEPS
 
 from .isa import VectorISA
-from .vector import load, load_words, prefetch, splat, vector_type
+from .vector import load, load_words, prefetch, shift_left, splat, vector_type
 
 BLOCK = 32
 """Input channels that are fetched together: one byte of a one-bit plane holds 8 steps of 4."""
 STEPS = BLOCK // 4
 
-_BASE_MASK, _LOWER_MASK, _PLANE3_MASK = 0x60606060, 0x18181818, 0x10101010
+_BASE_MASK, _LOWER_MASK, _PLANE3_MASK = 0x60, 0x18, 0x10
 _ODD_BITS = 0xAAAAAAAA
 _ZERO_OF_MISSING_BITS = {4: 0, 3: 4, 2: 12}  # eighths of a step: the middle of what is cut off
 
@@ -110,14 +110,14 @@ class PlaneReader:
         lower = [T.bind(load_words(plane, (tile, group, block, byte), lanes)) for plane in lower]
         if self.bits == 4:
             plane3, plane4 = lower
-            even = self._pair(_shift_left(plane3, 1, lanes), plane4)  # step s: bits s+1, s
-            odd = self._pair(plane3, _shift_left(plane4, -1, lanes))  # step s: bits s, s-1
+            even = self._pair(shift_left(plane3, 1, lanes), plane4)  # step s: bits s+1, s
+            odd = self._pair(plane3, shift_left(plane4, -1, lanes))  # step s: bits s, s-1
             lower = [even, odd]
         return [T.bind(chunk) for chunk in chunks + lower]
 
     def unpack(self, fetched, step) -> Expr:
         """8 * code: base bits to 6..5, plane 3 to bit 4, plane 4 to bit 3."""
-        words = self._field(fetched[step // 4], 5 - 2 * (step % 4), _BASE_MASK)
+        words = self.isa.extract(fetched[step // 4], 5 - 2 * (step % 4), _BASE_MASK)
         if self.bits == 4:
             pair_at = step - step % 2
             words = words | self._field(fetched[2 + step % 2], 3 - pair_at, _LOWER_MASK)
@@ -131,20 +131,16 @@ class PlaneReader:
         return (high & odd) | (low & ~odd)
 
     def _field(self, words: Expr, left: int, mask: int) -> Expr:
+        """Like `extract`, always with a shift: other execution units than a combined instruction
+        has, and the mask merges with the or.
+        """
         lanes = self.isa.lanes
-        return _shift_left(words, left, lanes) & splat(T.uint32(mask), lanes)
+        return shift_left(words, left, lanes) & splat(T.uint32(mask * 0x01010101), lanes)
 
     def minus_zero(self, tile, group, half) -> Expr:
         """The negated zero points: int32 x lanes in the units of the bytes."""
         missing = T.int32(_ZERO_OF_MISSING_BITS[self.bits])
         return _minus_zeros(self.zeros, missing, (tile, group, half), self.isa.lanes)
-
-
-def _shift_left(words: Expr, left: int, lanes: int) -> Expr:
-    """Shift by a constant, to the right where it is negative; bits cross bytes."""
-    if left >= 0:
-        return words << splat(T.uint32(left), lanes) if left else words
-    return words >> splat(T.uint32(-left), lanes)
 
 
 def _minus_zeros(zeros, missing: Expr, where: tuple[Expr, Expr, int], lanes: int) -> Expr:

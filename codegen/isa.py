@@ -10,6 +10,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+from .vector import shift_left, splat
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,7 @@ class VectorISA(ABC):
     @abstractmethod
     def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
         """Like `dot` for signed codes -127..127 that are stored as `code + signed_offset`."""
+
+    def extract(self, words: Expr, left: int, mask: int) -> Expr:
+        """Move every byte's bits left (right if negative) and keep those of the 8-bit mask."""
+        return shift_left(words, left, self.lanes) & splat(T.uint32(mask * 0x01010101), self.lanes)

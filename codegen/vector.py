@@ -50,6 +50,14 @@ def splat_float(value: float, lanes: int) -> Expr:
     return splat(T.float32(value), lanes)
 
 
+def shift_left(words: Expr, left: int, lanes: int) -> Expr:
+    """Shift words by a constant, to the right where it is negative; bits cross bytes."""
+    if left == 0:
+        return words
+    count = splat(T.uint32(abs(left)), lanes)
+    return words << count if left > 0 else words >> count
+
+
 def prefetch(buffer, index: Sequence) -> None:
     """Ask for the cache line at `index`, which may lie past the end of the buffer."""
     read, keep_in_all_levels, data_cache = T.int32(0), T.int32(3), T.int32(1)

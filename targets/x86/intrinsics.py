@@ -25,6 +25,7 @@ class Intrinsic:
         operands: dtypes of the operands.
         meaning: the same function on numpy arrays.
         features: CPU features that it needs, one of which is enough (as LLVM spells them).
+        immediates: bytes that the instruction holds, the last arguments of LLVM's function.
     """
 
     llvm: str
@@ -32,6 +33,7 @@ class Intrinsic:
     operands: tuple[str, ...]
     meaning: Callable[..., NDArray]
     features: tuple[str, ...]
+    immediates: tuple[int, ...] = ()
 
     def __call__(self, *operands: Expr) -> Expr:
         """The call, with operands of any type of the right width."""
@@ -39,7 +41,8 @@ class Intrinsic:
             value if str(value.ty) == dtype else T.reinterpret(dtype, value)
             for value, dtype in zip(operands, self.operands, strict=True)
         ]
-        return T.call_llvm_pure_intrin(self.result, self.llvm, *typed)
+        constants = [T.uint8(value) for value in self.immediates]
+        return T.call_llvm_pure_intrin(self.result, self.llvm, *typed, *constants)
 
 
 def _dot_u8_s8(acc: NDArray, a: NDArray, b: NDArray) -> NDArray:
@@ -61,6 +64,13 @@ def _multiply_add_s16(a: NDArray, b: NDArray) -> NDArray:
 def _sign_s8(a: NDArray, b: NDArray) -> NDArray:
     """vpsignb: a with the sign of b, 0 where b is 0."""
     return (a * np.sign(b)).astype(np.int8)
+
+
+def _affine(a: NDArray, matrix: NDArray) -> NDArray:
+    """gf2p8affineqb: bit i of a byte is the parity of it and byte 7-i of its group's matrix."""
+    rows = matrix.reshape(-1, 8)[:, ::-1].repeat(8, axis=0)  # [bytes, 8 bits]
+    parity = np.bitwise_count(rows & a[:, None]) & 1
+    return np.packbits(parity, axis=1, bitorder="little").reshape(-1)
 
 
 DOT_512 = Intrinsic(
@@ -108,6 +118,12 @@ MULTIPLY_ADD_S16_256 = Intrinsic(
 SIGN_S8_256 = Intrinsic(
     "llvm.x86.avx2.psign.b", "int8x32", ("int8x32", "int8x32"), _sign_s8, ("avx2",)
 )
+AFFINE_512 = Intrinsic(
+    "llvm.x86.vgf2p8affineqb.512", "uint8x64", ("uint8x64", "uint8x64"), _affine, ("gfni",), (0,)
+)
+AFFINE_256 = Intrinsic(
+    "llvm.x86.vgf2p8affineqb.256", "uint8x32", ("uint8x32", "uint8x32"), _affine, ("gfni",), (0,)
+)
 
 ALL = (
     DOT_512,
@@ -117,4 +133,6 @@ ALL = (
     MULTIPLY_ADD_U8_S8_256,
     MULTIPLY_ADD_S16_256,
     SIGN_S8_256,
+    AFFINE_512,
+    AFFINE_256,
 )

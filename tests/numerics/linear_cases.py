@@ -19,14 +19,6 @@ from morendo.ir import reference
 from morendo.ir.reference import Quantized
 from morendo.targets.x86 import isa as x86
 
-CPUS = {
-    x86.AVX512_VNNI.name: ("cascadelake", "avx512vnni"),
-    x86.AVX512.name: ("x86-64-v4", "avx512bw"),
-    x86.AVX_VNNI.name: ("alderlake", "avxvnni"),
-    x86.AVX2.name: ("x86-64-v3", "avx2"),
-}
-"""Per vector unit: a processor that has it, and the feature that this machine needs to run it."""
-
 
 def host_has(feature: str) -> bool:
     """Whether this machine's CPU has a feature, as LLVM spells it."""
@@ -35,21 +27,35 @@ def host_has(feature: str) -> bool:
     return bool(tvm.target.codegen.llvm_cpu_has_features(feature, host))
 
 
+CPUS = {
+    x86.AVX512_VNNI_GFNI: ("icelake-client", ("avx512vnni", "gfni")),
+    x86.AVX512_VNNI: ("cascadelake", ("avx512vnni",)),
+    x86.AVX512: ("x86-64-v4", ("avx512bw",)),
+    # Its instructions have an encoding of AVX-512 too, so that more machines can test it.
+    x86.AVX_VNNI: ("alderlake", ("avxvnni", "gfni"))
+    if host_has("avxvnni")
+    else ("icelake-client", ("avx512vl", "avx512vnni", "gfni")),
+    x86.AVX2: ("x86-64-v3", ("avx2",)),
+}
+"""Per vector unit: a processor that has it, and the features that it takes to run it here."""
+
+
 def runnable_isas() -> list[VectorISA]:
     """The vector units that this machine can run."""
-    known = (x86.AVX512_VNNI, x86.AVX512, x86.AVX_VNNI, x86.AVX2)
-    return [isa for isa in known if host_has(CPUS[isa.name][1])]
+    return [isa for isa, (_, needed) in CPUS.items() if all(map(host_has, needed))]
+
+
+def target_of(isa: VectorISA) -> tvm.target.Target:
+    """The processor of `CPUS` that has a vector unit."""
+    return tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa][0]})
 
 
 @functools.cache
 def compile_kernel(spec: LinearSpec, isa: VectorISA):
     """The compiled kernel of `spec` as a function of numpy arrays and ints (in place)."""
     build = build_quantized_linear if spec.format.quantized else build_linear
-    target = tvm.target.Target(
-        {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa.name][0]}
-    )
     name = spec.kernel_name(isa)
-    library = tvm.compile(tvm.IRModule({name: build(spec, isa)}), target=target)
+    library = tvm.compile(tvm.IRModule({name: build(spec, isa)}), target=target_of(isa))
 
     def run(*arguments) -> None:
         tensors = [

@@ -13,13 +13,13 @@ from morendo.codegen.vector_math import ACTIVATIONS, fast_exp
 from morendo.ir import reference
 from morendo.ir.formats import WeightFormat
 from tests.numerics.linear_cases import (
-    CPUS,
     REFERENCE_ACTIVATIONS,
     compile_kernel,
     finish,
     random_epilogue,
     run_poisoned,
     runnable_isas,
+    target_of,
 )
 
 ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
@@ -62,11 +62,8 @@ def apply(function, isa, x: np.ndarray) -> np.ndarray:
         with T.serial(0, x.size // isa.lanes) as i:
             value = function(T.bind(load(a, (i * isa.lanes,), isa.lanes)), isa.lanes)
             store(b, (i * isa.lanes,), value, isa.lanes)
-    target = tvm.target.Target(
-        {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa.name][0]}
-    )
     out = tvm.runtime.tensor(np.full_like(x, np.nan))
-    library = tvm.compile(tvm.IRModule({"apply": builder.get()}), target=target)
+    library = tvm.compile(tvm.IRModule({"apply": builder.get()}), target=target_of(isa))
     library["apply"](tvm.runtime.tensor(x), out)
     return out.numpy()
 

@@ -12,7 +12,14 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.linear_spec import kernel_builder, tensor_argument
 from morendo.codegen.vector import load, store
 from morendo.targets.x86 import intrinsics
-from morendo.targets.x86.isa import AVX2, AVX512, AVX512_VNNI, AVX_VNNI, isa_for
+from morendo.targets.x86.isa import (
+    AVX2,
+    AVX512,
+    AVX512_VNNI,
+    AVX512_VNNI_GFNI,
+    AVX_VNNI,
+    isa_for,
+)
 from tests.numerics.linear_cases import host_has
 
 
@@ -41,11 +48,12 @@ def test_meaning(intrinsic):
         out = tensor_argument("out", expected.shape, str(expected.dtype))
         values = [load(b, (0,), a.size) for b, a in zip(buffers, operands, strict=True)]
         store(out, (0,), intrinsic(*values), expected.size)
+    level = "x86-64-v4" if "512" in intrinsic.llvm + features[0] else "x86-64-v3"
     target = tvm.target.Target(
         {
             "kind": "llvm",
             "mtriple": "x86_64-linux-gnu",
-            "mcpu": "x86-64-v4" if "avx512" in features[0] else "x86-64-v3",
+            "mcpu": level,
             "mattr": [f"+{features[0]}"],
         }
     )
@@ -64,7 +72,7 @@ def test_meaning(intrinsic):
         ("alderlake", AVX_VNNI),
         ("x86-64-v4", AVX512),
         ("cascadelake", AVX512_VNNI),
-        ("znver4", AVX512_VNNI),
+        ("znver4", AVX512_VNNI_GFNI),
     ],
 )
 def test_isa_of_a_processor(cpu, isa):
