@@ -1,0 +1,153 @@
+"""The commands that look inside: opt, passes, targets, inspect."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from morendo import cli
+from morendo.runtime.artifact import create_artifact
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "passes" / "quantize_weights" / "llama.py"
+
+
+@pytest.fixture
+def ir_file(tmp_path):
+    """IR text as `--dump-ir` writes it."""
+    path = tmp_path / "normalized.py"
+    path.write_text(GOLDEN.read_text(encoding="utf-8").partition("\n# after\n")[0], "utf-8")
+    return path
+
+
+def test_opt_prints_ir_and_reports_on_stderr(ir_file, capsys):
+    assert cli.main(["opt", str(ir_file), "-p", "quantize-weights{bits=8}"]) == 0
+    streams = capsys.readouterr()
+    assert 'format="q8g32"' in streams.out
+    assert streams.err.startswith("quantize-weights{bits=8}: ")
+
+
+def test_opt_reads_standard_input_and_writes_a_file(ir_file, tmp_path, monkeypatch, capsys):
+    out, dump = tmp_path / "out.py", tmp_path / "dump"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(ir_file.read_text(encoding="utf-8")))
+    words = ["opt", "-", "-p", "quantize-weights,fuse-linears", "-o", out, "--dump-ir", dump]
+    assert cli.main(list(map(str, words))) == 0
+    assert capsys.readouterr().out == ""
+    assert "M.fused_linear" in out.read_text(encoding="utf-8")
+    names = sorted(path.name for path in dump.iterdir())
+    assert names[:3] == ["00_input.py", "01_quantize_weights.json", "01_quantize_weights.py"]
+    facts = json.loads((dump / names[1]).read_text(encoding="utf-8"))
+    assert facts["pass"] == "quantize-weights"
+    assert facts["counts"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "said"),
+    [
+        (None, "normalize", "there is no file"),
+        (b"\xff\xfe", "fuse-linears", "is not text"),
+        (b"x = 1\n", "fuse-linears", "error: "),
+        (b"def (", "fuse-linears", "error: "),
+        (b"", "melt", "unknown pass (got 'melt')"),
+        (b"", "quantize-weights{bytes=4}", "unknown option (got 'bytes')"),
+        (b"", "", "pass spec is empty"),
+    ],
+)
+def test_opt_says_what_is_wrong_with_its_input(text, spec, said, tmp_path, capsys):
+    path = tmp_path / "ir.py"
+    if text is not None:
+        path.write_bytes(text)
+    assert cli.main(["opt", str(path), "-p", spec]) == cli.USER_ERROR
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(ir_file):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "morendo", "opt", ir_file, "-p", "quantize-weights"]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert done.returncode == cli.NO_READER
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_passes_and_targets_are_listed_with_one_line(capsys):
+    assert cli.main(["passes"]) == 0
+    listed = capsys.readouterr().out
+    assert "quantize-weights{bits=4,group_size=32" in listed
+    assert "\n  Give linears and embeddings a weight format" in listed
+    assert cli.main(["targets"]) == 0
+    assert any(line.startswith("x86 ") for line in capsys.readouterr().out.splitlines())
+
+
+MANIFEST = {
+    "model": {"name": "toy", "architecture": "llama"},
+    "target": {"name": "x86", "triple": "x86_64-linux-gnu", "features": ["fma"], "isa": "avx2"},
+    "options": {"chunk": 8, "cache_dtype": "float16"},
+    "passes": [
+        {"spec": "normalize", "counts": {"linears": 7}, "missed": 0},
+        {"spec": "fuse-linears", "counts": {}, "missed": 2},
+    ],
+    "weights": [
+        {
+            "part": "layers.*.mlp.gate.weight + layers.*.mlp.up.weight",
+            "format": "q4g32",
+            "pieces": 2,
+            "weights": 1000,
+            "bytes": 600,
+        }
+    ],
+    "tokenizer": {"stop": [2], "add_bos": False, "vocabulary": 5, "context": 64},
+}
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    out = tmp_path / "toy"
+    with create_artifact(out) as writer:
+        for name in ("plan.json", "model.so", "weights.bin"):
+            (writer.path / name).write_bytes(b"x" * 1500)
+        writer.finish(MANIFEST)
+    return out
+
+
+def test_inspect_shows_what_is_inside(artifact, capsys):
+    assert cli.main(["inspect", str(artifact)]) == 0
+    text = capsys.readouterr().out
+    for said in (
+        "toy (llama)",
+        "x86: x86_64-linux-gnu avx2",
+        "64 tokens",
+        "chunk 8, cache_dtype float16",
+        "4.80 per weight",
+        "1.5 kB  weights.bin",
+        "normalize\n  linears: 7",
+        "fuse-linears\n  nothing to do; left alone: 2",
+    ):
+        assert said in text
+    row = next(line for line in text.splitlines() if line.startswith("q4g32"))
+    assert " ".join(row.split()) == "q4g32 2 1000 600 B 4.80 layers.*.mlp.gate + up"
+
+
+def test_inspect_json_is_the_manifest(artifact, capsys):
+    assert cli.main(["inspect", str(artifact), "--json"]) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert manifest["model"] == MANIFEST["model"]
+    assert manifest["files"]["plan.json"]["bytes"] == 1500
+
+
+def test_inspect_says_what_is_damaged(artifact, capsys):
+    assert cli.main(["inspect", str(artifact), "--plan"]) == cli.USER_ERROR
+    assert "plan.json" in capsys.readouterr().err
+    (artifact / "manifest.json").write_text("{")
+    assert cli.main(["inspect", str(artifact)]) == cli.USER_ERROR
+    assert "manifest.json" in capsys.readouterr().err

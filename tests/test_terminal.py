@@ -1,0 +1,91 @@
+"""Tables, sizes, colors and progress."""
+
+import io
+
+import pytest
+
+from morendo import terminal
+from morendo.progress import BarProgress, PlainProgress, Progress, make_progress
+
+
+def test_a_table_has_aligned_columns():
+    text = terminal.table([("up", 7, "1.0 MB"), ("down_proj", 1000, "20.0 kB")], ("part", "n", "b"))
+    assert text.splitlines() == [
+        "part          n        b",
+        "up            7   1.0 MB",
+        "down_proj  1000  20.0 kB",
+    ]
+    assert terminal.table([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (92_400_000, "92.4 MB"), (3.2e9, "3.20 GB")],
+)
+def test_sizes_are_decimal(count, text):
+    assert terminal.size(count) == text
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_color_only_where_it_shows(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert terminal.paint("x", "red", Screen()) == "\x1b[1;31mx\x1b[0m"
+    assert terminal.paint("x", "red", io.StringIO()) == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal.paint("x", "red", Screen()) == "x"
+
+
+# Progress
+
+
+def test_plain_progress_speaks_only_of_what_takes_long():
+    now = 0.0
+    stream = io.StringIO()
+    progress = PlainProgress(stream, clock=lambda: now)
+    with progress, progress.task("quick", 3) as advance:
+        advance(3)
+    assert stream.getvalue() == ""
+    with progress.task("pack", 4) as advance:
+        for _ in range(4):
+            now += 6
+            advance()
+    with progress.task("link"):
+        now += 2
+    assert stream.getvalue().splitlines() == [
+        "pack: 2 of 4, 12 s",
+        "pack: 4 of 4, 24 s",
+        "pack: done in 24.0 s",
+        "link: done in 2.0 s",
+    ]
+
+
+def test_bars_show_title_count_and_time():
+    screen = Screen()
+    with make_progress(screen) as progress:
+        assert isinstance(progress, BarProgress)
+        with progress.task("pack weights", 2) as advance:
+            advance()
+            advance()
+        with progress.task("link"):
+            pass
+    assert "pack weights" in screen.getvalue()
+    assert "2/2" in screen.getvalue()
+    assert "link" in screen.getvalue()
+
+
+def test_progress_is_plain_in_logs_and_silent_when_quiet(capsys):
+    assert isinstance(make_progress(io.StringIO()), PlainProgress)
+    with make_progress(quiet=True) as progress, progress.task("pack", 1) as advance:
+        advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_failing_task_passes_the_error_on():
+    for progress in (Progress(), PlainProgress(io.StringIO()), BarProgress(Screen())):
+        with pytest.raises(ValueError, match="broken"), progress, progress.task("pack", 1):
+            raise ValueError("broken")
