@@ -162,7 +162,7 @@ class Session:
         top_p: float = 1.0,
         seed: int | None = 0,
         ignore_eos: bool = False,
-        stop: Sequence[str | int] = (),
+        stop: str | Sequence[str | int] = (),
         chat: bool = False,
     ) -> Iterator[int]:
         """Token ids that continue `prompt`, one by one as they are computed.
@@ -172,7 +172,7 @@ class Session:
             max_tokens: most tokens to give; fewer when the context is full.
             temperature, top_k, top_p, seed: as for Sampler.
             ignore_eos: go on after the model's end-of-text tokens, which are given then.
-            stop: token ids, or texts, that end the generation; the token that completes one of
+            stop: a text, or texts and token ids, that end the generation; the token that completes one of
                 them is not given.
             chat: put the text into the model's chat template first.
         """
@@ -180,22 +180,21 @@ class Session:
         if max_tokens < 0:
             raise InputError(f"max_tokens must be 0 or more (got {max_tokens})")
         sampler = Sampler(temperature, top_k, top_p, seed)
-        ends = {token for token in stop if isinstance(token, int)}
+        ends, texts = _split_stop(stop)
         if not ignore_eos:
             ends |= set(self.manifest["tokenizer"]["stop"])
-        texts = [text for text in stop if isinstance(text, str) and text]
         tokens = self._generate(ids, sampler, ends, max_tokens)
         return self._until_text(tokens, texts) if texts else tokens
 
     def stream(
-        self, prompt: str | Ids, *, stop: Sequence[str | int] = (), **options: Any
+        self, prompt: str | Ids, *, stop: str | Sequence[str | int] = (), **options: Any
     ) -> Iterator[str]:
         """The text that continues `prompt`, in pieces of whole characters.
 
         Options are those of `generate`; a stop text is left out to its first character.
         """
-        texts = [text for text in stop if isinstance(text, str) and text]
-        tokens = self.generate(prompt, stop=[t for t in stop if isinstance(t, int)], **options)
+        ends, texts = _split_stop(stop)
+        tokens = self.generate(prompt, stop=list(ends), **options)
         return self._cut_before(self.tokenizer.stream(tokens), texts)
 
     def _make_executor(self, kind: str, threads: int) -> Executor:
@@ -288,6 +287,13 @@ class Session:
 def load(directory: str | Path, threads: int = 0) -> Session:
     """Open an artifact; `threads` 0 means one for each CPU that this process may use."""
     return Session(directory, threads)
+
+
+def _split_stop(stop: str | Sequence[str | int]) -> tuple[set[int], list[str]]:
+    """Token ids and texts of a `stop` argument."""
+    items = [stop] if isinstance(stop, str) else stop
+    texts = [item for item in items if isinstance(item, str)]
+    return {int(item) for item in items if not isinstance(item, str)}, [t for t in texts if t]
 
 
 def decode_bytes(plan: Plan, level: int) -> int:

@@ -213,3 +213,9 @@ def test_the_end_of_text_can_be_ignored(say):
     session = say("abc")
     got = list(session.generate([1], ignore_eos=True, max_tokens=4))
     assert got == [*session.encode("abc"), 257]
+
+
+def test_one_stop_text_and_stop_tokens(say):
+    session = say("abc")
+    assert "".join(session.stream([1], stop="c")) == "ab"
+    assert "".join(session.stream([1], stop=["x", *session.encode("b")])) == "a"
