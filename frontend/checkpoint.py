@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.integrations.gguf.reader import GgufHeader
 
 from morendo.ir.errors import InputError
 
@@ -26,11 +27,13 @@ class Checkpoint:
         path: a directory, or a .gguf file.
         config: as transformers reads it.
         eos: ids that end a text.
+        header: of a .gguf file.
     """
 
     path: Path
     config: PreTrainedConfig
     eos: list[int] = field(default_factory=list)
+    header: GgufHeader | None = None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -40,9 +43,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         InputError: when it is damaged or of an unknown architecture.
     """
     if path.is_file():
-        gguf.check_file(path)
+        header = gguf.read_header(path)
         config = gguf.read_config(path)
-        return Checkpoint(path, config, _ids(config.eos_token_id))
+        return Checkpoint(path, config, _ids(config.eos_token_id), header)
     config = _read_config(path)
     eos = _ids(config.eos_token_id)
     generation = _read_json(path / "generation_config.json")
@@ -128,8 +131,8 @@ def _known_names(module: PreTrainedModel, stored: list[str]) -> dict[str, str]:
 
 def _source(checkpoint: Checkpoint, model: EmptyModel) -> TensorSource:
     path = checkpoint.path
-    if path.is_file():
-        return gguf.GgufSource(path, gguf.open_reader(path), model.module)
+    if checkpoint.header is not None:
+        return gguf.GgufSource(path, checkpoint.header, model.module)
     safetensors = _shards(path, "model.safetensors", "*.safetensors")
     if safetensors:
         from .safetensors_file import SafetensorsSource

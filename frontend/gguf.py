@@ -1,12 +1,15 @@
-"""Models in a .gguf file, through the reader and the tables of the gguf and transformers packages.
+"""Models in a .gguf file, through the readers and the tables of gguf and transformers.
 
-Transformers' own loader holds the whole model in float. Here its configuration mapping, its name
-map and its per-architecture tensor processors are used one tensor at a time, on gguf's memory map.
+Transformers' own loader holds the whole model in float. Here its header reader, configuration
+mapping and per-architecture tensor processors, and gguf's name map and dequantization are used one
+tensor at a time, on a memory map.
 """
 
 from __future__ import annotations
 
-import struct
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +17,75 @@ import gguf
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import modeling_gguf_pytorch_utils as hf_gguf
+from transformers.integrations.gguf.reader import GgufHeader, TensorInfo
 
 from morendo.ir.errors import InputError
 
 from .weights import TensorSource
 
-_MAGIC = b"GGUF"
-
-
-def check_file(path: Path) -> None:
-    """Refuse what is no GGUF file of a version that the reader knows.
-
-    Raises:
-        InputError: for another kind of file, or one that ends in the header.
-    """
-    with path.open("rb") as file:
-        head = file.read(24)
-    if head[:4] != _MAGIC:
-        raise InputError(
-            "not a GGUF file (it does not start with the letters GGUF)",
-            where=str(path),
-            hint="give a .gguf file or a Hugging Face model directory",
-        )
-    if len(head) < 24 or struct.unpack("<I", head[4:8])[0] not in (2, 3):
-        raise InputError(
-            "the GGUF header is damaged or of an unknown version", where=str(path), hint=_AGAIN
-        )
-
-
 _AGAIN = "the file is truncated or damaged: download it again"
 
 
-def open_reader(path: Path) -> gguf.GGUFReader:
-    """The memory-mapped file.
+def read_header(path: Path) -> GgufHeader:
+    """Architecture and tensor table of a file.
 
     Raises:
-        InputError: when the file is truncated or damaged.
+        InputError: for another kind of file, or a truncated or damaged one.
     """
-    check_file(path)
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise InputError(
+                "not a GGUF file (it does not start with the letters GGUF)",
+                where=str(path),
+                hint="give a .gguf file or a Hugging Face model directory",
+            )
     try:
-        return gguf.GGUFReader(path)
-    except Exception as error:  # the reader raises what numpy raises on short data
-        raise InputError("the GGUF file cannot be read", where=str(path), hint=_AGAIN) from error
+        header = GgufHeader.from_file(str(path))
+    except Exception as error:  # struct.error, UnicodeDecodeError, ValueError, MemoryError, ...
+        said = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise InputError(
+            f"the GGUF header cannot be read ({said})", where=str(path), hint=_AGAIN
+        ) from error
+    _check_extents(path, header)
+    return header
+
+
+def _check_extents(path: Path, header: GgufHeader) -> None:
+    size = path.stat().st_size
+    for info in header.tensors:
+        end = header.data_start + info.offset + info.nbytes
+        if end > size:
+            raise InputError(
+                f"tensor {info.name} ends behind the file (got {size} bytes, need {end})",
+                where=str(path),
+                hint=_AGAIN,
+            )
+
+
+class _PlainReader(gguf.GGUFReader):
+    """gguf's reader on a plain array: slicing numpy's memmap class takes twice as long."""
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._plain
+
+    @data.setter
+    def data(self, value: np.ndarray) -> None:
+        self._plain = np.asarray(value)
+
+
+@contextmanager
+def shared_reader() -> Iterator[None]:
+    """Within, transformers parses a file once instead of for every question it has.
+
+    gguf's reader makes a numpy object of each of the vocabulary's strings, which takes seconds.
+    """
+    original = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(_PlainReader)  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = original  # type: ignore[misc]
 
 
 def read_config(path: Path) -> PreTrainedConfig:
@@ -67,12 +97,65 @@ def read_config(path: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # transformers raises ValueError, KeyError, ...
-        said = str(error).strip().splitlines()[0]
+        said = " ".join(str(error).split())
         raise InputError(
             f"the GGUF file's configuration cannot be read ({said})",
             where=str(path),
             hint="use the Hugging Face checkpoint of this model instead",
         ) from error
+
+
+class GgufSource(TensorSource):
+    """Tensors of a GGUF file under Hugging Face names, dequantized when read.
+
+    Args:
+        path: the file.
+        header: its tensor table.
+        model: the empty model, for names and shapes.
+    """
+
+    def __init__(self, path: Path, header: GgufHeader, model: PreTrainedModel) -> None:
+        self.path = path
+        self.data_start = header.data_start
+        kind = hf_gguf.TENSOR_PROCESSORS.get(header.architecture, hf_gguf.TensorProcessor)
+        self.processor = kind(config=model.config.to_dict())
+        self.name_map = _name_map(header.architecture, model, self.processor)
+        self.tensors = {self.name_map[t.name]: t for t in header.tensors if t.name in self.name_map}
+        self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+    def names(self) -> list[str]:
+        return list(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        stored = self.tensors[name].shape
+        wanted = self.shapes.get(name, stored)
+        # A processor may transpose (gpt2); the extents cannot change.
+        return wanted if sorted(stored) == sorted(wanted) else stored
+
+    def dtype(self, name: str) -> str:
+        return _kind(self.tensors[name]).name
+
+    def read(self, name: str) -> np.ndarray:
+        info = self.tensors[name]
+        start = self.data_start + info.offset
+        rows = int(np.prod(info.shape[:-1], dtype=np.int64))
+        stored = np.memmap(self.path, np.uint8, "r", start, (rows, info.nbytes // rows))
+        data = gguf.dequantize(stored, _kind(info)).reshape(info.shape)
+        caught: dict[str, Any] = {"tensors": {}}
+        result = self.processor.process(
+            weights=data,
+            name=info.name,
+            tensor_key_mapping=self.name_map,
+            parsed_parameters=caught,
+        )
+        if result.name is None:  # the processor stored it itself
+            (values,) = caught["tensors"].values()
+            return values.numpy()
+        return np.ascontiguousarray(result.weights, dtype=np.float32)
+
+
+def _kind(info: TensorInfo) -> gguf.GGMLQuantizationType:
+    return gguf.GGMLQuantizationType(info.ggml_type)
 
 
 def _name_map(architecture: str, model: PreTrainedModel, processor: Any) -> dict[str, str]:
@@ -91,51 +174,3 @@ def _name_map(architecture: str, model: PreTrainedModel, processor: Any) -> dict
         if stored is not None:
             found.setdefault(f"{stored}.{suffix}", name)
     return found
-
-
-class GgufSource(TensorSource):
-    """Tensors of a GGUF file under Hugging Face names, dequantized when read.
-
-    Args:
-        reader: the open file.
-        model: the empty model, for the name map.
-    """
-
-    def __init__(self, path: Path, reader: gguf.GGUFReader, model: PreTrainedModel) -> None:
-        self.path = path
-        self.reader = reader
-        config = model.config.to_dict()
-        architecture = str(reader.fields["general.architecture"].contents())
-        kind = hf_gguf.TENSOR_PROCESSORS.get(architecture, hf_gguf.TensorProcessor)
-        self.processor = kind(config=config)
-        self.name_map = _name_map(architecture, model, self.processor)
-        self.tensors = {self.name_map[t.name]: t for t in reader.tensors if t.name in self.name_map}
-        self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-
-    def names(self) -> list[str]:
-        return list(self.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        stored = tuple(int(d) for d in reversed(self.tensors[name].shape))
-        wanted = self.shapes.get(name, stored)
-        # A processor may transpose (gpt2) or add an axis; the number of values cannot change.
-        return wanted if np.prod(stored) == np.prod(wanted) else stored
-
-    def dtype(self, name: str) -> str:
-        return self.tensors[name].tensor_type.name
-
-    def read(self, name: str) -> np.ndarray:
-        tensor = self.tensors[name]
-        data = gguf.dequantize(tensor.data, tensor.tensor_type)
-        caught: dict[str, Any] = {"tensors": {}}
-        result = self.processor.process(
-            weights=data,
-            name=tensor.name,
-            tensor_key_mapping=self.name_map,
-            parsed_parameters=caught,
-        )
-        if result.name is None:  # the processor stored it itself
-            (values,) = caught["tensors"].values()
-            return values.numpy()
-        array = np.ascontiguousarray(result.weights, dtype=np.float32)
-        return array.reshape(self.shape(name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +66,14 @@ def load_model(model: str | Path) -> LoadedModel:
     from .locate import locate
 
     path = locate(str(model))
-    from . import checkpoint, torch_export
+    from . import checkpoint, gguf, torch_export
     from .tokenizer import load_tokenizer
 
-    opened = checkpoint.open_checkpoint(path)
-    vocabulary = int(opened.config.vocab_size)
-    tokenizer = load_tokenizer(path, vocabulary)
+    with gguf.shared_reader(), _quiet():
+        opened = checkpoint.open_checkpoint(path)
+        torch_export.check_supported(opened.config, str(path))
+        vocabulary = int(opened.config.vocab_size)
+        tokenizer = load_tokenizer(path, vocabulary)
     empty = torch_export.build_empty(opened.config)
     weights = checkpoint.open_weights(opened, empty)
     bos, eos, stop = _special_ids(opened, tokenizer)
@@ -86,6 +90,19 @@ def load_model(model: str | Path) -> LoadedModel:
         stop=stop,
         add_bos=tokenizer is not None and tokenizer.add_bos,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, transformers only reports errors: what is wrong with a model is ours to say."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def write_tokenizer(model: LoadedModel, directory: Path) -> None:

@@ -67,14 +67,15 @@ def load_tokenizer(path: Path, vocabulary: int) -> ModelTokenizer | None:
             hint="tokenizer and weights are of different models",
         )
     template = found.chat_template if isinstance(found.chat_template, str) else ""
-    bos = found.bos_token_id
+    bos: Any = found.bos_token_id
+    eos: Any = found.eos_token_id
     start = library.encode("a", add_special_tokens=True).ids[:1]
     return ModelTokenizer(
         library=library,
         chat_template=template,
         size=size,
         bos=bos,
-        eos=found.eos_token_id,
+        eos=eos,
         add_bos=bos is not None and start == [bos],
         turn_ends=_turn_ends(library, template),
     )

@@ -119,13 +119,16 @@ class _Interpreter:
             weight, bias = self.weight(attrs["weight"]), self.weight(attrs["bias"])
             return ref.layer_norm(args[0], weight, bias, attrs["eps"])
         if name == "rope":
+            x, positions = args
             frequencies = self.weight(attrs["inv_freq"])
-            return ref.rope(*args, frequencies, attrs["scaling"], attrs["interleaved"])
+            return ref.rope(x, positions, frequencies, attrs["scaling"], attrs["interleaved"])
         if name == "attention":
+            q, k, v = args
             rest = {key: attrs[key] for key in ("scale", "window", "softcap")}
-            return ref.attention(*args, alibi=self.weight(attrs["alibi"]), **rest)
+            return ref.attention(q, k, v, alibi=self.weight(attrs["alibi"]), **rest)
         if name == "gated":
-            return ref.gated(*args, attrs["activation"])
+            gate, up = args
+            return ref.gated(gate, up, attrs["activation"])
         raise NotImplementedError(f"evaluate: no reference for morendo.{name}")
 
 
@@ -184,7 +187,7 @@ GENERIC: dict[str, Callable[..., Any]] = {
     "reshape": _plain(np.reshape),
     "broadcast_to": _plain(np.broadcast_to),
     "permute_dims": lambda call, x: np.transpose(x, _axes(call.attrs.axes)),
-    "expand_dims": lambda call, x: np.expand_dims(x, _axes(call.attrs.axis)),
+    "expand_dims": lambda call, x: np.expand_dims(x, _axes(call.attrs.axis) or ()),
     "squeeze": lambda call, x: np.squeeze(x, _axes(call.attrs.axis)),
     "astype": lambda call, x: x.astype(str(call.attrs.dtype)),
     "concat": lambda call, parts: np.concatenate(parts, axis=int(call.attrs.axis)),

