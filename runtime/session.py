@@ -172,8 +172,8 @@ class Session:
             max_tokens: most tokens to give; fewer when the context is full.
             temperature, top_k, top_p, seed: as for Sampler.
             ignore_eos: go on after the model's end-of-text tokens, which are given then.
-            stop: a text, or texts and token ids, that end the generation; the token that completes one of
-                them is not given.
+            stop: a text, or texts and token ids, that end the generation; the token that completes
+                one of them is not given.
             chat: put the text into the model's chat template first.
         """
         ids = self._prompt_ids(prompt, chat)
