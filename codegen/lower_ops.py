@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,10 +47,7 @@ def lower_op(lowering: FunctionLowering, call: relax.Call) -> Any:
 
 
 def _weight(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
-    size = 1
-    for extent in attrs["shape"]:
-        size *= extent
-    return lowering.program.weights.vector([attrs["name"]], [size])
+    return lowering.program.weights.vector([attrs["name"]], [math.prod(attrs["shape"])])
 
 
 def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
@@ -92,9 +90,12 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
 
 
 def _rms_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
-    tokens, count = lowering.rows(call.args[0])
-    _, _, *heads, features = shape_of(call.args[0].ty)
-    rows = heads[0] if heads else 1
+    """Rows are normalized one by one, so it does not matter whether heads or tokens come first."""
+    _, *leading, features = shape_of(call.args[0].ty)
+    symbolic = [i for i, dim in enumerate(leading) if not isinstance(dim, int)]
+    of_tokens = leading.pop(symbolic[0] if symbolic else 0)
+    tokens, count = lowering.max_tokens(of_tokens), lowering.token_count(of_tokens)
+    rows = math.prod(leading)
     out = lowering.new("float32", tokens, rows, features)
     function = lowering.build(
         norms.rms_norm,
@@ -259,9 +260,7 @@ def _rms_norm_quantize(
 
 def _last_token(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
     tokens, count = lowering.rows(call.args[0])
-    features = 1
-    for extent in shape_of(call.args[0].ty)[2:]:
-        features *= extent
+    features = math.prod(shape_of(call.args[0].ty)[2:])
     out = lowering.new("float32", 1, features)
     function = lowering.build(copy_last_token, max_tokens=tokens, features=features)
     lowering.call(function, [lowering.storage(call.args[0]), out, count], "last token")
