@@ -152,7 +152,8 @@ def load_library(directory: Path) -> ctypes.CDLL:
             _libraries[key] = _declare(ctypes.CDLL(name))
     except (OSError, AttributeError) as error:
         message = " ".join(str(error).split())
-        raise ArtifactError(f"cannot load {LIBRARY} ({message})", where=str(directory)) from None
+        message = f"cannot load {LIBRARY} ({message})"
+        raise ArtifactError(message, where=str(directory), hint="compile it again") from None
     return _libraries[key]
 
 
