@@ -72,9 +72,9 @@ def _computes_with(function: relax.Function, positions: relax.Var) -> bool:
     """Whether anything but rope reads the positions."""
     for binding in bindings_of(function):
         value = binding.value
-        if isinstance(value, relax.Call) and op_name(value) not in _RELAYED:
-            if any(arg.same_as(positions) for arg in value.args):
-                return True
+        reads = isinstance(value, relax.Call) and op_name(value) not in _RELAYED
+        if reads and any(arg.same_as(positions) for arg in value.args):
+            return True
     return False
 
 

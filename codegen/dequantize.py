@@ -31,7 +31,8 @@ _ZERO_OF_MISSING_BITS = {4: 0, 3: 4, 2: 12}  # eighths of a step: the middle of 
 class CodeReader(Protocol):
     """Reads the codes of one matrix in one precision."""
 
-    unsigned: bool  # codes are unsigned with zero points per row, else signed without
+    @property
+    def unsigned(self) -> bool: ...  # with zero points per row; else codes are signed, without
 
     def prefetch(self, tile: Expr, group: Expr, block: Expr | int) -> None: ...
 

@@ -118,12 +118,17 @@ def _layer_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, A
     function = lowering.build(
         norms.layer_norm, max_tokens=tokens, features=features, eps=attrs["eps"]
     )
-    weights = lowering.program.weights
-    weight = weights.vector([attrs["weight"]], [features])
-    bias = weights.vector([attrs["bias"]], [features])
-    args = [lowering.storage(call.args[0]), weight, bias, out, count]
+    vectors = _norm_vectors(lowering, attrs, features)
+    args = [lowering.storage(call.args[0]), *vectors, out, count]
     lowering.call(function, args, attrs["weight"])
     return out
+
+
+def _norm_vectors(
+    lowering: FunctionLowering, attrs: dict[str, Any], features: int
+) -> list[Storage]:
+    """Weight and bias of a layer norm; a missing bias is zeros."""
+    return [lowering.program.weights.vector([attrs[k]], [features]) for k in ("weight", "bias")]
 
 
 def _rope(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
@@ -220,16 +225,12 @@ def _gated(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) 
     return out
 
 
-def _quantized(lowering: FunctionLowering, call: relax.Call) -> list[Storage]:
-    return lowering.new_for(call.ty)
-
-
 def _quantize_activation(
     lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
 ) -> list[Storage]:
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
-    outputs = _quantized(lowering, call)
+    outputs = lowering.new_for(call.ty)
     function = lowering.build(
         quantize_activation, max_tokens=tokens, features=features, group_size=attrs["group_size"]
     )
@@ -243,7 +244,7 @@ def _rms_norm_quantize(
 ) -> list[Storage]:
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
-    outputs = _quantized(lowering, call)
+    outputs = lowering.new_for(call.ty)
     function = lowering.build(
         norms.rms_norm_quantize,
         max_tokens=tokens,
@@ -254,6 +255,25 @@ def _rms_norm_quantize(
     )
     weight = lowering.program.weights.vector([attrs["weight"]], [features])
     args = [lowering.storage(call.args[0]), weight, *outputs, count]
+    lowering.call(function, args, attrs["weight"])
+    return outputs
+
+
+def _layer_norm_quantize(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> list[Storage]:
+    tokens, count = lowering.rows(call.args[0])
+    features = shape_of(call.args[0].ty)[-1]
+    outputs = lowering.new_for(call.ty)
+    function = lowering.build(
+        norms.layer_norm_quantize,
+        max_tokens=tokens,
+        features=features,
+        group_size=attrs["group_size"],
+        eps=attrs["eps"],
+    )
+    vectors = _norm_vectors(lowering, attrs, features)
+    args = [lowering.storage(call.args[0]), *vectors, *outputs, count]
     lowering.call(function, args, attrs["weight"])
     return outputs
 
@@ -280,5 +300,6 @@ _LOWER: dict[str, Lower] = {
     "gated": _gated,
     "quantize_activation": _quantize_activation,
     "rms_norm_quantize": _rms_norm_quantize,
+    "layer_norm_quantize": _layer_norm_quantize,
     "last_token": _last_token,
 }

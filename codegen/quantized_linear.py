@@ -8,6 +8,7 @@ workspace that fits the L2 cache, then multiply it with blocks of tokens held in
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,25 +197,28 @@ def _last_tile(kernel: Kernel, tile: Expr, tiles: int) -> Expr:
 def _unpack_group(kernel: Kernel, reader: CodeReader, first_tile, tiles, group, unpacked) -> None:
     """Write one group of a row block as words: codes, or code - zero + signed_offset."""
     lanes, weights = kernel.isa.lanes, kernel.weights
-    fold = reader.unsigned and kernel.signed
-    for i in range(tiles):
+    for i, half in itertools.product(range(tiles), range(kernel.halves)):
         tile = _last_tile(kernel, first_tile + i, tiles)
-        for half in range(kernel.halves):
-            if fold:
-                offset = splat(T.int32(kernel.isa.signed_offset), lanes)
-                shift = T.cast(
-                    offset + reader.minus_zero(tile, group, half), vector_type("uint32", lanes)
-                )
-                low_byte = shift & splat(T.uint32(0xFF), lanes)
-                shift = T.bind(low_byte * splat(T.uint32(0x01010101), lanes))
-            with T.serial(0, weights.blocks) as block:
-                fetched = reader.fetch(tile, group, block, half)
-                for step in range(STEPS):
-                    words = reader.unpack(fetched, step)
-                    if fold:
-                        words = _add_bytes(words, shift, lanes)
-                    at = (group * weights.blocks + block) * STEPS + step
-                    store(unpacked, (at, i, half * lanes), words, lanes)
+        fold = _zero_bytes(kernel, reader, tile, group, half)
+        with T.serial(0, weights.blocks) as block:
+            fetched = reader.fetch(tile, group, block, half)
+            for step in range(STEPS):
+                words = reader.unpack(fetched, step)
+                if fold is not None:
+                    words = _add_bytes(words, fold, lanes)
+                at = (group * weights.blocks + block) * STEPS + step
+                store(unpacked, (at, i, half * lanes), words, lanes)
+
+
+def _zero_bytes(kernel: Kernel, reader: CodeReader, tile, group, half) -> Expr | None:
+    """What turns unsigned codes into signed ones: signed_offset - zero in all bytes of a row."""
+    if not (reader.unsigned and kernel.isa.folds_zeros):
+        return None
+    lanes = kernel.isa.lanes
+    offset = splat(T.int32(kernel.isa.signed_offset), lanes)
+    fold = T.cast(offset + reader.minus_zero(tile, group, half), vector_type("uint32", lanes))
+    low_byte = fold & splat(T.uint32(0xFF), lanes)
+    return T.bind(low_byte * splat(T.uint32(0x01010101), lanes))
 
 
 def _add_bytes(a: Expr, b: Expr, lanes: int) -> Expr:
@@ -260,16 +264,14 @@ def _initial_sums(kernel: Kernel, first_tile, tiles, group, start, block_tokens)
     isa, x, vectors = kernel.isa, kernel.x, tiles * kernel.halves
     acc = Registers(block_tokens * vectors, "int32", isa.lanes)
     for v in range(vectors):
-        if not kernel.signed:
-            tile = _last_tile(kernel, first_tile + v // kernel.halves, tiles)
+        tile = _last_tile(kernel, first_tile + v // kernel.halves, tiles)
+        if kernel.level is None or isa.folds_zeros:
+            factor = splat(T.int32(-isa.signed_offset), isa.lanes)
+        else:
             half = v % kernel.halves
-            minus_zero = T.bind(kernel.weights.minus_zero(tile, group, half, kernel.level))
+            factor = T.bind(kernel.weights.minus_zero(tile, group, half, kernel.level))
         for m in range(block_tokens):
-            if kernel.signed:
-                offset = splat(T.int32(-isa.signed_offset), isa.lanes)
-                acc[m * vectors + v] = x.sum(start + m, group) * offset
-            else:
-                acc[m * vectors + v] = x.sum(start + m, group) * minus_zero
+            acc[m * vectors + v] = x.sum(start + m, group) * factor
     return acc
 
 

@@ -178,4 +178,4 @@ class WeightLayout:
 
 def _write_at(file: BinaryIO, storage: Storage, values: NDArray) -> None:
     file.seek(storage.offset)
-    file.write(memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b"")
+    file.write(np.ascontiguousarray(values).data.cast("B") if values.size else b"")

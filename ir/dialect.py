@@ -87,6 +87,7 @@ def _stacked(types: list[Any], attrs: Attrs) -> Any:
 
 
 NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0}
+LAYER_NORM: Attrs = {"weight": str, "bias": "", "eps": float}
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
 FUSED: Attrs = {
@@ -133,7 +134,7 @@ _DEFS = (
     OpDef(
         "layer_norm",
         ("x",),
-        {"weight": str, "bias": "", "eps": float},
+        LAYER_NORM,
         _same,
         "(x - mean) / std * weight + bias over the last axis",
     ),
@@ -167,6 +168,13 @@ _DEFS = (
         {**NORM, "group_size": int},
         _activation,
         "rms_norm and quantize_activation in one pass",
+    ),
+    OpDef(
+        "layer_norm_quantize",
+        ("x",),
+        {**LAYER_NORM, "group_size": int},
+        _activation,
+        "layer_norm and quantize_activation in one pass",
     ),
     OpDef(
         "quantized_linear",

@@ -1,13 +1,13 @@
 """Running a Relax function on numpy arrays, op by op: what a module means, before any kernel.
 
-Dialect ops run by `ir/reference_ops.py`, generic Relax ops by numpy. Meant for tests and for
+Dialect ops run by `ir/evaluate_dialect.py`, generic Relax ops by numpy. Meant for tests and for
 looking at intermediate values; nothing is fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tvm
@@ -15,13 +15,8 @@ from tvm import ir, relax
 
 from . import reference_ops as ref
 from .dialect import attrs_of, op_name
+from .evaluate_dialect import DIALECT, State, Weights
 from .text import bindings_of
-
-
-class Weights(Protocol):
-    """A WeightStore, as far as evaluation needs it."""
-
-    def get(self, name: str) -> np.ndarray: ...
 
 
 def evaluate(
@@ -29,6 +24,7 @@ def evaluate(
     inputs: Mapping[str, np.ndarray] | list[np.ndarray],
     weights: Weights,
     watch: Callable[[relax.Var, Any], None] = lambda var, value: None,
+    cache: dict[int, Any] | None = None,
 ) -> Any:
     """The function's result on these inputs.
 
@@ -36,12 +32,13 @@ def evaluate(
         inputs: by parameter name or in order; parameters listed in `weight_names` are read from
             the weights.
         watch: called with each variable and its value.
+        cache: keys and values by layer, for functions over a KV cache; grows with every call.
     """
     given = dict(inputs) if isinstance(inputs, Mapping) else {}
     if isinstance(inputs, list):
         given = {p.name: a for p, a in zip(function.params, inputs, strict=False)}
     names = [str(n) for n in (function.attrs or {}).get("weight_names", [])]
-    interpreter = _Interpreter(weights)
+    interpreter = _Interpreter(State(weights, {} if cache is None else cache))
     for index, param in enumerate(function.params):
         weight = index - (len(function.params) - len(names))
         value = weights.get(names[weight]) if weight >= 0 else given[param.name]
@@ -54,8 +51,8 @@ def evaluate(
 
 
 class _Interpreter:
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+    def __init__(self, state: State) -> None:
+        self.state = state
         self.env: dict[relax.Var, Any] = {}
         self.sizes = tvm.sym.Analyzer()
         self.known: set[str] = set()
@@ -93,43 +90,11 @@ class _Interpreter:
         args = [self.value(arg) for arg in call.args]
         name = op_name(call)
         if name:
-            return self.dialect(name, args, attrs_of(call))
+            return DIALECT[name](self.state, attrs_of(call), *args)
         rule = GENERIC.get(call.op.name.removeprefix("relax."))
         if rule is None:
             raise NotImplementedError(f"evaluate: no numpy meaning for {call.op.name}")
         return rule(call, *args)
-
-    def weight(self, name: str) -> Any:
-        """A weight by name, None for no name."""
-        return self.weights.get(name) if name else None
-
-    def dialect(self, name: str, args: list[Any], attrs: dict[str, Any]) -> Any:
-        if name == "weight":
-            return self.weight(attrs["name"])
-        if name == "embedding":
-            return ref.embedding(args[0], self.weight(attrs["weight"]))
-        if name == "linear":
-            matrix, bias = self.weight(attrs["weight"]), self.weight(attrs["bias"])
-            return ref.linear(args[0], matrix, bias, attrs["transposed"])
-        if name == "rms_norm":
-            return ref.rms_norm(
-                args[0], self.weight(attrs["weight"]), attrs["eps"], attrs["offset"]
-            )
-        if name == "layer_norm":
-            weight, bias = self.weight(attrs["weight"]), self.weight(attrs["bias"])
-            return ref.layer_norm(args[0], weight, bias, attrs["eps"])
-        if name == "rope":
-            x, positions = args
-            frequencies = self.weight(attrs["inv_freq"])
-            return ref.rope(x, positions, frequencies, attrs["scaling"], attrs["interleaved"])
-        if name == "attention":
-            q, k, v = args
-            rest = {key: attrs[key] for key in ("scale", "window", "softcap")}
-            return ref.attention(q, k, v, alibi=self.weight(attrs["alibi"]), **rest)
-        if name == "gated":
-            gate, up = args
-            return ref.gated(gate, up, attrs["activation"])
-        raise NotImplementedError(f"evaluate: no reference for morendo.{name}")
 
 
 def _strided_slice(call: relax.Call, x: Any, axes: Any, begin: Any, end: Any, *step: Any) -> Any:

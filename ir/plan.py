@@ -172,7 +172,7 @@ def _argument_to_json(arg: Argument) -> Any:
     return {"const": arg.value} if isinstance(arg, Const) else arg
 
 
-def _argument_from_json(data: Any) -> Argument:
+def _argument_from_json(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     if set(data) == {"level"}:

@@ -7,6 +7,7 @@ two-level scales follow arXiv 2311.16442 (section 3.1, second-order quantization
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,8 @@ def two_level_scale(step: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArr
 
 def group_scale(q: Quantized) -> NDArray[np.float32]:
     """The step of each row and group as the kernels see it: float32 [N, G]."""
-    return q.row_scale[:, None] * (q.scale.astype(np.float32) / SCALE_STEPS)
+    steps = q.scale.astype(np.float32) / np.float32(SCALE_STEPS)
+    return (q.row_scale[:, None] * steps).astype(np.float32, copy=False)
 
 
 def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
@@ -147,7 +149,7 @@ def _by_step(q: Quantized, fmt: WeightFormat) -> NDArray[np.uint8]:
     return np.ascontiguousarray(steps).reshape(*steps.shape[:3], ROW_TILE * 4).view(np.uint8)
 
 
-def _plane(bits: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+def _plane(bits: NDArray[Any], width: int) -> NDArray[np.uint8]:
     """Pack fields of `width` bits of [T, P, steps, 64]: 8/width steps share a byte."""
     per_byte = 8 // width
     tiles, groups, steps, chunk = bits.shape

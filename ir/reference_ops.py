@@ -105,17 +105,19 @@ def attention(
     softcap: float = 0.0,
     alibi: Array | None = None,
 ) -> Array:
-    """Causal attention of q (1, n, H, D) to k, v (1, n, Hkv, D): (1, n, H, D).
+    """Causal attention of q (1, n, H, D) to k, v (1, m, Hkv, D) with m >= n: (1, n, H, D).
 
-    Query i sees keys j with i - window < j <= i (window 0: all j <= i). Head h reads key head
-    h * Hkv // H. Scores are capped to softcap * tanh(score / softcap), alibi adds slope * j.
+    Query i has position i + m - n; it sees keys j with position - window < j <= position (window
+    0: all j <= position). Head h reads key head h * Hkv // H. Scores are capped to
+    softcap * tanh(score / softcap), alibi adds slope * j.
     """
-    tokens, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
+    heads, kv_heads = q.shape[2], k.shape[2]
     k, v = (np.repeat(t, heads // kv_heads, axis=2) for t in (k, v))
     scores = np.einsum("bihd,bjhd->bhij", q, k, dtype=np.float32) * np.float32(scale)
     if softcap:
         scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
-    query, key = np.arange(tokens)[:, None], np.arange(tokens)[None, :]
+    key = np.arange(k.shape[1])
+    query = key[-q.shape[1] :, None]
     if alibi is not None:
         scores = scores + alibi[:, None, None] * key.astype(np.float32)
     visible = (key <= query) & ((key > query - window) if window else True)

@@ -86,7 +86,8 @@ def parse_module(text: str, where: str = "IR text") -> tvm.IRModule:
     Raises:
         InputError: when it does not parse, with the parser's own words.
     """
-    symbols = {name: TypeVar(name) for name in re.findall(r"^(\w+) = TypeVar\(", text, re.M)}
+    names = re.findall(r"^(\w+) = TypeVar\(", text, re.M)
+    symbols = {name: TypeVar(name) for name in names}  # pyright: ignore[reportGeneralTypeIssues]
     body = re.sub(r"^(from|import) .*\n|^\w+ = TypeVar\(.*\n", "", text, flags=re.M)
     try:
         return tvm.script.from_source(body, extra_vars={"I": I, "R": R, "T": T, "M": M, **symbols})

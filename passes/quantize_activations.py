@@ -58,9 +58,9 @@ def _quantize(rebuilder: Rebuilder, x: relax.Var, group_size: int, context: Cont
     producer = rebuilder.values.get(x)
     readers = [op_name(rebuilder.values.get(use)) for use in rebuilder.uses[x]]
     context.report.count("activations quantized")
-    if op_name(producer) == "rms_norm" and all(name == "fused_linear" for name in readers):
+    norm = op_name(producer)
+    if norm in ("rms_norm", "layer_norm") and all(name == "fused_linear" for name in readers):
         context.report.count("norms fused")
-        source = rebuilder.replaced(producer.args[0])
-        attrs = attrs_of(producer)
-        return rebuilder.emit(call("rms_norm_quantize", source, group_size=group_size, **attrs))
+        source, attrs = rebuilder.replaced(producer.args[0]), attrs_of(producer)
+        return rebuilder.emit(call(f"{norm}_quantize", source, group_size=group_size, **attrs))
     return rebuilder.emit(call("quantize_activation", rebuilder.replaced(x), group_size=group_size))

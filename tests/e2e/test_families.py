@@ -30,3 +30,17 @@ def test_artifact_computes_what_transformers_does(family: str, tmp_path: Path) -
     assert np.abs(score - want).max() < tolerance
     assert np.abs(prefill - want[-2]).max() < tolerance
     assert np.abs(decode - want[-1]).max() < tolerance
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2", "bloom"])
+def test_quantized_artifact_stays_close(family: str, tmp_path: Path) -> None:
+    """8-bit weights and activations behind layer norms, on weights of every size."""
+    model = save_model(family, tmp_path / "model")
+    artifact = morendo.compile(
+        tmp_path / "model", bits=8, out=tmp_path / "artifact", chunk=16, context=48
+    )
+    ids = np.random.default_rng().integers(VOCABULARY, size=41)
+    want = torch_logits(model, ids)
+    with morendo.load(artifact) as session:
+        got = session.logits(ids)
+    assert np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
