@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import tvm
@@ -64,7 +65,7 @@ def compile_kernel(spec: LinearSpec, isa: VectorISA):
         library[name](*tensors)
         for argument, tensor in zip(arguments, tensors, strict=True):
             if isinstance(argument, np.ndarray) and argument.flags.writeable:
-                argument[...] = tensor.numpy()
+                argument[...] = cast(Any, tensor).numpy()
 
     return run
 
