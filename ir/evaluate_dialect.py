@@ -102,6 +102,10 @@ def _layer_norm(state: State, attrs: Attrs, x: Any) -> Any:
     return ref.layer_norm(x, weight, bias, attrs["eps"])
 
 
+def _layer_norm_quantize(state: State, attrs: Attrs, x: Any) -> Any:
+    return _quantize_activation(state, attrs, _layer_norm(state, attrs, x))
+
+
 def _rope(state: State, attrs: Attrs, x: Any, positions: Any) -> Any:
     frequencies = state.weight(attrs["inv_freq"])
     return ref.rope(x, positions, frequencies, attrs["scaling"], attrs["interleaved"])
@@ -152,6 +156,7 @@ DIALECT: dict[str, Callable[..., Any]] = {
     "stacked_attention": _stacked(_attention),
     "quantize_activation": _quantize_activation,
     "rms_norm_quantize": _rms_norm_quantize,
+    "layer_norm_quantize": _layer_norm_quantize,
     "quantized_linear": _quantized_linear,
     "cached_attention": _cached_attention,
     "cached_stacked_attention": _stacked(_cached_attention),
