@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -175,7 +176,7 @@ def small(bench: Bench) -> None:
     cache = KVCache(KV_HEADS, HEAD_DIM, CONTEXT, "float32")
     stacked = (HEADS + 2 * KV_HEADS) * HEAD_DIM
     for tokens in (1, CHUNK):
-        common = {"max_tokens": tokens, "features": WIDTH}
+        common: dict[str, Any] = {"max_tokens": tokens, "features": WIDTH}
         x, weight, out = bench.tensor(tokens, WIDTH), bench.tensor(WIDTH), bench.tensor(tokens, FFN)
         quantized = [
             bench.tensor(tokens, FFN, dtype="int8"),

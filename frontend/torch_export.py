@@ -147,7 +147,7 @@ class _Shapes:
         for spec in program.graph_signature.input_specs:
             if spec.kind is not InputKind.USER_INPUT:
                 target = spec.target or ""
-                stores = program.state_dict, program.constants
+                stores: Any = program.state_dict, program.constants
                 self.state_dict[target] = next(v[target] for v in stores if target in v)
                 self.weight_of[spec.arg.name] = target.removeprefix("model.")
                 spec = InputSpec(InputKind.PARAMETER, spec.arg, target)
@@ -176,7 +176,7 @@ class _Importer(ExportedProgramImporter):
         for name in inputs:
             inputs[name] = relax.Var(name, relax.TensorType([1, tokens], "int64"))
         for key, var in weights.items():
-            name = exported_program.weight_of[key]
+            name: str = exported_program.weight_of[key]
             name = self.aliases.get(name, name)
             weights[key] = relax.Var(re.sub(r"\W", "_", name), var.ty)
             self.weight_names[weights[key].name] = name

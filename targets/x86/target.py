@@ -50,7 +50,7 @@ def _target(name: str, features: tuple[str, ...]) -> Target:
     isa = isa_for(features)
     if isa is None:
         raise CompileError(
-            f"the CPU has no vector unit that kernels can use (got {', '.join(features)}, need AVX2)",
+            f"the CPU has no vector unit for kernels (got {', '.join(features)}, need AVX2)",
             where=name,
         )
     return Target(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import tvm
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ class CompiledKernel:
         self.entry(*tensors)
         for argument, tensor in zip(arguments, tensors, strict=True):
             if isinstance(argument, np.ndarray) and argument.flags.writeable:
-                argument[...] = tensor.numpy()
+                argument[...] = cast(Any, tensor).numpy()
 
 
 def frozen(array: NDArray) -> NDArray:

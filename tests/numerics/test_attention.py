@@ -25,7 +25,8 @@ def filled(cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray, NDA
     tiles = by_position.reshape(-1, 16, cache.kv_heads, cache.head_dim).transpose(2, 0, 3, 1)
     v_cache = poisoned(cache.value_shape)
     v_cache[:, :length] = values.transpose(1, 0, 2)
-    return tuple(frozen(np.ascontiguousarray(a).astype(cache.dtype)) for a in (tiles, v_cache))
+    as_stored = [np.ascontiguousarray(a).astype(cache.dtype) for a in (tiles, v_cache)]
+    return frozen(as_stored[0]), frozen(as_stored[1])
 
 
 def attention(
