@@ -89,46 +89,48 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
     return out
 
 
-def _rms_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+def _norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
     """Rows are normalized one by one, so it does not matter whether heads or tokens come first."""
     _, *leading, features = shape_of(call.args[0].ty)
     symbolic = [i for i, dim in enumerate(leading) if not isinstance(dim, int)]
     of_tokens = leading.pop(symbolic[0] if symbolic else 0)
     tokens, count = lowering.max_tokens(of_tokens), lowering.token_count(of_tokens)
-    rows = math.prod(leading)
-    out = lowering.new("float32", tokens, rows, features)
-    function = lowering.build(
-        norms.rms_norm,
-        max_tokens=tokens,
-        features=features,
-        eps=attrs["eps"],
-        rows_per_token=rows,
-        offset=attrs["offset"],
-    )
-    weight = lowering.program.weights.vector([attrs["weight"]], [features])
-    args = [lowering.storage(call.args[0]), weight, out, count]
+    out = lowering.new("float32", tokens, *leading, features)
+    options = _norm_options(attrs)
+    if math.prod(leading) != 1:
+        options["rows_per_token"] = math.prod(leading)
+    builder = norms.layer_norm if "bias" in attrs else norms.rms_norm
+    function = lowering.build(builder, max_tokens=tokens, features=features, **options)
+    args = [lowering.storage(call.args[0]), *_norm_vectors(lowering, attrs, features), out, count]
     lowering.call(function, args, attrs["weight"])
     return out
 
 
-def _layer_norm(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+def _norm_quantize(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> list[Storage]:
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
-    out = lowering.new("float32", tokens, features)
-    function = lowering.build(
-        norms.layer_norm, max_tokens=tokens, features=features, eps=attrs["eps"]
-    )
+    outputs = lowering.new_for(call.ty)
+    builder = norms.layer_norm_quantize if "bias" in attrs else norms.rms_norm_quantize
+    function = lowering.build(builder, max_tokens=tokens, features=features, **_norm_options(attrs))
     vectors = _norm_vectors(lowering, attrs, features)
-    args = [lowering.storage(call.args[0]), *vectors, out, count]
-    lowering.call(function, args, attrs["weight"])
-    return out
+    lowering.call(
+        function, [lowering.storage(call.args[0]), *vectors, *outputs, count], attrs["weight"]
+    )
+    return outputs
+
+
+def _norm_options(attrs: dict[str, Any]) -> dict[str, Any]:
+    return {key: attrs[key] for key in ("eps", "offset", "group_size") if key in attrs}
 
 
 def _norm_vectors(
     lowering: FunctionLowering, attrs: dict[str, Any], features: int
 ) -> list[Storage]:
-    """Weight and bias of a layer norm; a missing bias is zeros."""
-    return [lowering.program.weights.vector([attrs[k]], [features]) for k in ("weight", "bias")]
+    """The weight, and for a layer norm the bias; one that is missing is zeros."""
+    names = [attrs[key] for key in ("weight", "bias") if key in attrs]
+    return [lowering.program.weights.vector([name], [features]) for name in names]
 
 
 def _rope(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
@@ -239,45 +241,6 @@ def _quantize_activation(
     return outputs
 
 
-def _rms_norm_quantize(
-    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
-) -> list[Storage]:
-    tokens, count = lowering.rows(call.args[0])
-    features = shape_of(call.args[0].ty)[-1]
-    outputs = lowering.new_for(call.ty)
-    function = lowering.build(
-        norms.rms_norm_quantize,
-        max_tokens=tokens,
-        features=features,
-        group_size=attrs["group_size"],
-        eps=attrs["eps"],
-        offset=attrs["offset"],
-    )
-    weight = lowering.program.weights.vector([attrs["weight"]], [features])
-    args = [lowering.storage(call.args[0]), weight, *outputs, count]
-    lowering.call(function, args, attrs["weight"])
-    return outputs
-
-
-def _layer_norm_quantize(
-    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
-) -> list[Storage]:
-    tokens, count = lowering.rows(call.args[0])
-    features = shape_of(call.args[0].ty)[-1]
-    outputs = lowering.new_for(call.ty)
-    function = lowering.build(
-        norms.layer_norm_quantize,
-        max_tokens=tokens,
-        features=features,
-        group_size=attrs["group_size"],
-        eps=attrs["eps"],
-    )
-    vectors = _norm_vectors(lowering, attrs, features)
-    args = [lowering.storage(call.args[0]), *vectors, *outputs, count]
-    lowering.call(function, args, attrs["weight"])
-    return outputs
-
-
 def _last_token(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
     tokens, count = lowering.rows(call.args[0])
     features = math.prod(shape_of(call.args[0].ty)[2:])
@@ -292,14 +255,14 @@ _LOWER: dict[str, Lower] = {
     "embedding": _embedding,
     "fused_linear": _fused_linear,
     "quantized_linear": _fused_linear,
-    "rms_norm": _rms_norm,
-    "layer_norm": _layer_norm,
+    "rms_norm": _norm,
+    "layer_norm": _norm,
     "rope": _rope,
     "cached_attention": _cached_attention,
     "cached_stacked_attention": _cached_stacked_attention,
     "gated": _gated,
     "quantize_activation": _quantize_activation,
-    "rms_norm_quantize": _rms_norm_quantize,
-    "layer_norm_quantize": _layer_norm_quantize,
+    "rms_norm_quantize": _norm_quantize,
+    "layer_norm_quantize": _norm_quantize,
     "last_token": _last_token,
 }
