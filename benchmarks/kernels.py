@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Options:
     formats: list[str]
     tokens: list[int]
     shapes: list[tuple[int, int]]
-    isa: str
+    cpu: str
     seconds: float
     quantile: float
     streamed_megabytes: int
@@ -42,7 +43,7 @@ def parse_options() -> Options:
     parser.add_argument("--formats", default="q4g32,q8g32,f16")
     parser.add_argument("--tokens", default="1,256")
     parser.add_argument("--shapes", default=MODEL_SHAPES, help="output x input features, ...")
-    parser.add_argument("--isa", default="", help="a vector unit other than the host's best")
+    parser.add_argument("--cpu", default="", help="compile for another CPU, such as x86-64-v3")
     parser.add_argument("--seconds", type=float, default=0.3, help="time per measurement")
     parser.add_argument("--quantile", type=float, default=0.5, help="less on a busy machine")
     parser.add_argument("--streamed-megabytes", type=int, default=160)
@@ -55,7 +56,7 @@ def parse_options() -> Options:
         formats=a.formats.split(","),
         tokens=tokens,
         shapes=shapes,
-        isa=a.isa,
+        cpu=a.cpu,
         seconds=a.seconds,
         quantile=a.quantile,
         streamed_megabytes=a.streamed_megabytes,
@@ -92,38 +93,36 @@ def seconds_of(call: Callable[[], None], options: Options) -> float:
     return clock() - start
 
 
-def host_target():
-    """This machine as TVM sees it."""
-    import tvm
+@dataclass(frozen=True)
+class Machine:
+    """The CPU that kernels are compiled for, and its vector unit."""
 
-    codegen = tvm.target.codegen
-    return tvm.target.Target(
-        {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": codegen.llvm_get_system_cpu()}
-    )
+    target: Any
+    isa: Any
 
+    @classmethod
+    def of(cls, cpu: str) -> Machine:
+        """The named CPU, or this one."""
+        import tvm
 
-def host_isa(name: str):
-    """The named vector unit, or the best one of this machine."""
-    import tvm
+        from morendo.targets.x86.isa import isa_for
 
-    from morendo.targets.x86 import isa as x86
+        codegen = tvm.target.codegen
+        cpu = cpu or codegen.llvm_get_system_cpu()
+        target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
+        isa = isa_for(codegen.llvm_get_cpu_features(target))
+        if isa is None:
+            raise SystemExit(f"{cpu} has no vector unit that the kernels support")
+        return cls(target, isa)
 
-    if name:
-        return next(isa for isa in x86.ALL if isa.name == name)
-    isa = x86.isa_for(tvm.target.codegen.llvm_get_cpu_features(host_target()))
-    if isa is None:
-        raise SystemExit("this machine has no vector unit that the kernels support")
-    return isa
+    def compile(self, name: str, function) -> Callable:
+        """The compiled function."""
+        import tvm
 
-
-def compile_function(name: str, function) -> Callable:
-    """The compiled function."""
-    import tvm
-
-    return tvm.compile(tvm.IRModule({name: function}), target=host_target())[name]
+        return tvm.compile(tvm.IRModule({name: function}), target=self.target)[name]
 
 
-def memory_limit(isa) -> Limit:
+def memory_limit(machine: Machine) -> Limit:
     """All threads read memory in order; in bytes."""
     import tvm
     from tvm.tirx.script.builder import ir as T
@@ -131,7 +130,8 @@ def memory_limit(isa) -> Limit:
     from morendo.codegen.linear_spec import kernel_builder, scalar_argument, tensor_argument
     from morendo.codegen.vector import Registers, load, splat, store
 
-    slices, parts, vectors, lanes = 32, 32, (1 << 15) // isa.lanes, isa.lanes  # 4 MB a slice
+    lanes = machine.isa.lanes
+    slices, parts, vectors = 32, 32, (1 << 15) // lanes  # 4 MB a slice
     with kernel_builder("read") as builder:
         a = tensor_argument("a", (slices, parts, vectors * lanes), "int32")
         b = tensor_argument("b", (parts, lanes), "int32")
@@ -144,14 +144,14 @@ def memory_limit(isa) -> Limit:
                 for i in range(4):
                     sums[i] = sums[i] + load(a, (index, part, (step * 4 + i) * lanes), lanes)
             store(b, (part, 0), sums[0] + sums[1] + sums[2] + sums[3], lanes)
-    read = compile_function("read", builder.get())
+    read = machine.compile("read", builder.get())
     data = tvm.runtime.tensor(np.ones((slices, parts, vectors * lanes), np.int32))
     out = tvm.runtime.tensor(np.zeros((parts, lanes), np.int32))
     calls = [lambda i=i: read(data, out, i) for i in range(slices)]
     return Limit(calls, data.numpy().nbytes / slices)
 
 
-def dot_limit(isa) -> Limit:
+def dot_limit(machine: Machine) -> Limit:
     """All threads run the dot instruction; in operations (multiplications and additions)."""
     import tvm
     from tvm.tirx.script.builder import ir as T
@@ -159,7 +159,7 @@ def dot_limit(isa) -> Limit:
     from morendo.codegen.linear_spec import kernel_builder, tensor_argument
     from morendo.codegen.vector import Registers, load, splat, store, vector_type
 
-    tasks, rounds, chains, lanes = 16, 1 << 12, 12, isa.lanes
+    isa, tasks, rounds, chains, lanes = machine.isa, 16, 1 << 12, 12, machine.isa.lanes
     with kernel_builder("peak") as builder:
         a = tensor_argument("a", (lanes,), "int32")
         b = tensor_argument("b", (tasks, chains, lanes), "int32")
@@ -174,7 +174,7 @@ def dot_limit(isa) -> Limit:
                     sums[i] = isa.dot(sums[i], codes, x)
             for i in range(chains):
                 store(b, (task, i, 0), sums[i], lanes)
-    peak = compile_function("peak", builder.get())
+    peak = machine.compile("peak", builder.get())
     inputs = tvm.runtime.tensor(np.full(lanes, 0x01010101, np.int32))
     out = tvm.runtime.tensor(np.zeros((tasks, chains, lanes), np.int32))
     return Limit([lambda: peak(inputs, out)], tasks * rounds * chains * lanes * 8)
@@ -187,7 +187,7 @@ def random_array(rng: np.random.Generator, dtype: str, shape) -> np.ndarray:
     return rng.integers(0, 100, shape, np.uint8).astype(dtype)
 
 
-def kernel_calls(spec, isa, copies: int) -> tuple[list[Callable[[], None]], float]:
+def kernel_calls(spec, machine: Machine, copies: int) -> tuple[list[Callable[[], None]], float]:
     """One call of the kernel per copy of the weights, and the seconds it took to compile."""
     import tvm
 
@@ -197,7 +197,7 @@ def kernel_calls(spec, isa, copies: int) -> tuple[list[Callable[[], None]], floa
     rng = np.random.default_rng(0)
     build = build_quantized_linear if spec.format.quantized else build_linear
     start = time.perf_counter()
-    kernel = compile_function(spec.kernel_name(isa), build(spec, isa))
+    kernel = machine.compile(spec.kernel_name(machine.isa), build(spec, machine.isa))
     compile_seconds = time.perf_counter() - start
     tokens, groups = spec.max_tokens, spec.groups if spec.format.quantized else 1
     shapes = [("float32", (tokens, spec.in_features))]
@@ -214,7 +214,7 @@ def kernel_calls(spec, isa, copies: int) -> tuple[list[Callable[[], None]], floa
     return calls, compile_seconds
 
 
-def measure(options: Options, isa, memory: Limit, dot: Limit) -> Iterator[tuple]:
+def measure(options: Options, machine: Machine, memory: Limit, dot: Limit) -> Iterator[tuple]:
     """Rows of the table."""
     from morendo.codegen.linear_spec import LinearSpec
     from morendo.ir.formats import WeightFormat
@@ -226,7 +226,7 @@ def measure(options: Options, isa, memory: Limit, dot: Limit) -> Iterator[tuple]
         nbytes, operations = spec.format.nbytes(rows, columns), 2 * rows * columns * tokens
         streamed = -(-options.streamed_megabytes * 1_000_000 // nbytes)
         for copies in (1, streamed) if tokens == 1 else (1,):
-            calls, compiled = kernel_calls(spec, isa, copies)
+            calls, compiled = kernel_calls(spec, machine, copies)
             limit = memory if tokens == 1 else dot
             if tokens == 1 and copies == 1:
                 calls *= 32  # most of them find the matrix in the cache, which the limit empties
@@ -243,8 +243,8 @@ def measure(options: Options, isa, memory: Limit, dot: Limit) -> Iterator[tuple]
 def main() -> None:
     options = parse_options()
     os.environ["TVM_NUM_THREADS"] = str(options.threads)  # read when TVM's pool starts
-    isa = host_isa(options.isa)
-    print(f"{isa.name}, {options.threads} threads; limit: GB/s for one token, else GOP/s")
+    machine = Machine.of(options.cpu)
+    print(f"{machine.isa.name}, {options.threads} threads; limit: GB/s for one token, else GOP/s")
     head = (
         "format",
         "shape",
@@ -259,7 +259,7 @@ def main() -> None:
     )
     print("{:<10} {:>11} {:>6} {:>9} {:>9} {:>6} {:>6} {:>6} {:>4} {:>9}".format(*head))
     line = "{:<10} {:>11} {:>6} {:>9} {:>9.1f} {:>6.1f} {:>6.0f} {:>6.1f} {:>4.0f} {:>9.2f}"
-    for row in measure(options, isa, memory_limit(isa), dot_limit(isa)):
+    for row in measure(options, machine, memory_limit(machine), dot_limit(machine)):
         print(line.format(*row), flush=True)
 
 
