@@ -64,21 +64,27 @@ def rms_norm(
     return k.function
 
 
-def layer_norm(isa: Any, *, max_tokens: int, features: int, eps: float) -> tirx.PrimFunc:
+def layer_norm(
+    isa: Any, *, max_tokens: int, features: int, eps: float, rows_per_token: int = 1
+) -> tirx.PrimFunc:
     """Layer norm: (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
 
-    Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], out f32[M, C], tokens.
+    Parameters of the kernel: x f32[M, Rt, C], weight f32[C], bias f32[C], out f32[M, Rt, C],
+    tokens.
     """
-    with kernel(kernel_name("layer_norm", m=max_tokens, c=features, e=eps)) as k:
-        x = k.buffer("x", (max_tokens, features))
+    width = rows_per_token * features
+    name = kernel_name("layer_norm", m=max_tokens, r=rows_per_token, c=features, e=eps)
+    with kernel(name) as k:
+        x = k.buffer("x", (max_tokens, width))
         weight, bias = k.buffer("weight", (features,)), k.buffer("bias", (features,))
-        out = k.buffer("out", (max_tokens, features))
+        out = k.buffer("out", (max_tokens, width))
         tokens = k.scalar("tokens")
-        with token_loop(tokens, max_tokens, features * 8) as m:
-            normed = _layer_row(x, m, weight, bias, features, eps, isa.lanes)
+        with token_loop(tokens, max_tokens, width * 8) as m, T.serial(0, rows_per_token) as row:
+            start = row * features
+            normed = _layer_row(x, m, start, weight, bias, features, eps, isa.lanes)
 
             def write(c: Any, lanes: int) -> None:
-                store(out, [m, c], normed(c, lanes), lanes)
+                store(out, [m, start + c], normed(c, lanes), lanes)
 
             for_each_vector(write, features, isa.lanes)
     return k.function
@@ -119,7 +125,7 @@ def layer_norm_quantize(
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
-            normed = _layer_row(x, m, weight, bias, features, eps, isa.lanes)
+            normed = _layer_row(x, m, 0, weight, bias, features, eps, isa.lanes)
             quantize_row(normed, outputs, m, features, group_size, isa.lanes)
     return k.function
 
@@ -145,22 +151,22 @@ def _rms_row(
 
 
 def _layer_row(
-    x: Any, m: Any, weight: Any, bias: Any, features: int, eps: float, lanes: int
+    x: Any, m: Any, start: Any, weight: Any, bias: Any, features: int, eps: float, lanes: int
 ) -> Element:
-    """Take mean and variance of the row x[m]; give its normalized elements."""
+    """Take mean and variance of the row x[m, start:]; give its normalized elements."""
     inverse = T.float32(1.0 / features)
-    total = row_sum(lambda c, width: load_float(x, [m, c], width), features, lanes)
+    total = row_sum(lambda c, width: load_float(x, [m, start + c], width), features, lanes)
     mean = variable(total * inverse, 1)
 
     def square(c: Any, width: int) -> Any:
-        value = T.bind(load_float(x, [m, c], width) - splat(mean, width))
+        value = T.bind(load_float(x, [m, start + c], width) - splat(mean, width))
         return value * value
 
     variance = row_sum(square, features, lanes) * inverse
     scale = variable(T.float32(1.0) / T.sqrt(variance + T.float32(eps)), 1)
 
     def normed(c: Any, width: int) -> Any:
-        value = (load_float(x, [m, c], width) - splat(mean, width)) * splat(scale, width)
+        value = (load_float(x, [m, start + c], width) - splat(mean, width)) * splat(scale, width)
         return value * load_float(weight, [c], width) + load_float(bias, [c], width)
 
     return normed

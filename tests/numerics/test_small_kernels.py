@@ -78,13 +78,19 @@ def test_rms_norm_of_a_slice_leaves_the_rest_alone(isa):
 
 
 @ISAS
-@pytest.mark.parametrize(("max_tokens", "features"), [(1, 576), (16, 33), (256, 768)])
-def test_layer_norm_is_close_to_float64(isa, max_tokens, features):
-    x, weight, bias = random(1, max_tokens, features) + 5, random(2, features), random(3, features)
-    function = norms.layer_norm(isa, max_tokens=max_tokens, features=features, eps=1e-5)
-    out = poisoned((max_tokens, features))
-    CompiledKernel(function, isa)(x, weight, bias, out, max_tokens)
-    np.testing.assert_allclose(out, layer(x, weight, bias, 1e-5), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize(
+    ("max_tokens", "features", "rows"), [(1, 576, 1), (16, 33, 3), (256, 768, 1)]
+)
+def test_layer_norm_is_close_to_float64(isa, max_tokens, features, rows):
+    x = random(1, max_tokens, rows, features) + 5
+    weight, bias = random(2, features), random(3, features)
+    function = norms.layer_norm(
+        isa, max_tokens=max_tokens, features=features, eps=1e-5, rows_per_token=rows
+    )
+    out = poisoned((max_tokens, rows * features))
+    CompiledKernel(function, isa)(x.reshape(out.shape), weight, bias, out, max_tokens)
+    want = layer(x, weight, bias, 1e-5).reshape(out.shape)
+    np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
 
 
 def quantized_outputs(tokens: int, features: int, group: int) -> tuple[NDArray, ...]:
