@@ -110,7 +110,10 @@ def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
             known[name] = known[alias]
     keys = match_keys(model.shapes(), source, known, str(checkpoint.path))
     keys |= {name: known[name] for name in model.persistent if name in known}
-    return WeightStore(source, keys, model.buffers, model.aliases)
+    buffers = model.buffers
+    if isinstance(source, gguf.GgufSource):
+        buffers = source.rotary_buffers(buffers)
+    return WeightStore(source, keys, buffers, model.aliases)
 
 
 def _known_names(module: PreTrainedModel, stored: list[str]) -> dict[str, str]:

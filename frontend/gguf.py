@@ -121,6 +121,7 @@ class GgufSource(TensorSource):
         self.processor = kind(config=model.config.to_dict())
         self.name_map = _name_map(header.architecture, model, self.processor)
         self.tensors = {self.name_map[t.name]: t for t in header.tensors if t.name in self.name_map}
+        self.others = {t.name: t for t in header.tensors if t.name not in self.name_map}
         self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
 
     def names(self) -> list[str]:
@@ -137,10 +138,7 @@ class GgufSource(TensorSource):
 
     def read(self, name: str) -> np.ndarray:
         info = self.tensors[name]
-        start = self.data_start + info.offset
-        rows = int(np.prod(info.shape[:-1], dtype=np.int64))
-        stored = np.memmap(self.path, np.uint8, "r", start, (rows, info.nbytes // rows))
-        data = gguf.dequantize(stored, _kind(info)).reshape(info.shape)
+        data = self._dequantized(info)
         caught: dict[str, Any] = {"tensors": {}}
         result = self.processor.process(
             weights=data,
@@ -153,6 +151,32 @@ class GgufSource(TensorSource):
             return values.numpy()
         return np.ascontiguousarray(result.weights, dtype=np.float32)
 
+    def _dequantized(self, info: TensorInfo) -> np.ndarray:
+        start = self.data_start + info.offset
+        rows = int(np.prod(info.shape[:-1], dtype=np.int64))
+        stored = np.memmap(self.path, np.uint8, "r", start, (rows, info.nbytes // rows))
+        return gguf.dequantize(stored, _kind(info)).reshape(info.shape)
+
+    def rotary_buffers(self, buffers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The model's buffers with the rotary frequencies that the file scales (llama 3).
+
+        Transformers does not read these factors.
+
+        Raises:
+            InputError: for factors that depend on the length of the text (phi 3 with 128k).
+        """
+        if "rope_factors_long.weight" in self.others:
+            raise InputError(
+                "rotary factors for long texts cannot be read from GGUF",
+                where=str(self.path),
+                hint="use the Hugging Face checkpoint of this model instead",
+            )
+        if "rope_freqs.weight" not in self.others:
+            return buffers
+        factors = self._dequantized(self.others["rope_freqs.weight"])
+        scaled = {n: b / factors for n, b in buffers.items() if n.endswith("rotary_emb.inv_freq")}
+        return {**buffers, **scaled}
+
 
 def _kind(info: TensorInfo) -> gguf.GGMLQuantizationType:
     return gguf.GGMLQuantizationType(info.ggml_type)
@@ -164,8 +188,12 @@ def _name_map(architecture: str, model: PreTrainedModel, processor: Any) -> dict
     As `get_gguf_hf_weights_map` of transformers, which rebuilds gguf's table for every submodule.
     """
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-    layers = model.config.num_hidden_layers
-    table = gguf.get_tensor_name_map(known[architecture], layers)
+    if architecture not in known:
+        raise InputError(
+            f"the GGUF architecture {architecture!r} has no table of tensor names",
+            hint="use the Hugging Face checkpoint of this model instead",
+        )
+    table = gguf.get_tensor_name_map(known[architecture], model.config.num_hidden_layers)
     prefix = model.base_model_prefix + "."
     found: dict[str, str] = {}
     for name, _ in model.named_parameters(remove_duplicate=False):

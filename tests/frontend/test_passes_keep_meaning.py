@@ -20,7 +20,7 @@ def run(module, passes, weights):
     return run_passes(module, parse_spec(passes, known_passes()), Context(weights=weights))[0]
 
 
-@pytest.mark.parametrize("family", ["bloom", "gemma3", "gpt2", "llama", "mistral", "phi", "phi3"])
+@pytest.mark.parametrize("family", ["bloom", "gemma3", "phi3"])
 def test_phases_over_a_cache(family, tmp_path):
     save_model(family, tmp_path)
     loaded = load_model(tmp_path)

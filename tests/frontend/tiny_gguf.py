@@ -42,7 +42,9 @@ def _permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
-def save_llama_gguf(model: PreTrainedModel, path: Path) -> None:
+def save_llama_gguf(
+    model: PreTrainedModel, path: Path, extra: dict[str, np.ndarray] | None = None
+) -> None:
     """A llama as GGUF: matrices in Q8_0 where their rows are long enough, the rest in float32."""
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -78,6 +80,8 @@ def save_llama_gguf(model: PreTrainedModel, path: Path) -> None:
             writer.add_tensor(stored, gguf.quantize(data, kind), raw_dtype=kind)
         else:
             writer.add_tensor(stored, data)
+    for stored, data in (extra or {}).items():
+        writer.add_tensor(stored, data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
