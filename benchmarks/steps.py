@@ -1,7 +1,7 @@
 """Where the time of a call goes: seconds by kernel, with the bytes of weights that each reads.
 
-    python benchmarks/steps.py DIR --function decode
-    python benchmarks/steps.py DIR --function prefill --tokens 512 --threads 1
+python benchmarks/steps.py DIR --function decode
+python benchmarks/steps.py DIR --function prefill --tokens 512 --threads 1
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from morendo.ir.invariants import relax_functions
 from morendo.ir.plan import FUNCTIONS, Argument, Plan, Step, Tensor
 from morendo.ir.text import bindings_of
 
+from .kernels.token_rows import token_positions
 from .lower_generic import lower_generic
 from .lower_ops import lower_op
 from .lowering import LEVELS, FunctionLowering, KernelCall, Options, Program
 from .memory import Storage, plan_arena
 from .target import Target
-from .token_rows import token_positions
 
 _RELAYED = ("rope", "cached_stacked_attention")  # these read the position itself
 

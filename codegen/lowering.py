@@ -14,7 +14,7 @@ from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import ITEM_BYTES, Const, Level
 
-from .kv_cache import KVCache
+from .kernels.kv_cache import KVCache
 from .memory import Storage, aligned
 from .target import Target
 from .weight_layout import Matrix, WeightLayout

@@ -74,7 +74,11 @@ def _fused_linear(state: State, attrs: Attrs, x: Any, residual: Any = None) -> A
     for name, bias in zip(attrs["weights"], biases, strict=True):
         matrix = state.matrix(name, attrs["format"], attrs["transposed"])
         parts.append(ref.linear(x, matrix, state.weight(bias)))
-    y = ref.gated(*parts, attrs["gate"]) if attrs["gate"] else np.concatenate(parts, axis=-1)
+    y = (
+        ref.gated(parts[0], parts[1], attrs["gate"])
+        if attrs["gate"]
+        else np.concatenate(parts, axis=-1)
+    )
     return y if residual is None else y + residual
 
 

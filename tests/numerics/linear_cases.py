@@ -12,10 +12,10 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from morendo.codegen.isa import VectorISA
-from morendo.codegen.linear import build_linear
-from morendo.codegen.linear_spec import LinearSpec
-from morendo.codegen.quantized_linear import build_quantized_linear
+from morendo.codegen.kernels.linear import build_linear
+from morendo.codegen.kernels.linear_spec import LinearSpec
+from morendo.codegen.kernels.quantized_linear import build_quantized_linear
+from morendo.codegen.vectors.isa import VectorISA
 from morendo.ir import reference
 from morendo.ir.reference import Quantized
 from morendo.targets.x86 import isa as x86

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from morendo.codegen.linear_spec import LinearSpec
+from morendo.codegen.kernels.linear_spec import LinearSpec
 from morendo.ir import reference
 from morendo.ir.formats import WeightFormat
 from tests.numerics.linear_cases import (

@@ -10,12 +10,12 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from morendo.codegen import elementwise, norms
-from morendo.codegen.embedding import embedding
-from morendo.codegen.kv_cache import KVCache, append_kv
-from morendo.codegen.quantize_activation import quantize_activation
-from morendo.codegen.rope import Rotation, rope, rope_append_kv
-from morendo.codegen.vector_blocks import Rows
+from morendo.codegen.kernels import elementwise, norms
+from morendo.codegen.kernels.embedding import embedding
+from morendo.codegen.kernels.kv_cache import KVCache, append_kv
+from morendo.codegen.kernels.quantize_activation import quantize_activation
+from morendo.codegen.kernels.rope import Rotation, rope, rope_append_kv
+from morendo.codegen.vectors.vector_blocks import Rows
 from morendo.ir import reference, reference_activation
 from morendo.ir.formats import WeightFormat
 from tests.numerics.kernel_runner import CompiledKernel, frozen, poisoned, runnable_isas

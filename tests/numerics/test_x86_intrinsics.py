@@ -9,8 +9,8 @@ import pytest
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.linear_spec import kernel_builder, tensor_argument
-from morendo.codegen.vector import load, store
+from morendo.codegen.kernels.linear_spec import kernel_builder, tensor_argument
+from morendo.codegen.vectors.vector import load, store
 from morendo.targets.x86 import intrinsics
 from morendo.targets.x86.isa import (
     AVX2,

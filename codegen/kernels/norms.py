@@ -11,9 +11,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from .quantize_activation import GroupOutputs, quantize_row
-from .vector import splat, splat_float, store
-from .vector_blocks import (
+from morendo.codegen.vectors.vector import splat, splat_float, store
+from morendo.codegen.vectors.vector_blocks import (
     Element,
     Rows,
     for_each_vector,
@@ -24,6 +23,8 @@ from .vector_blocks import (
     token_loop,
     variable,
 )
+
+from .quantize_activation import GroupOutputs, quantize_row
 
 
 def rms_norm(

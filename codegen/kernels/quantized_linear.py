@@ -16,11 +16,12 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.vectors.vector import Registers, load, splat, store, vector_type
 from morendo.ir.formats import ceil_div
 
 from .dequantize import BLOCK, STEPS, CodeReader, QuantizedWeights
 from .epilogue import Epilogue
-from .isa import VectorISA
 from .linear_spec import (
     LinearSpec,
     kernel_builder,
@@ -29,7 +30,6 @@ from .linear_spec import (
     task_tokens,
     tensor_argument,
 )
-from .vector import Registers, load, splat, store, vector_type
 
 
 @dataclass(frozen=True)

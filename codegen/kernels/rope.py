@@ -13,9 +13,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from .kv_cache import KVCache, store_keys, store_values
-from .vector import Registers, load, splat, splat_float, store, vector_type
-from .vector_blocks import (
+from morendo.codegen.vectors.vector import Registers, load, splat, splat_float, store, vector_type
+from morendo.codegen.vectors.vector_blocks import (
     Rows,
     common_lanes,
     kernel,
@@ -23,6 +22,8 @@ from .vector_blocks import (
     load_float,
     token_loop,
 )
+
+from .kv_cache import KVCache, store_keys, store_values
 
 # pi/2 in three parts, each the float32 nearest to what the parts before left over.
 _HALF_PI = (1.57079637050628662109375, -4.37113900018624283e-8, -1.71512449e-15)

@@ -9,10 +9,11 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.vectors.vector import Registers, load, splat, vector_type
 from morendo.ir.formats import ceil_div
 
 from .epilogue import Epilogue
-from .isa import VectorISA
 from .linear_spec import (
     LinearSpec,
     kernel_builder,
@@ -21,7 +22,6 @@ from .linear_spec import (
     task_tokens,
     tensor_argument,
 )
-from .vector import Registers, load, splat, vector_type
 
 _CHAINS = 8  # independent sums of a matrix-vector product, to hide the latency of multiply-add
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.vectors.isa import VectorISA
 from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
-
-from .isa import VectorISA
 
 _MIN_TASKS = 32
 _TASK_TOKENS_MULTIPLE = 16  # of every target's block of tokens

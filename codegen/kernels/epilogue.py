@@ -9,12 +9,12 @@ from typing import Any
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.vectors.vector import lane_mask, load, store, vector_type
+from morendo.codegen.vectors.vector_math import activation
 from morendo.ir.formats import ROW_TILE
 
-from .isa import VectorISA
 from .linear_spec import LinearSpec, split_halves, tensor_argument
-from .vector import lane_mask, load, store, vector_type
-from .vector_math import activation
 
 
 @dataclass(frozen=True)

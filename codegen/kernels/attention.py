@@ -13,13 +13,21 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.vectors.vector import load, splat, splat_float, store
+from morendo.codegen.vectors.vector_blocks import (
+    Rows,
+    common_lanes,
+    index,
+    kernel,
+    kernel_name,
+    load_float,
+    variable,
+)
+from morendo.codegen.vectors.vector_math import fast_exp
 from morendo.ir.formats import ceil_div
 
 from .attention_tile import CHUNK, MASKED, Row, Scores, Tile, most_rows
 from .kv_cache import KVCache
-from .vector import load, splat, splat_float, store
-from .vector_blocks import Rows, common_lanes, index, kernel, kernel_name, load_float, variable
-from .vector_math import fast_exp
 
 _TASKS = 16
 """Tasks that decode aims at, so that a few threads are evenly loaded."""

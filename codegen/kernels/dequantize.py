@@ -14,10 +14,16 @@ from typing import Any, Protocol
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.vectors.vector import (
+    load,
+    load_words,
+    prefetch,
+    shift_left,
+    splat,
+    vector_type,
+)
 from morendo.ir.formats import SCALE_STEPS
-
-from .isa import VectorISA
-from .vector import load, load_words, prefetch, shift_left, splat, vector_type
 
 BLOCK = 32
 """Input channels that are fetched together: one byte of a one-bit plane holds 8 steps of 4."""

@@ -12,8 +12,15 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from .vector import load, store, vector_type
-from .vector_blocks import Kernel, Rows, common_lanes, kernel, kernel_name, token_loop
+from morendo.codegen.vectors.vector import load, store, vector_type
+from morendo.codegen.vectors.vector_blocks import (
+    Kernel,
+    Rows,
+    common_lanes,
+    kernel,
+    kernel_name,
+    token_loop,
+)
 
 KEY_TILE = 16
 """Positions that lie side by side in the key cache; the context is a multiple of it."""

@@ -14,12 +14,26 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.vectors.vector import (
+    Registers,
+    load,
+    prefetch,
+    splat,
+    splat_float,
+    store,
+    vector_type,
+)
+from morendo.codegen.vectors.vector_blocks import (
+    common_lanes,
+    index,
+    load_float,
+    reduce_lanes,
+    variable,
+)
+from morendo.codegen.vectors.vector_math import fast_exp
 from morendo.ir.formats import ceil_div
 
 from .kv_cache import KEY_TILE, KVCache
-from .vector import Registers, load, prefetch, splat, splat_float, store, vector_type
-from .vector_blocks import common_lanes, index, load_float, reduce_lanes, variable
-from .vector_math import fast_exp
 
 CHUNK = 64
 """Keys between two rescalings; a multiple of every score block."""

@@ -12,11 +12,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.ir.formats import ceil_div
-from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM
-
-from .vector import splat, splat_float, store, vector_type
-from .vector_blocks import (
+from morendo.codegen.vectors.vector import splat, splat_float, store, vector_type
+from morendo.codegen.vectors.vector_blocks import (
     Element,
     Kernel,
     common_lanes,
@@ -28,6 +25,8 @@ from .vector_blocks import (
     token_loop,
     variable,
 )
+from morendo.ir.formats import ceil_div
+from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What kernels are written with: vectors, their math, and what a processor's unit can do."""
