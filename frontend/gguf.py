@@ -122,14 +122,14 @@ class GgufSource(TensorSource):
         self.name_map = _name_map(header.architecture, model, self.processor)
         self.tensors = {self.name_map[t.name]: t for t in header.tensors if t.name in self.name_map}
         self.others = {t.name: t for t in header.tensors if t.name not in self.name_map}
-        self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self.shapes: dict[str, Any] = {name: tuple(p.shape) for name, p in model.named_parameters()}
 
     def names(self) -> list[str]:
         return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        stored = self.tensors[name].shape
-        wanted = self.shapes.get(name, stored)
+        stored: tuple[int, ...] = self.tensors[name].shape
+        wanted: tuple[int, ...] = self.shapes.get(name, stored)
         # A processor may transpose (gpt2); the extents cannot change.
         return wanted if sorted(stored) == sorted(wanted) else stored
 
