@@ -48,10 +48,12 @@ def _load(model: str, dtype: str):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    path, kind = Path(model), getattr(torch, dtype)
+    path, options = Path(model), {}
     if path.suffix == ".gguf":
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=kind)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=kind)
+        path, options = path.parent, {"gguf_file": path.name}
+    # Cast afterwards: read in another dtype, the matrices of a GGUF file would stay packed.
+    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
+    return loaded.to(getattr(torch, dtype))
 
 
 def main() -> None:

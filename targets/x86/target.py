@@ -81,6 +81,7 @@ def _host() -> Target:
     flags = _cpu_flags()
     spelled = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
     wanted = (*_V4, "avx512vnni") if set(_V4) <= flags else (*_V3, "avxvnni")
+    wanted = (*wanted, "gfni")
     features = tuple(f for f in wanted if spelled.get(f, f) in flags)
     return _target("x86", features)
 
