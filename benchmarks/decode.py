@@ -125,7 +125,8 @@ def summarize(options: argparse.Namespace, threads: int, times: Times) -> list[d
 
 def show(rows: list[dict]) -> None:
     """The rows as a table."""
-    table = Table("threads", "work", "tokens/s", "MB/token", "GB/s", "memory GB/s", "fraction")
+    table = Table("threads", "work", "tokens/s", "MB/token", "GB/s", "memory GB/s", "of memory")
+    table.columns[1].no_wrap = True
     for row in rows:
         cells = [str(row["threads"]), row["work"], f"{row['tokens_per_second']:.1f}"]
         if "fraction" in row:
@@ -134,7 +135,7 @@ def show(rows: list[dict]) -> None:
             cells.append(f"{row['bandwidth'] / 1e9:.1f}")
             cells.append(f"{row['fraction']:.0%}")
         table.add_row(*cells)
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 def main() -> None:
