@@ -30,9 +30,11 @@ class PassRecord:
 
 def known_passes() -> dict[str, type[Pass]]:
     """All passes by name: every module of `passes/` may define one."""
+    package = morendo.passes.__name__
     for module in pkgutil.iter_modules(morendo.passes.__path__):
-        importlib.import_module(f"morendo.passes.{module.name}")
-    return {kind.name: kind for kind in Pass.__subclasses__()}
+        importlib.import_module(f"{package}.{module.name}")
+    ours = [kind for kind in Pass.__subclasses__() if kind.__module__.startswith(package)]
+    return {kind.name: kind for kind in ours}
 
 
 def run_passes(

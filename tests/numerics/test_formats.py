@@ -1,0 +1,121 @@
+"""Packing loses nothing: every format, odd sizes, every level, against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from morendo.ir import reference
+from morendo.ir.errors import CompileError, InputError
+from morendo.ir.formats import ROW_TILE, WeightFormat, format_for_bits
+
+SHAPES = [(16, 32), (1, 1), (17, 33), (100, 577), (48, 256)]
+QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p0.5,0.25"]
+
+
+def random_weight(shape: tuple[int, int]) -> np.ndarray:
+    """Rows of very different sizes, one of them zero."""
+    rng = np.random.default_rng()
+    rows = 10.0 ** rng.uniform(-4, 1, size=(shape[0], 1))
+    rows[-1] = 0
+    return (rng.standard_normal(shape) * rows).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", *QUANTIZED])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_arrays_have_the_described_shapes(name: str, shape: tuple[int, int]) -> None:
+    fmt = WeightFormat.parse(name)
+    arrays = reference.pack(random_weight(shape), fmt)
+    described = {a.name: (a.shape, a.dtype) for a in fmt.arrays(*shape)}
+    assert {k: (v.shape, str(v.dtype)) for k, v in arrays.items()} == described
+    assert fmt.nbytes(*shape) == sum(v.nbytes for v in arrays.values())
+    assert fmt.name == name
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_unpacking_gives_the_codes_again(name: str, shape: tuple[int, int]) -> None:
+    fmt = WeightFormat.parse(name)
+    packed = reference.quantize(random_weight(shape), fmt)
+    again = reference.unpack_quantized(reference.pack_quantized(packed, fmt), fmt, shape[0])
+    kept = packed.codes.reshape(shape[0], -1, fmt.group_size).copy()
+    if fmt.kind == "q4":
+        plane3, plane4 = fmt.plane_groups(shape[1])
+        kept[:, plane4:] &= ~1
+        kept[:, plane3:] &= ~3
+    assert np.array_equal(again.codes, kept.reshape(packed.codes.shape))
+    for name_of_array in ("scale", "zero", "row_scale"):
+        assert np.array_equal(getattr(again, name_of_array), getattr(packed, name_of_array))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_weight_at_its_documented_place(shape: tuple[int, int]) -> None:
+    """The layout as docs/artifact_format.md tells it, bit by bit, for weights chosen at random."""
+    fmt = WeightFormat.parse("q4g32")
+    q = reference.quantize(random_weight(shape), fmt)
+    arrays = reference.pack_quantized(q, fmt)
+    rng = np.random.default_rng()
+    for row, column in zip(
+        rng.integers(shape[0], size=20), rng.integers(q.codes.shape[1], size=20), strict=True
+    ):
+        tile, r = divmod(row, ROW_TILE)
+        group, channel = divmod(column, fmt.group_size)
+        step, c = divmod(channel, 4)
+        byte = r * 4 + c
+        top = arrays["base"][tile, group, step // 4, byte] >> 2 * (step % 4) & 3
+        third = arrays["plane3"][tile, group, step // 8, byte] >> step % 8 & 1
+        last = arrays["plane4"][tile, group, step // 8, byte] >> step % 8 & 1
+        assert 4 * top + 2 * third + last == q.codes[row, column]
+
+
+@pytest.mark.parametrize(("n3", "n4"), [(3, 3), (3, 1), (2, 0), (0, 0)])
+def test_levels_read_the_middle_of_what_they_cut_off(n3: int, n4: int) -> None:
+    fmt = WeightFormat.parse("q4g32")
+    weight = random_weight((40, 96))
+    q = reference.quantize(weight, fmt)
+    got = reference.dequantize(q, fmt, 96, (n3, n4)).reshape(40, 3, 32)
+    step = reference.group_scale(q)
+    codes, zero = q.codes.reshape(40, 3, 32).astype(np.float64), q.zero / 8.0
+    for group in range(3):
+        lost = 0 if group < n4 else 1 if group < n3 else 3
+        read = (codes[:, group].astype(int) & ~lost) + lost / 2
+        want = (read - zero[:, group, None]) * step[:, group, None]
+        np.testing.assert_allclose(got[:, group], want, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["q8g32", "q4g32"])
+def test_rounding_error_is_below_half_a_step(name: str) -> None:
+    """The step is the group's own, rounded up to the row's grid; the zero adds half an eighth."""
+    fmt = WeightFormat.parse(name)
+    weight = random_weight((64, 320))
+    q = reference.quantize(weight, fmt)
+    error = np.abs(reference.dequantize(q, fmt, 320) - weight).reshape(64, 10, 32).max(-1)
+    zero_error = 1 / 16 if fmt.kind == "q4" else 0
+    assert (error <= reference.group_scale(q) * (0.5 + zero_error) * 1.001 + 1e-12).all()
+
+
+def test_bytes_read_fall_with_the_level() -> None:
+    fmt = WeightFormat.parse("q4g32")
+    levels = [(18, 18), (18, 9), (18, 0), (9, 0), (0, 0)]
+    read = [fmt.bytes_read(576, 576, level) for level in levels]
+    assert read == sorted(read, reverse=True)
+    assert read[0] == fmt.nbytes(576, 576)
+    assert read[0] - read[2] == 576 * 576 // 8
+
+
+@pytest.mark.parametrize("name", ["q5g32", "q4", "q4g48", "q4g32p0.5,0.75", ""])
+def test_unknown_formats_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"unknown weight format|group size|plane fractions"):
+        WeightFormat.parse(name)
+
+
+def test_unknown_bits_are_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown bits \(got '3', need one of f32, f16, 8, 4\)"):
+        format_for_bits("3")
+
+
+def test_bad_weights_are_named() -> None:
+    weight = np.zeros((3, 4), np.float32)
+    weight[2, 1] = np.nan
+    with pytest.raises(CompileError, match=r"not finite \(got nan in row 2, column 1\) at up_proj"):
+        reference.check_finite(weight, "up_proj")
