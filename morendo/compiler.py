@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from morendo.ir.formats import format_for_bits
 from morendo.passes.base import Context, Pass, parse_spec
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.progress import Progress
-from morendo.runtime.artifact import LIBRARY, PLAN, WEIGHTS, create_artifact
+from morendo.runtime.artifact import LIBRARY, MATRICES, PLAN, WEIGHTS, create_artifact
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def compile(
         with progress.task("quantize and pack weights", program.weights.count) as advance:
             with (artifact.path / WEIGHTS).open("wb") as file:
                 program.weights.write(file, loaded.weights, advance)
+        (artifact.path / MATRICES).write_text(json.dumps(program.weights.describe()), "utf-8")
         write_tokenizer(loaded, artifact.path)
         artifact.finish(_manifest(loaded, machine, program, plan, records))
     return out
