@@ -137,7 +137,7 @@ class PythonExecutor:
         if end > context:
             raise InputError(f"prompt too long (got {end}, context {context})")
         for index in np.flatnonzero((ids < 0) | (ids >= self.plan.vocabulary))[:1]:
-            message = f"token {index} is not in the vocabulary "
+            message = f"the token at place {index} is not in the vocabulary "
             message += f"(got id {ids[index]}, vocabulary {self.plan.vocabulary})"
             raise InputError(message)
 

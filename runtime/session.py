@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from morendo.runtime.artifact import (
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler
 from morendo.runtime.tokenizer import Message, Tokenizer
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -67,7 +70,10 @@ class Stats:
 
 
 class Session:
-    """A model opened from an artifact, for one thread at a time; `close` it or use `with`.
+    """A model opened from an artifact; `close` it or use `with`.
+
+    It has one KV cache and so follows one text: a new `generate` or `logits` ends a generation
+    that is still running, which then raises InputError. Open a session for each text at a time.
 
     Args:
         directory: the artifact.
@@ -96,6 +102,7 @@ class Session:
         self.vocabulary = self.executor.vocabulary
         self.context = self.executor.context
         self._level = 0
+        self._lock, self._turn = threading.Lock(), 0
         self._stats = Stats(load_seconds=time.perf_counter() - start)
 
     def __enter__(self) -> Session:
@@ -149,8 +156,7 @@ class Session:
 
     def logits(self, ids: Ids) -> np.ndarray:
         """Logits of every token of `ids`, float32 [tokens, vocabulary], from an empty cache."""
-        self.executor.set_position(0)
-        return self.executor.score(ids)
+        return self._follow(self._next_turn(), lambda: self._restart(self.executor.score, ids))
 
     def generate(
         self,
@@ -222,14 +228,14 @@ class Session:
     def _generate(
         self, ids: np.ndarray, sampler: Sampler, ends: set[int], max_tokens: int
     ) -> Iterator[int]:
+        turn = self._next_turn()
         stats = self._stats = Stats(self._stats.load_seconds, prompt_tokens=len(ids))
-        self.executor.set_position(0)
         start = time.perf_counter()
-        logits = self.executor.prefill(ids)
+        logits = self._follow(turn, lambda: self._restart(self.executor.prefill, ids))
         stats.prompt_seconds = time.perf_counter() - start
         for count in range(1, max_tokens + 1):
             start = time.perf_counter()
-            token = sampler(logits)
+            token = self._follow(turn, lambda x=logits: sampler(x))
             stats.decode_seconds += time.perf_counter() - start
             if token in ends:
                 stats.finish = "stop"
@@ -240,10 +246,29 @@ class Session:
                 return
             if count < max_tokens:
                 start = time.perf_counter()
-                logits = self.executor.decode(token)
+                logits = self._follow(turn, lambda x=token: self.executor.decode(x))
                 stats.decode_tokens += 1
                 stats.decode_seconds += time.perf_counter() - start
         stats.finish = "length"
+
+    def _next_turn(self) -> int:
+        """Begin another text; the one before may not go on."""
+        self._turn += 1
+        return self._turn
+
+    def _follow(self, turn: int, work: Callable[[], T]) -> T:
+        """Do a piece of work of the text that began with `turn`, while no other thread does."""
+        with self._lock:
+            if turn != self._turn:
+                raise InputError(
+                    "another call on this session began a new text before this one ended",
+                    hint="open a session for each text that runs at the same time",
+                )
+            return work()
+
+    def _restart(self, work: Callable[[Ids], np.ndarray], ids: Ids) -> np.ndarray:
+        self.executor.set_position(0)
+        return work(ids)
 
     def _until_text(self, tokens: Iterator[int], texts: list[str]) -> Iterator[int]:
         """Tokens before the one that completes one of `texts`."""

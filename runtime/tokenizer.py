@@ -44,7 +44,10 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens."""
-        return self._require().decode([int(i) for i in ids], skip_special_tokens=True)
+        try:
+            return self._require().decode([int(i) for i in ids], skip_special_tokens=True)
+        except OverflowError:
+            raise InputError("token ids must be 0 or more and fit 32 bits") from None
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The text of `ids` piece by piece, as soon as its characters are complete."""

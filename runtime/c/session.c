@@ -140,7 +140,8 @@ static int check(const mr_session *session, const int32_t *ids, int count) {
   }
   for (int i = 0; i < count; i++) {
     if (ids[i] < 0 || ids[i] >= session->plan.vocabulary) {
-      return fail(MR_INPUT, "token %d is not in the vocabulary (got id %d, vocabulary %lld)", i,
+      return fail(MR_INPUT,
+                  "the token at place %d is not in the vocabulary (got id %d, vocabulary %lld)", i,
                   (int)ids[i], (long long)session->plan.vocabulary);
     }
   }

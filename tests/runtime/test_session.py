@@ -1,6 +1,7 @@
 """Both executors on the toy model: logits, chunks, positions, levels, limits, generation."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +72,15 @@ def test_python_executor_traces_and_poisons(toy_artifact):
     ("call", "match"),
     [
         (lambda s: s.logits([]), "no tokens given .got 0"),
-        (lambda s: s.logits([0, VOCABULARY]), "token 1 is not in the vocabulary .got id 37"),
-        (lambda s: s.logits([-1]), "token 0 is not in the vocabulary .got id -1"),
+        (
+            lambda s: s.logits([0, VOCABULARY]),
+            "at place 1 is not in the vocabulary .got id 37",
+        ),
+        (lambda s: s.logits([-1]), "the token at place 0 is not in the vocabulary .got id -1"),
         (lambda s: s.logits([2**31]), "must fit 32 bits"),
         (lambda s: s.logits([0.5]), "must be a list of integers"),
         (lambda s: s.logits([0] * (CONTEXT + 1)), "prompt too long .got 20, context 19."),
-        (lambda s: s.executor.decode(VOCABULARY), "token 0 is not in the vocabulary"),
+        (lambda s: s.executor.decode(VOCABULARY), "the token at place 0 is not in the vocabulary"),
         (lambda s: s.executor.set_position(1), "position out of range .got 1, need 0 to 0."),
         (lambda s: s.set_level(LEVELS), "level out of range .got 3, need 0 to 2."),
         (lambda s: s.set_level(-1), "level out of range"),
@@ -157,6 +161,36 @@ def test_sessions_side_by_side(toy_artifact):
         one.executor.prefill(IDS[:5])
         four.executor.prefill(IDS)
         close(one.executor.decode(IDS[5]), toy_logits(IDS)[5])
+
+
+def test_a_generation_ends_when_another_text_begins(toy_artifact):
+    with Session(toy_artifact) as session:
+        first = session.generate(IDS, max_tokens=4, ignore_eos=True)
+        next(first)
+        session.logits([1, 2])
+        with pytest.raises(InputError, match="another call on this session began a new text"):
+            next(first)
+        assert len(list(session.generate(IDS, max_tokens=4, ignore_eos=True))) == 4
+
+
+def test_two_threads_on_one_session_are_told_apart(toy_artifact):
+    with Session(toy_artifact) as session:
+        alone = list(session.generate(IDS, max_tokens=4, ignore_eos=True))
+        outcomes = []
+
+        def run():
+            try:
+                outcomes.append(list(session.generate(IDS, max_tokens=4, ignore_eos=True)))
+            except InputError as error:
+                outcomes.append(str(error).split(" began")[0])
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert alone in outcomes
+    assert all(o in (alone, "another call on this session") for o in outcomes)
 
 
 def test_threads_out_of_range(toy_artifact):

@@ -219,3 +219,8 @@ def test_one_stop_text_and_stop_tokens(say):
     session = say("abc")
     assert "".join(session.stream([1], stop="c")) == "ab"
     assert "".join(session.stream([1], stop=["x", *session.encode("b")])) == "a"
+
+
+def test_ids_that_are_none_are_refused(tokenizer):
+    with pytest.raises(InputError, match="token ids must be 0 or more"):
+        tokenizer.decode([-1])
