@@ -4,18 +4,22 @@ Each command lives in a `cli_*.py` file that imports what it needs when it runs,
 `morendo run` starts without the compiler and `morendo --help` without anything.
 
 Exit codes: 0 done, 1 something about the input is wrong (one line says what), 2 the command line
-is wrong, 3 a mistake of ours, 130 interrupted with Ctrl-C, 141 the reader of the output went away.
+is wrong, 3 a mistake of ours, 130 interrupted with Ctrl-C, 141 the reader of the output went away,
+128 + N stopped by signal N.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from morendo import __version__, cli_compile, cli_eval, cli_inspect, cli_opt, cli_run
-from morendo.terminal import print_error
+from morendo.terminal import OutputError, checked_output, print_error
 
 OK, USER_ERROR, USAGE_ERROR, INTERNAL_ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
 
@@ -49,26 +53,87 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class Stopped(BaseException):
+    """SIGTERM or SIGHUP, as an exception: temporary files are removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and turn whatever goes wrong into one line and an exit code."""
+    if not _open_streams():
+        print_error("standard output is closed; send it somewhere, such as to /dev/null")
+        return USER_ERROR
     arguments = make_parser().parse_args(argv)
     if not arguments.debug:
         _quiet_libraries()
     try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()
+        with _signals_raise(), checked_output():
+            code = arguments.run(arguments)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print_error("interrupted")
         return INTERRUPTED
+    except Stopped as stopped:
+        print_error(f"stopped by {signal.Signals(stopped.number).name}")
+        return 128 + stopped.number
     except BrokenPipeError:
-        # Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return NO_READER
+    except OutputError as error:
+        _drop_output()
+        print_error(str(error))
+        return USER_ERROR
     except Exception as error:
         if arguments.debug:
             raise
         return _report(error)
     return code or OK
+
+
+def _open_streams() -> bool:
+    """False when there is no stdout; a closed stdin is empty, and a closed stderr unread."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    return sys.stdout is not None
+
+
+@contextmanager
+def _signals_raise() -> Generator[None]:
+    """SIGTERM and SIGHUP raise `Stopped`, once and in this process only; nohup stays in force."""
+    owner = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker dies as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        for each in replaced:
+            signal.signal(each, signal.SIG_IGN)  # do not disturb the cleaning up
+        raise Stopped(number)
+
+    replaced: list[int] = []
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, stop)
+                replaced.append(number)
+    except ValueError:
+        pass  # signals belong to the main thread
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _drop_output() -> None:
+    """Python would complain once more when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception) -> int:

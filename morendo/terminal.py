@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 _RED, _YELLOW, _BOLD, _OFF = "\x1b[1;31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 
@@ -25,6 +26,49 @@ def print_error(text: str, kind: str = "error") -> None:
     """One line on stderr: `error: what is wrong; what to do`."""
     line = " ".join(text.split())
     print(f"{paint(kind + ':', 'red', sys.stderr)} {line}", file=sys.stderr, flush=True)
+
+
+class OutputError(Exception):
+    """What was printed cannot be written, as on a full disk."""
+
+
+class _CheckedOutput:
+    """A stream whose failures can be told from those of other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _as_output_error():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _as_output_error():
+            self._stream.flush()
+
+
+@contextmanager
+def _as_output_error() -> Generator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write the output ({error.strerror or error})") from error
+
+
+@contextmanager
+def checked_output() -> Generator[None]:
+    """Failures of stdout are OutputErrors, except that of a reader who went away."""
+    stream = sys.stdout
+    sys.stdout = _CheckedOutput(stream)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        sys.stdout = stream
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:

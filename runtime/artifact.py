@@ -6,8 +6,10 @@ It is verified when loaded, manifest first, and nothing in it is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -64,11 +66,13 @@ def create_artifact(out: str | Path) -> Iterator[ArtifactWriter]:
     """
     out = Path(out).absolute()
     _check_replaceable(out)
+    made = _missing_parents(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
         staging.chmod(0o777 & ~_umask())
     except OSError as error:
+        _remove_empty(made)
         raise _write_error(error, out) from error
     try:
         writer = ArtifactWriter(staging)
@@ -81,6 +85,7 @@ def create_artifact(out: str | Path) -> Iterator[ArtifactWriter]:
         raise _write_error(error, out) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        _remove_empty(made)
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any]:
@@ -230,6 +235,17 @@ def _check_replaceable(out: Path) -> None:
     if not is_ours:
         message = f"{out} exists and is no artifact, it will not be overwritten"
         raise ArtifactError(message, hint="choose another --out")
+
+
+def _missing_parents(out: Path) -> list[Path]:
+    """The directories that must be made for `out`, innermost first."""
+    return list(itertools.takewhile(lambda parent: not parent.exists(), out.parents))
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
 
 
 def _move_into_place(staging: Path, out: Path) -> None:

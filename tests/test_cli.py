@@ -1,6 +1,8 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import morendo
 from morendo import cli
 from morendo.ir.errors import CompileError
 from morendo.progress import Progress
+from morendo.runtime.artifact import create_artifact
 from morendo.runtime.session import Stats
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +129,31 @@ def test_debug_shows_the_stack_trace(set_api):
     set_api("load", fail)
     with pytest.raises(ValueError, match="deep inside"):
         cli.main(["run", "dir", "text", "--debug"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_cleans_up(number, set_api, tmp_path, capsys):
+    def fake(model, **options):
+        with create_artifact(tmp_path / "new" / "out"):
+            os.kill(os.getpid(), number)
+            pytest.fail("the signal was not noticed")
+
+    set_api("compile", fake)
+    assert cli.main(["compile", "m"]) == 128 + number
+    assert capsys.readouterr().err.endswith(f"error: stopped by {number.name}\n")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_an_output_that_cannot_be_written_is_one_line():
+    command = [sys.executable, "-m", "morendo", "targets"]
+    for where, said in ((">&-", "standard output is closed"), (">/dev/full", "cannot write")):
+        shell = ["sh", "-c", f'exec "$@" {where}', "sh", *command]
+        done = subprocess.run(shell, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == cli.USER_ERROR
+        assert done.stderr.startswith(f"error: {said}")
+        assert done.stderr.count("\n") == 1
+    assert "(No space left on device)" in done.stderr
 
 
 def test_the_api_is_lazy_and_complete():
