@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from morendo.ir.errors import InputError
 from . import gguf
 from .torch_export import SUPPORTED, EmptyModel
 from .weights import TensorSource, WeightStore, match_keys
+
+# What older releases of transformers stored besides weights: rotary frequencies, causal masks.
+_HARMLESS = (r"\binv_freq$", r"\b(attn|attention)\.(masked_)?bias$")
 
 
 @dataclass
@@ -101,7 +105,8 @@ def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
     """The weights that the model asks for, none of them read yet.
 
     Raises:
-        InputError: for damaged files, missing tensors and shapes that do not fit.
+        InputError: for damaged files, tensors that are missing or too many, and shapes that do
+            not fit.
     """
     source = _source(checkpoint, model)
     known = _known_names(model.module, source.names())
@@ -110,6 +115,7 @@ def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
             known[name] = known[alias]
     keys = match_keys(model.shapes(), source, known, str(checkpoint.path))
     keys |= {name: known[name] for name in model.persistent if name in known}
+    _refuse_unused(_unused(model, source, known), str(checkpoint.path))
     buffers = model.buffers
     if isinstance(source, gguf.GgufSource):
         buffers = source.rotary_buffers(buffers)
@@ -130,6 +136,45 @@ def _known_names(module: PreTrainedModel, stored: list[str]) -> dict[str, str]:
         if name not in state
     }
     return known | {name: name for name in stored if name in state}
+
+
+def _unused(model: EmptyModel, source: TensorSource, known: dict[str, str]) -> list[str]:
+    """Tensors of the checkpoint that belong to a module of the model, which has no place for them.
+
+    Other tensors, such as those of a vision tower, are no business of a text model's.
+    """
+    if isinstance(source, gguf.GgufSource):
+        owners = {_owner(info.name) for info in source.tensors.values()}
+        return [name for name in source.others if _owner(name) in owners]
+    used = {*model.shapes(), *model.aliases, *model.buffers}
+    owners = {_owner(name) for name in used - set(model.buffers)}
+    # Whatever lies in a layer's module is the layer's: self_attn.q_norm, q_proj.lora_A.
+    parts = {n for n, _ in model.module.named_modules() if re.search(r"\.\d+(\.|$)", n)}
+    harmless = [*_HARMLESS, *(model.module._keys_to_ignore_on_load_unexpected or ())]
+    base = model.module.base_model_prefix
+    left = []
+    for name, stored in known.items():
+        owner = {_owner(name), f"{base}.{_owner(name)}"}
+        inside = {_owner(o) for o in owner} if name.endswith(".weight") else set()
+        if name in used or not (owner & owners or inside & parts):
+            continue
+        if not any(re.search(pattern, name) for pattern in harmless):
+            left.append(stored)
+    return left
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _refuse_unused(names: list[str], where: str) -> None:
+    if names:
+        tensors = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+        raise InputError(
+            f"checkpoint has {tensors} that the configuration does not use (first: {names[0]})",
+            where=where,
+            hint="config.json does not fit the weights",
+        )
 
 
 def _source(checkpoint: Checkpoint, model: EmptyModel) -> TensorSource:

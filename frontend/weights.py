@@ -11,6 +11,8 @@ import numpy as np
 from morendo.ir.errors import InputError
 from morendo.ir.weight_views import parse_view
 
+_NO_FLOATS = ("int", "uint", "qint", "quint", "bool", "complex")
+
 
 class TensorSource(ABC):
     """The tensors of one checkpoint under the checkpoint's own names."""
@@ -131,7 +133,7 @@ def match_keys(
         where: the checkpoint, for messages.
 
     Raises:
-        InputError: for a missing tensor or another shape.
+        InputError: for a missing tensor, another shape, or integers.
     """
     keys: dict[str, str] = {}
     for name, shape in wanted.items():
@@ -148,6 +150,13 @@ def match_keys(
                 f"(got {list(stored)}, need {list(shape)})",
                 where=where,
                 hint="weights and configuration are of different models",
+            )
+        kind = source.dtype(known[name])
+        if kind.startswith(_NO_FLOATS):
+            raise InputError(
+                f"tensor {name} is {kind}, need a float type",
+                where=where,
+                hint="use a checkpoint in float32, float16 or bfloat16",
             )
         keys[name] = known[name]
     return keys

@@ -125,6 +125,43 @@ def test_shape_mismatch(model):
     refuses(model, "fc1", "got [48, 32], need [64, 32]")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lm_head.lora",
+        "model.layers.0.input_layernorm.scale",
+        "model.layers.1.self_attn.q_norm.weight",
+    ],
+)
+def test_tensors_that_the_configuration_does_not_use(model, name):
+    edit_weights(model, **{name: np.ones(32, np.float32)})
+    refuses(model, "1 tensor that the configuration does not use", name, "config.json")
+
+
+def test_harmless_tensors(model):
+    names = [
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.0.attn.bias",
+        "model.layers.0.attn.masked_bias",
+        "vision_tower.layers.0.fc1.weight",
+        "score.weight",
+    ]
+    edit_weights(model, **{name: np.ones(4, np.float32) for name in names})
+    opened = open_checkpoint(model)
+    assert not set(names) & set(open_weights(opened, build_empty(opened.config)).names())
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_integers_as_weights(model, pickled):
+    name = "model.layers.0.mlp.fc1.weight"
+    edit_weights(model, **{name: load_file(model / WEIGHTS)[name].astype(np.int32)})
+    if pickled:
+        tensors = {n: torch.tensor(array) for n, array in load_file(model / WEIGHTS).items()}
+        torch.save(tensors, model / "pytorch_model.bin")
+        (model / WEIGHTS).unlink()
+    refuses(model, f"tensor {name} is int32, need a float type", "bfloat16")
+
+
 def test_missing_weights_and_shards(model):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (model / WEIGHTS).rename(model / "model-1.safetensors")
