@@ -69,7 +69,7 @@ def load_model(model: str | Path) -> LoadedModel:
     from . import checkpoint, gguf, torch_export
     from .tokenizer import load_tokenizer
 
-    with gguf.shared_reader(), _quiet():
+    with gguf.shared_reader(), quiet():
         opened = checkpoint.open_checkpoint(path)
         torch_export.check_supported(opened.config, str(path))
         vocabulary = int(opened.config.vocab_size)
@@ -93,7 +93,7 @@ def load_model(model: str | Path) -> LoadedModel:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within, transformers only reports errors: what is wrong with a model is ours to say."""
     from transformers.utils import logging
 

@@ -70,7 +70,7 @@ class EmptyModel:
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta() -> Iterator[None]:
     """Within, new modules drop their parameters' values at once and keep their buffers'."""
     register = torch.nn.Module.register_parameter
 
@@ -102,7 +102,7 @@ def check_supported(config: PreTrainedConfig, where: str) -> None:
 
 def build_empty(config: PreTrainedConfig) -> EmptyModel:
     """The torch model of a configuration, without weights."""
-    with _parameters_on_meta(), warnings.catch_warnings():
+    with parameters_on_meta(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = AutoModelForCausalLM.from_config(
             config, attn_implementation=attention_marker.NAME, dtype=torch.float32
