@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,16 @@ class Matrix:
             padded = np.pad(part, ((0, missing), (0, 0))) if missing else part
             tiles.append(padded.reshape(-1, ROW_TILE, self.columns))
         return np.stack(tiles, axis=1).reshape(self.packed_rows, self.columns)
+
+    def split(self, whole: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The inverse of `load`: each named weight in its own orientation."""
+        if self.interleaved:
+            tiles = whole.reshape(-1, len(self.names), ROW_TILE, self.columns)
+            stacked = tiles.transpose(1, 0, 2, 3).reshape(len(self.names), -1, self.columns)
+            parts = [part[:rows] for part, rows in zip(stacked, self.rows, strict=True)]
+        else:
+            parts = np.split(whole, np.cumsum(self.rows)[:-1])
+        return [part.T if self.transposed else part for part in parts]
 
     def _part(self, store: Weights, name: str, rows: int) -> NDArray[np.float32]:
         weight = np.asarray(store.get(name), np.float32)
@@ -155,6 +165,13 @@ class WeightLayout:
             for v in self._vectors
         ]
         return parts + [Part("constant", "f32", c.size, c.nbytes) for c, _ in self._constants]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every matrix with the byte offsets of its arrays, as weights.json lists them."""
+        return [
+            {**asdict(m), "format": m.format.name, "offsets": [place.offset for place in places]}
+            for m, places in self._matrices.items()
+        ]
 
     def write(self, file: BinaryIO, store: Weights, advance: Callable[[], None]) -> None:
         """Quantize, pack and write all pieces; one matrix is in memory at a time.

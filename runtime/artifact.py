@@ -25,6 +25,7 @@ from morendo.ir.plan import Plan
 VERSION = 1
 MANIFEST, PLAN, WEIGHTS, LIBRARY = "manifest.json", "plan.json", "weights.bin", "model.so"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+MATRICES = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
 # What a manifest must hold, and of which type; the optional rest is for people to read.
 _NEEDED = {
     "model": {"name": str, "architecture": str},
