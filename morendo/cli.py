@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from morendo import __version__, cli_compile, cli_inspect, cli_opt, cli_run
+from morendo import __version__, cli_compile, cli_eval, cli_inspect, cli_opt, cli_run
 from morendo.terminal import print_error
 
 OK, USER_ERROR, USAGE_ERROR, INTERNAL_ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
@@ -24,6 +24,7 @@ start here:
   morendo compile path/to/model --target x86 --bits 4 --out my-model
   morendo run my-model "The capital of France is" --max-tokens 64
   morendo inspect my-model
+  morendo eval my-model --text my-text.txt --reference path/to/model
 
 exit codes: 0 done, 1 wrong input, 2 wrong command line, 3 internal error, 130 interrupted
 """
@@ -43,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--debug", action="store_true", help="show stack traces and the libraries' warnings"
     )
-    for module in (cli_compile, cli_run, cli_opt, cli_inspect):
+    for module in (cli_compile, cli_run, cli_eval, cli_opt, cli_inspect):
         module.add_commands(commands, common)
     return parser
 

@@ -15,7 +15,7 @@ from morendo.progress import Progress
 from morendo.runtime.session import Stats
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("compile", "run", "opt", "passes", "targets", "inspect")
+COMMANDS = ("compile", "run", "eval", "opt", "passes", "targets", "inspect")
 
 
 def run_cli(*arguments, **options):
@@ -46,7 +46,7 @@ def test_help_explains_each_command(command, capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert f"usage: morendo {command}" in text
-    if command in ("compile", "run", "opt", "inspect"):
+    if command in ("compile", "run", "eval", "opt", "inspect"):
         assert "examples:\n  morendo " in text
         assert f"  morendo {command} " in text
 
@@ -69,6 +69,9 @@ def test_help_starts_fast_and_shows_what_to_do_first():
         ["compile", "m", "--context", "many"],
         ["run", "d", "text", "--max-tokens", "x"],
         ["inspect", "d", "--json", "--plan"],
+        ["eval", "d"],
+        ["eval", "d", "--text", "t", "--window", "1"],
+        ["eval", "d", "--text", "t", "--level", "best"],
     ],
     ids=" ".join,
 )

@@ -1,0 +1,190 @@
+"""The weights of an artifact as floats again, under the names of the model that it was made of.
+
+In torch they show the error of quantization alone; what an artifact loses beyond that is the error
+of its kernels (8-bit activations, mostly).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morendo.codegen.weight_layout import Matrix
+from morendo.ir.errors import ArtifactError, InputError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.plan import Level, Plan
+from morendo.ir.reference import Quantized, dequantize, unpack, unpack_quantized
+from morendo.ir.weight_views import parse_view
+from morendo.runtime.artifact import MATRICES, WEIGHTS, read_plan
+
+_ROWS = 4096  # of a matrix at a time: numpy computes in float64
+Bounds = tuple[int, int] | None  # (n3, n4); None reads all bits
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix of weights.bin.
+
+    Attributes:
+        matrix: what lies there.
+        offsets: bytes from the start of the file, one for each array of the format.
+        linear: (n3, n4) at every level where a linear reads it, () where none does.
+        embedding: whether rows of it are embeddings; those are always read with all bits.
+    """
+
+    matrix: Matrix
+    offsets: tuple[int, ...]
+    linear: tuple[Bounds, ...]
+    embedding: bool
+
+
+def read_matrices(artifact: Path) -> list[StoredMatrix]:
+    """All matrices of an artifact.
+
+    Raises:
+        ArtifactError: when it was compiled without that list, or the list is damaged.
+    """
+    path = artifact / MATRICES
+    try:
+        entries = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"the artifact does not say where its weights are (it has no {MATRICES})",
+            where=str(artifact),
+            hint="compile it again",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"unreadable ({error})", where=str(path)) from None
+    uses = _uses(read_plan(artifact))
+    try:
+        return [_stored(entry, uses) for entry in entries]
+    except (KeyError, TypeError, InputError) as error:
+        message = f"malformed ({type(error).__name__}: {error})"
+        raise ArtifactError(message, where=str(path), hint="compile it again") from None
+
+
+def _stored(entry: dict[str, Any], uses: dict[int, list[_Use]]) -> StoredMatrix:
+    offsets = tuple(entry["offsets"])
+    matrix = Matrix(
+        names=tuple(entry["names"]),
+        rows=tuple(entry["rows"]),
+        columns=entry["columns"],
+        format=WeightFormat.parse(entry["format"]),
+        transposed=entry["transposed"],
+        interleaved=entry["interleaved"],
+    )
+    found = uses[offsets[0]]
+    linear = next((use.bounds for use in found if not use.embedding), ())
+    return StoredMatrix(matrix, offsets, linear, any(use.embedding for use in found))
+
+
+@dataclass(frozen=True)
+class _Use:
+    """How a step reads a matrix: (n3, n4) at every level, or rows of it as embeddings."""
+
+    embedding: bool
+    bounds: tuple[Bounds, ...]
+
+
+def _uses(plan: Plan) -> dict[int, list[_Use]]:
+    """The steps that take each tensor in weights.bin, by its offset."""
+    uses: dict[int, list[_Use]] = {}
+    for step in plan.functions["score"]:
+        levels = [arg.values for arg in step.args if isinstance(arg, Level)]
+        bounds = tuple(zip(*levels, strict=True)) if levels else (None,) * plan.levels
+        use = _Use(plan.kernels[step.kernel].startswith("embedding"), bounds)
+        for arg in step.args:
+            if isinstance(arg, int) and plan.tensors[arg].space == "weights":
+                uses.setdefault(plan.tensors[arg].offset, []).append(use)
+    return uses
+
+
+class DequantizedWeights:
+    """Matrices of an artifact by Hugging Face name.
+
+    Args:
+        artifact: the directory.
+
+    Attributes:
+        names: of the weights that are wholly or partly in a matrix.
+    """
+
+    def __init__(self, artifact: Path) -> None:
+        self._file = np.memmap(artifact / WEIGHTS, np.uint8, "r")
+        self._places: dict[str, list[tuple[StoredMatrix, int]]] = defaultdict(list)
+        for stored in read_matrices(artifact):
+            for index, name in enumerate(stored.matrix.names):
+                view = parse_view(name)
+                self._places[view.base if view else name].append((stored, index))
+        self.names = set(self._places)
+        self._unpacked = lru_cache(maxsize=1)(self._unpack)  # q, k, v come one after another
+
+    def get(
+        self, name: str, original: NDArray[np.float32], level: int, embedding: bool = False
+    ) -> NDArray[np.float32]:
+        """What a weight is in the artifact.
+
+        Args:
+            name: of the whole weight.
+            original: its float values, kept where the artifact stores it in no matrix.
+            level: the precision level.
+            embedding: it is read as an embedding table, not by a linear.
+
+        Raises:
+            InputError: when the artifact's weight has another shape.
+        """
+        value = original
+        for stored, index in self._places.get(name, []):
+            if (embedding and not stored.embedding) or (not embedding and not stored.linear):
+                continue
+            bounds = None if embedding else stored.linear[level]
+            part = self._unpacked(stored, bounds)[index]
+            value = _put(value, part, stored.matrix.names[index])
+        return value
+
+    def _unpack(self, stored: StoredMatrix, bounds: Bounds) -> list[NDArray[np.float32]]:
+        """The float32 weights of one matrix, one for each of its names."""
+        matrix, arrays = stored.matrix, {}
+        for array, offset in zip(matrix.arrays, stored.offsets, strict=True):
+            data = self._file[offset : offset + array.nbytes]
+            arrays[array.name] = data.view(array.dtype).reshape(array.shape)
+        if not matrix.format.quantized:
+            whole = unpack(arrays, matrix.format, matrix.packed_rows, matrix.columns)
+            return matrix.split(whole)
+        q = unpack_quantized(arrays, matrix.format, matrix.packed_rows)
+        parts = []
+        for start in range(0, matrix.packed_rows, _ROWS):
+            rows = slice(start, start + _ROWS)
+            some = Quantized(q.codes[rows], q.scale[rows], q.zero[rows], q.row_scale[rows])
+            parts.append(dequantize(some, matrix.format, matrix.columns, bounds))
+        return matrix.split(np.concatenate(parts))
+
+
+def _put(whole: NDArray[np.float32], part: NDArray, name: str) -> NDArray[np.float32]:
+    """`whole` with the part that a name (a view, or all of it) stands for replaced."""
+    view = parse_view(name)
+    shape = whole.shape if view is None else view.shape(whole.shape)
+    if shape != part.shape:
+        raise InputError(
+            f"the artifact's weight has another shape than the reference's "
+            f"(got {part.shape}, need {shape})",
+            where=name,
+            hint="--reference must be the model that was compiled",
+        )
+    if view is None:
+        return part
+    axis = 1 if view.columns else 0
+    features = replace(view, columns=False).apply(np.arange(whole.shape[axis]))
+    result = np.array(whole)
+    if axis:
+        result[:, features] = part
+    else:
+        result[features] = part
+    return result
