@@ -22,7 +22,7 @@ class Stage:
         bindings: in order.
         source: the input of the linears.
         linears: their attributes, in order.
-        live: variables that later stages read, `source` among them.
+        live: variables that later stages read, `source` among them unless it is the last.
     """
 
     bindings: list[relax.VarBinding]
@@ -69,8 +69,6 @@ def _find_live(function: relax.Function, stages: list[Stage]) -> None:
     bound = {binding.var for binding in bindings_of(function)}
     needed: dict[relax.Var, None] = {}
     for stage in reversed(stages):
-        if stage.source in bound:  # parameters are given anew in every stage
-            needed[stage.source] = None
         stage.live = list(needed)
         for binding in stage.bindings:
             needed.pop(binding.var, None)

@@ -6,7 +6,7 @@ a stage's linears run with their rounded weights, so later ones see what will re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,13 +120,8 @@ class Calibrator:
         self.stage_weights = StageWeights(weights, codes)
         self.stages = split_stages(function, _is_quantized)
 
-    def run(self, windows: np.ndarray, done: Callable[[list[Rounded]], None]) -> None:
-        """Round everything.
-
-        Args:
-            windows: token ids int64 [W, n].
-            done: called after each stage.
-        """
+    def run(self, windows: np.ndarray) -> Iterator[list[Rounded]]:
+        """Round everything by windows of token ids int64 [W, n], stage by stage."""
         previous: list[relax.Var] = []
         for stage in self.stages:
             self.stage_weights.forget()
@@ -134,7 +129,7 @@ class Calibrator:
             for index in range(len(windows)):
                 x = self._run_window(stage, windows[index : index + 1], index, previous)
                 hessian.addmm_(x.T, x)
-            done(self._round(stage, hessian))
+            yield self._round(stage, hessian)
             previous = stage.live
 
     def _run_window(
