@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,16 @@ def test_bad_calibration_is_refused(options, message: str, tmp_path: Path, monke
     with pytest.raises(InputError, match=message):
         morendo.compile(TINY, out=tmp_path / "out", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_the_model_writes_its_own_text(tmp_path: Path, monkeypatch) -> None:
+    """24 windows take a while: here it is 2; the artifact that wrote them is gone afterwards."""
+    import morendo.calibration
+
+    monkeypatch.setattr(morendo.calibration, "SELF_WINDOWS", 2)
+    out = morendo.compile(TINY, out=tmp_path / "out", calibrate="self", dump_ir=tmp_path / "ir")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ir", "out"]
+    figures = json.loads((tmp_path / "ir" / "03_calibrate_weights.json").read_text())["figures"]
+    assert len(figures) == 28
+    with morendo.load(out) as session:
+        assert len(list(session.generate("The", max_tokens=4))) == 4
