@@ -9,9 +9,10 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
-from morendo.ir.reference import check_finite, pack
+from morendo.ir.reference import Arrays, Quantized, check_finite, pack, pack_quantized, quantize
 
 from .memory import Storage, aligned
 
@@ -47,15 +48,35 @@ class Matrix:
 
     def load(self, store: Weights) -> NDArray[np.float32]:
         """The float32 [packed_rows, columns] matrix that is packed."""
-        parts = [self._part(store, *part) for part in zip(self.names, self.rows, strict=True)]
+        named = zip(self.names, self.rows, strict=True)
+        return self._whole([self._part(store, name, rows) for name, rows in named])
+
+    def pack(self, store: Weights, codes: CodeStore | None) -> Arrays:
+        """The arrays of the whole; what has no codes in `codes` is rounded to nearest."""
+        if not self.format.quantized:
+            return pack(self.load(store), self.format)
+        named = zip(self.names, self.rows, strict=True)
+        parts = [self._quantized(store, codes, name, rows) for name, rows in named]
+        fields = zip(*(vars(part).values() for part in parts), strict=True)
+        return pack_quantized(Quantized(*map(self._whole, fields)), self.format)
+
+    def _quantized(
+        self, store: Weights, codes: CodeStore | None, name: str, rows: int
+    ) -> Quantized:
+        made = None if codes is None else codes.get(name, self.format)
+        return quantize(self._part(store, name, rows), self.format) if made is None else made
+
+    def _whole(self, parts: Sequence[NDArray]) -> NDArray:
+        """Arrays [rows, ...] of all parts as one [packed_rows, ...]."""
         if not self.interleaved:
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
         tiles = []
         for part in parts:
             missing = -part.shape[0] % ROW_TILE
-            padded = np.pad(part, ((0, missing), (0, 0))) if missing else part
-            tiles.append(padded.reshape(-1, ROW_TILE, self.columns))
-        return np.stack(tiles, axis=1).reshape(self.packed_rows, self.columns)
+            rest = part.shape[1:]
+            padded = np.pad(part, ((0, missing), *((0, 0) for _ in rest))) if missing else part
+            tiles.append(padded.reshape(-1, ROW_TILE, *rest))
+        return np.stack(tiles, axis=1).reshape(self.packed_rows, *parts[0].shape[1:])
 
     def split(self, whole: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """The inverse of `load`: each named weight in its own orientation."""
@@ -173,14 +194,26 @@ class WeightLayout:
             for m, places in self._matrices.items()
         ]
 
-    def write(self, file: BinaryIO, store: Weights, advance: Callable[[], None]) -> None:
+    def write(
+        self,
+        file: BinaryIO,
+        store: Weights,
+        advance: Callable[[], None],
+        codes: CodeStore | None = None,
+    ) -> None:
         """Quantize, pack and write all pieces; one matrix is in memory at a time.
+
+        Args:
+            file: weights.bin, open for writing.
+            store: float weights by name.
+            advance: called after each piece.
+            codes: matrices that are quantized already; the others are rounded to nearest.
 
         Raises:
             CompileError: for a weight of a wrong shape, or one that is not finite.
         """
         for matrix, places in self._matrices.items():
-            arrays = pack(matrix.load(store), matrix.format)
+            arrays = matrix.pack(store, codes)
             for array, storage in zip(matrix.arrays, places, strict=True):
                 _write_at(file, storage, arrays[array.name])
             advance()

@@ -38,7 +38,7 @@ def evaluate(
     if isinstance(inputs, list):
         given = {p.name: a for p, a in zip(function.params, inputs, strict=False)}
     names = [str(n) for n in (function.attrs or {}).get("weight_names", [])]
-    interpreter = _Interpreter(State(weights, {} if cache is None else cache))
+    interpreter = Interpreter(State(weights, {} if cache is None else cache))
     for index, param in enumerate(function.params):
         weight = index - (len(function.params) - len(names))
         value = weights.get(names[weight]) if weight >= 0 else given[param.name]
@@ -50,9 +50,18 @@ def evaluate(
     return interpreter.value(function.body.body)
 
 
-class _Interpreter:
-    def __init__(self, state: State) -> None:
+class Interpreter:
+    """Values of a function's variables, binding by binding.
+
+    Args:
+        state: weights and cache.
+        rules: functions that replace those of `DIALECT` and `GENERIC`, by name.
+    """
+
+    def __init__(self, state: State, rules: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.state = state
+        self.dialect = {**DIALECT, **(rules or {})}
+        self.generic = {**GENERIC, **(rules or {})}
         self.env: dict[relax.Var, Any] = {}
         self.sizes = tvm.sym.Analyzer()
         self.known: set[str] = set()
@@ -90,8 +99,8 @@ class _Interpreter:
         args = [self.value(arg) for arg in call.args]
         name = op_name(call)
         if name:
-            return DIALECT[name](self.state, attrs_of(call), *args)
-        rule = GENERIC.get(call.op.name.removeprefix("relax."))
+            return self.dialect[name](self.state, attrs_of(call), *args)
+        rule = self.generic.get(call.op.name.removeprefix("relax."))
         if rule is None:
             raise NotImplementedError(f"evaluate: no numpy meaning for {call.op.name}")
         return rule(call, *args)

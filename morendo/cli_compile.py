@@ -22,6 +22,7 @@ _EPILOG = """\
 examples:
   morendo compile ./Llama-3.2-1B --out llama               4-bit weights for this CPU
   morendo compile model.gguf --bits 8 --context 4096       8-bit weights, room for 4096 tokens
+  morendo compile ./model --calibrate book.txt             round by what the text needs
   morendo compile ./model --target x86-64-v3               for every CPU of that level
   morendo compile ./model --dump-ir ir                     ir/ shows what every pass did
   morendo compile ./model --passes "normalize,quantize-weights{head_bits=4},..."
@@ -50,6 +51,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         default=32,
         help="input channels that share one scale, for --bits 4 and 8 (default: 32)",
     )
+    add(
+        "--calibrate",
+        metavar="TEXT",
+        help="round weights with error feedback on this text file; `self`: on the model's own text",
+    )
     add("--context", type=_positive, metavar="TOKENS", help="longest text, prompt included")
     add("--chunk", type=_positive, metavar="TOKENS", help="tokens computed at once in prefill")
     add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
@@ -71,7 +77,7 @@ def _compile(arguments: argparse.Namespace) -> int:
 
     options: dict[str, Any] = {
         key: value
-        for key in ("out", "context", "chunk", "dump_ir", "passes")
+        for key in ("out", "calibrate", "context", "chunk", "dump_ir", "passes")
         if (value := getattr(arguments, key)) is not None
     }
     start = time.monotonic()

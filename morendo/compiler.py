@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from morendo.codegen.build import compile_kernels, lower_module
@@ -15,15 +16,20 @@ from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target
 from morendo.frontend import LoadedModel, load_model, write_tokenizer
+from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import InputError
 from morendo.ir.formats import format_for_bits
-from morendo.passes.base import Context, Pass, parse_spec
+from morendo.passes.base import Calibration, Context, Pass, parse_spec
+from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.progress import Progress
 from morendo.runtime.artifact import LIBRARY, MATRICES, PLAN, WEIGHTS, create_artifact
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from morendo.ir.plan import Plan
 
 DEFAULT_CHUNK = 256
@@ -40,6 +46,7 @@ def compile(
     group_size: int = 32,
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
+    calibrate: str | Path | None = None,
     passes: str | None = None,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
@@ -54,6 +61,8 @@ def compile(
         group_size: input channels that share a scale, 32, 64 or 128.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
+        calibrate: text file by which the weights are rounded, with error feedback; "self" for text
+            that the model writes. Without it they are rounded to nearest.
         passes: pass spec to run instead of the default recipe.
         dump_ir: folder for the IR and the report of every pass.
         progress: shows what is going on; silent by default.
@@ -68,28 +77,88 @@ def compile(
     """
     progress = progress or Progress()
     machine = find_target(target)
-    recipe = parse_spec(passes or default_passes(bits, group_size), known_passes())
+    spec = passes or default_passes(bits, group_size, calibrate is not None)
+    recipe = parse_spec(spec, known_passes())
+    _check_calibrated(recipe, calibrate)
     out = Path(out or default_name(model, target, bits))
-    with create_artifact(out) as artifact:
+    with create_artifact(out) as artifact, TemporaryDirectory(prefix="morendo-") as scratch:
         with progress.task("load and export the model"):
             loaded = load_model(model)
         options = _options(loaded, bits, context, chunk)
-        program, plan, records = _lower(loaded, machine, recipe, options, dump_ir, progress)
+        setting = Context(machine.capabilities, loaded.weights)
+        if calibrate is not None:
+            windows = _windows(model, target, loaded, calibrate, progress)
+            setting.calibration = _calibration(windows, Path(scratch), progress)
+        program, plan, records = _lower(
+            loaded, machine, recipe, options, setting, dump_ir, progress
+        )
         _generate(program, plan, machine, artifact.path, progress)
+        codes = setting.calibration and setting.calibration.codes
         with progress.task("quantize and pack weights", program.weights.count) as advance:
             with (artifact.path / WEIGHTS).open("wb") as file:
-                program.weights.write(file, loaded.weights, advance)
+                program.weights.write(file, loaded.weights, advance, codes)
         (artifact.path / MATRICES).write_text(json.dumps(program.weights.describe()), "utf-8")
         write_tokenizer(loaded, artifact.path)
         artifact.finish(_manifest(loaded, machine, program, plan, records))
     return out
 
 
-def default_passes(bits: int | str, group_size: int) -> str:
-    """The spec of the passes that `compile` runs."""
-    format_for_bits(bits, group_size)  # refuses what is no format
+def _check_calibrated(recipe: Sequence[Pass], calibrate: str | Path | None) -> None:
+    wanted = any(isinstance(step, CalibrateWeights) for step in recipe)
+    if wanted and calibrate is None:
+        raise InputError(
+            "calibrate-weights needs text", hint="give --calibrate FILE or --calibrate self"
+        )
+    if calibrate is not None and not wanted:
+        raise InputError(
+            "calibration text is given, but no pass uses it",
+            hint="put calibrate-weights after quantize-weights in --passes",
+        )
+
+
+def _windows(
+    model: str | Path,
+    target: str,
+    loaded: LoadedModel,
+    calibrate: str | Path,
+    progress: Progress,
+) -> NDArray[np.int64]:
+    """Token ids of the calibration text."""
+    from morendo.calibration import SELF, read_windows, write_windows
+
+    if str(calibrate) != SELF:
+        return read_windows(loaded, calibrate)
+
+    def compile_writer(folder: Path) -> Path:
+        with progress.task("compile the model that writes"):
+            return compile(model, target, bits=8, out=folder)
+
+    return write_windows(compile_writer, loaded.vocabulary, loaded.context, progress)
+
+
+def _calibration(windows: NDArray[np.int64], scratch: Path, progress: Progress) -> Calibration:
+    codes, activations = scratch / "codes", scratch / "activations"
+    for folder in (codes, activations):
+        folder.mkdir()
+    return Calibration(
+        windows, CodeStore(codes), activations, partial(progress.task, "round with error feedback")
+    )
+
+
+def default_passes(bits: int | str, group_size: int, calibrated: bool = False) -> str:
+    """The spec of the passes that `compile` runs.
+
+    Raises:
+        InputError: for bits that are no format, or float weights with calibration.
+    """
+    fmt = format_for_bits(bits, group_size)
+    if calibrated and not fmt.quantized:
+        raise InputError(
+            f"there is nothing to calibrate in float weights (got bits {bits!r}, need 8 or 4)"
+        )
     return (
         f"normalize,quantize-weights{{bits={bits},group_size={group_size}}},"
+        f"{'calibrate-weights,' if calibrated else ''}"
         "fuse-attention,fuse-linears,specialize-phases,quantize-activations"
     )
 
@@ -120,10 +189,10 @@ def _lower(
     machine: Target,
     recipe: Sequence[Pass],
     options: Options,
+    context: Context,
     dump_ir: str | Path | None,
     progress: Progress,
 ) -> tuple[Program, Plan, list[PassRecord]]:
-    context = Context(machine.capabilities, loaded.weights)
     dump = Path(dump_ir) if dump_ir else None
     with progress.task("passes", len(recipe)) as advance:
         module, records = run_passes(loaded.module, recipe, context, dump, done=lambda _: advance())
@@ -135,7 +204,7 @@ def _lower(
 def _generate(
     program: Program, plan: Plan, machine: Target, directory: Path, progress: Progress
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="morendo-") as scratch:
+    with TemporaryDirectory(prefix="morendo-") as scratch:
         with progress.task("generate machine code", len(program.kernels)) as advance:
             objects = compile_kernels(program, Path(scratch), advance)
         with progress.task("link"):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import tvm
 
 from morendo.ir.capabilities import Capabilities
+from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import InputError
 
 
@@ -26,10 +30,11 @@ class Weights(Protocol):
 
 @dataclass
 class Report:
-    """What one pass counted and what it left alone, with the reason."""
+    """What one pass counted, what it left alone and why, and what it measured of each weight."""
 
     counts: dict[str, int] = field(default_factory=dict)
     misses: list[tuple[str, str]] = field(default_factory=list)
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count, such as ("linears fused", 3)."""
@@ -41,6 +46,25 @@ class Report:
 
 
 @dataclass
+class Calibration:
+    """Text to quantize by, and where what comes of it goes.
+
+    Attributes:
+        windows: token ids int64 [W, n].
+        codes: filled by calibrate-weights, read when weights are packed.
+        scratch: an existing folder for activations that do not fit in memory.
+        track: shows the progress of a number of stages; its result is called after each.
+    """
+
+    windows: np.ndarray
+    codes: CodeStore
+    scratch: Path
+    track: Callable[[int], AbstractContextManager[Callable[..., None]]] = field(
+        default=lambda stages: nullcontext(lambda steps=1: None)
+    )
+
+
+@dataclass
 class Context:
     """What a pass may ask besides the module.
 
@@ -48,11 +72,13 @@ class Context:
         capabilities: of the target, None when the IR is transformed without one.
         weights: the WeightStore, None when there is only IR text.
         report: of the running pass.
+        calibration: None when there is no text.
     """
 
     capabilities: Capabilities | None = None
     weights: Weights | None = None
     report: Report = field(default_factory=Report)
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

@@ -85,4 +85,6 @@ def _dump(
             "counts": record.report.counts,
             "missed": [{"where": where, "why": why} for where, why in record.report.misses],
         }
+        if record.report.figures:
+            facts["figures"] = record.report.figures
         (folder / f"{stem}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

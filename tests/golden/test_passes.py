@@ -19,6 +19,7 @@ from morendo.passes.pipeline import known_passes, run_passes
 ROOT = Path(__file__).parent / "passes"
 SEPARATOR = "\n# after\n\n"
 ALWAYS_FIRES = {"specialize-phases"}
+LEAVES_THE_IR = {"calibrate-weights"}  # its result are codes; see tests/calibration
 CASES = sorted(ROOT.glob("*/*.py"))
 
 
@@ -49,7 +50,7 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
 
 
 def test_every_pass_has_a_case_where_it_fires_and_one_where_it_does_not() -> None:
-    for name in known_passes():
+    for name in set(known_passes()) - LEAVES_THE_IR:
         cases = [read_case(path) for path in (ROOT / name.replace("-", "_")).glob("*.py")]
         fires = [not same_module(before, after) for _, before, after in cases]
         assert True in fires, f"{name}: no case where it fires"

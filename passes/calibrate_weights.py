@@ -1,0 +1,83 @@
+"""calibrate-weights: choose the codes of linears by what arrives at them on real text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import tvm
+
+from morendo.ir.errors import CompileError, InputError
+
+from .base import Context, Pass
+
+if TYPE_CHECKING:
+    from .calibration.stream import Rounded
+
+ORDERS = ("natural", "groups", "channels")
+
+
+@dataclass(frozen=True)
+class CalibrateWeights(Pass):
+    """Round the linears' matrices with error feedback, layer after layer.
+
+        y = M.linear(x, weight="w", ..., format="q4g32")
+        ->  the same; the codes of "w" are in the calibration's code store, where packing finds them
+
+    The calibration's windows stream through the module; before each set of linears that share an
+    input its second moments are summed, the matrices are rounded, and what follows runs with the
+    rounded ones. Options: `damping` of the second moments, `order` of columns (natural, groups,
+    channels), megabytes of activations kept in memory. Does not fire on float formats, embedding
+    tables and heads tied to them: those are rounded to nearest when packed.
+
+    Source: GPTQ, arXiv 2210.17323; two-level scales of arXiv 2311.16442.
+    """
+
+    name: ClassVar[str] = "calibrate-weights"
+    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+
+    damping: float = 0.01
+    order: str = "groups"
+    memory_mb: int = 1024
+
+    def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
+        if self.order not in ORDERS or self.damping <= 0 or self.memory_mb < 0:
+            raise InputError(
+                f"{self.name}: bad option (got {self.spec})",
+                hint=f"order is one of {', '.join(ORDERS)}, damping is positive",
+            )
+        calibration, weights = context.calibration, context.weights
+        if calibration is None or weights is None:
+            raise CompileError(
+                f"{self.name}: there is no text to calibrate on",
+                hint="give `morendo compile` a model and --calibrate, or leave the pass out",
+            )
+        # torch takes seconds to import: not before it is needed
+        from .calibration.activations import ActivationStore
+        from .calibration.error_feedback import Feedback
+        from .calibration.stream import Calibrator
+
+        calibrator = Calibrator(
+            module["main"],
+            weights,
+            calibration.codes,
+            ActivationStore(calibration.scratch, self.memory_mb << 20),
+            Feedback(damping=self.damping, order=self.order),
+        )
+        with calibration.track(len(calibrator.stages)) as advance:
+            for results in calibrator.run(calibration.windows):
+                _report(context, results)
+                advance()
+        return module
+
+
+def _report(context: Context, results: Sequence[Rounded]) -> None:
+    for rounded in results:
+        context.report.count("matrices rounded with error feedback")
+        figures = {"error": rounded.feedback, "error_to_nearest": rounded.nearest}
+        context.report.figures[rounded.name] = figures
+        if rounded.dead:
+            why = f"{rounded.dead} input channels are always 0: rounded to nearest"
+            context.report.missed(rounded.name, why)

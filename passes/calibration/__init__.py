@@ -1,0 +1,1 @@
+"""Codes from data: streaming calibration windows through a module, rounding with error feedback."""

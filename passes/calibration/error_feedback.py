@@ -1,0 +1,161 @@
+"""Rounding with error feedback: each column's error is paid for by the columns not yet rounded.
+
+GPTQ (arXiv 2210.17323): with H = X'X of the inputs and U'U = H^-1 (U upper triangular), rounding
+column i with error e = (w - q) / U[i, i] moves the later columns by -e U[i, i+1:]; the output error
+W X - Q X of the rows is then the least that the later columns can make it. Scale and zero of a
+group are found when its first column is reached, from the columns as they are by then, and in
+the two-level form of arXiv 2311.16442 that is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.reference import Quantized
+
+from .fit import GroupFit, fit_group, group_range, limits_of, make_fit
+
+BLOCK = 128  # columns rounded before the rest of the matrix is updated, as in GPTQ
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Options of the rounding.
+
+    Attributes:
+        damping: added to the diagonal of H, as a part of its mean.
+        order: in which order columns are rounded: "natural", "groups" (those with the largest
+            diagonal first, whole groups) or "channels" (column by column, scales found before).
+        search: find scale and zero by search, not by the range alone.
+    """
+
+    damping: float = 0.01
+    order: str = "groups"
+    search: bool = True
+
+
+def round_with_feedback(
+    weight: torch.Tensor, hessian: torch.Tensor, fmt: WeightFormat, options: Feedback, where: str
+) -> Quantized:
+    """Codes, scales and zeros of W.
+
+    Args:
+        weight: float32 [N, K].
+        hessian: float32 [K, K], X'X of the inputs; rows of dead channels are 0.
+        fmt: "q4" with all planes, or "q8".
+        where: for messages.
+
+    Raises:
+        CompileError: when H cannot be factored.
+    """
+    rows, columns = weight.shape
+    padded = fmt.padded_features(columns)
+    matrix = torch.zeros(padded, rows)  # columns lie one after another
+    matrix[:columns] = weight.T
+    whole = torch.zeros(padded, padded, dtype=torch.float64)
+    whole[:columns, :columns] = hessian
+    order = _order(whole.diagonal(), fmt.group_size, options.order)
+    factor = _inverse_factor(whole[order][:, order], options.damping, where)
+    rounding = _Rounding(matrix[order], factor, order, fmt, options)
+    return rounding.run()
+
+
+def _order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:
+    """Column indices in the order in which they are rounded."""
+    if order == "natural":
+        return torch.arange(len(diagonal))
+    if order == "channels":
+        return torch.argsort(diagonal, descending=True, stable=True)
+    grouped = diagonal.reshape(-1, group)
+    groups = torch.argsort(grouped.sum(1), descending=True, stable=True)
+    inside = torch.argsort(grouped, dim=1, descending=True, stable=True)
+    return (groups[:, None] * group + inside[groups]).reshape(-1)
+
+
+def _inverse_factor(hessian: torch.Tensor, damping: float, where: str) -> torch.Tensor:
+    """Upper triangular U with U'U = H^-1, float32; H (changed in place) gets its damping first.
+
+    With J the reversal of the order and L L' = J H J, U = J L^-1 J: one factorization and one
+    triangular inverse, in float64.
+    """
+    diagonal = hessian.diagonal()
+    mean = diagonal.mean().clamp_min(1e-30)
+    diagonal[diagonal <= 0] = mean  # dead: nothing is known, rounded to nearest
+    diagonal += damping * mean
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    if failed:
+        raise CompileError(
+            "the inputs' second moments cannot be factored",
+            where=where,
+            hint="calibrate with more text or more damping",
+        )
+    identity = torch.eye(len(lower), dtype=torch.float64)
+    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return inverse.flip(0, 1).float()
+
+
+class _Rounding:
+    """One matrix on its way; columns are in rounding order and lie as rows of `matrix`."""
+
+    def __init__(
+        self,
+        matrix: torch.Tensor,
+        factor: torch.Tensor,
+        order: torch.Tensor,
+        fmt: WeightFormat,
+        options: Feedback,
+    ) -> None:
+        self.matrix, self.factor, self.order = matrix, factor, order
+        self.fmt, self.options = fmt, options
+        self.group = fmt.group_size
+        self.codes = torch.zeros_like(matrix)
+        self.importance = factor.diagonal().square().reciprocal()
+        natural = matrix[torch.argsort(order)].reshape(-1, self.group, matrix.shape[1])
+        self.row_scale = group_range(natural, fmt, dim=1)[0].amax(0)
+        self.fits: dict[int, GroupFit] = {}
+        if options.order == "channels":
+            importance = self.importance[torch.argsort(order)].reshape(-1, self.group)
+            for index, columns in enumerate(natural):
+                self.fits[index] = self._fit(columns, importance[index])
+
+    def _fit(self, columns: torch.Tensor, importance: torch.Tensor) -> GroupFit:
+        if self.options.search:
+            return fit_group(columns, importance, self.row_scale, self.fmt)
+        return make_fit(*group_range(columns, self.fmt), self.row_scale, self.fmt)
+
+    def run(self) -> Quantized:
+        """Round all columns."""
+        count = len(self.matrix)
+        for start in range(0, count, BLOCK):
+            stop = min(start + BLOCK, count)
+            errors = self._block(start, stop)
+            self.matrix[stop:].addmm_(self.factor[start:stop, stop:].T, errors, alpha=-1)
+        natural = torch.argsort(self.order)
+        fits = [self.fits[index] for index in range(count // self.group)]
+        return Quantized(
+            self.codes[natural].T.to(torch.int8).contiguous().numpy(),
+            torch.stack([fit.code for fit in fits], 1).to(torch.uint8).numpy(),
+            torch.stack([fit.zero for fit in fits], 1).to(torch.int8).numpy(),
+            self.row_scale.numpy(),
+        )
+
+    def _block(self, start: int, stop: int) -> torch.Tensor:
+        """Round columns start..stop, feeding errors back inside; the errors [stop-start, N]."""
+        limits = limits_of(self.fmt)
+        block, factor = self.matrix[start:stop], self.factor[start:stop, start:stop]
+        errors = torch.empty_like(block)
+        for i in range(stop - start):
+            group = int(self.order[start + i]) // self.group
+            if group not in self.fits:
+                columns = slice(start + i, start + i + self.group)
+                self.fits[group] = self._fit(self.matrix[columns], self.importance[columns])
+            fit = self.fits[group]
+            codes = fit.round(block[i], limits)
+            self.codes[start + i] = codes
+            torch.mul(block[i] - fit.value(codes), 1 / factor[i, i], out=errors[i])
+            block[i + 1 :].addr_(factor[i, i + 1 :], errors[i], alpha=-1)
+        return errors

@@ -1,0 +1,67 @@
+"""The numpy meaning of the dialect (`ir/evaluate_dialect.py`) with torch where time is spent.
+
+Values stay numpy arrays; torch works on the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from morendo.ir import evaluate_dialect
+from morendo.ir.evaluate_dialect import State, formatted
+
+Attrs = dict[str, Any]
+
+
+def _linear(state: State, attrs: Attrs, x: np.ndarray) -> np.ndarray:
+    weights: Any = state.weights  # StageWeights, which keeps matrices
+    bias = state.weight(attrs["bias"])
+    bias = None if bias is None else torch.from_numpy(bias)
+    return functional.linear(torch.from_numpy(x), weights.matrix(attrs), bias).numpy()
+
+
+def _embedding(state: State, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
+    """Rows are rounded one by one, so the table need not be."""
+    rows = state.weights.get(attrs["weight"])[ids]
+    return formatted(rows.reshape(-1, rows.shape[-1]), attrs["format"]).reshape(rows.shape)
+
+
+def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> np.ndarray:
+    if attrs["window"] or attrs["softcap"] or attrs["alibi"]:
+        return evaluate_dialect.DIALECT["attention"](state, attrs, q, k, v)
+    parts = [torch.from_numpy(np.ascontiguousarray(x)).transpose(1, 2) for x in (q, k, v)]
+    y = functional.scaled_dot_product_attention(
+        *parts, is_causal=True, scale=attrs["scale"], enable_gqa=True
+    )
+    return y.transpose(1, 2).contiguous().numpy()
+
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": functional.silu,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
+
+def _gated(state: State, attrs: Attrs, gate: Any, up: Any) -> np.ndarray:
+    gate, up = torch.from_numpy(gate), torch.from_numpy(up)
+    return (_ACTIVATIONS[attrs["activation"]](gate) * up).numpy()
+
+
+def _unary(name: str) -> Callable[..., np.ndarray]:
+    return lambda call, x: _ACTIVATIONS[name](torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+
+FAST_RULES: dict[str, Callable[..., Any]] = {
+    "linear": _linear,
+    "embedding": _embedding,
+    "attention": _attention,
+    "gated": _gated,
+    **{f"nn.{name}": _unary(name) for name in _ACTIVATIONS},
+}

@@ -1,0 +1,126 @@
+"""Rounding with error feedback on made-up second moments."""
+
+import numpy as np
+import pytest
+import torch
+
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.reference import dequantize, pack_quantized, quantize, unpack
+from morendo.passes.calibration.error_feedback import Feedback, round_with_feedback
+from morendo.passes.calibration.fit import fit_group, group_range, make_fit
+
+ORDERS = ("natural", "groups", "channels")
+
+
+def correlated(columns: int, tokens: int = 512) -> torch.Tensor:
+    """X'X of inputs that share a few directions, with channels of very different sizes."""
+    rng = np.random.default_rng()
+    shared = rng.normal(size=(tokens, 8)) @ rng.normal(size=(8, columns))
+    x = (shared + 0.3 * rng.normal(size=(tokens, columns))) * rng.lognormal(size=columns)
+    return torch.from_numpy((x.T @ x).astype(np.float32))
+
+
+def weights(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng().normal(size=(rows, columns)).astype(np.float32)
+
+
+def output_error(weight: np.ndarray, rounded: np.ndarray, hessian: torch.Tensor) -> float:
+    difference = torch.from_numpy(weight - rounded)
+    return float(((difference @ hessian) * difference).sum())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("columns", [256, 80])  # 80: the last group of 32 is padded
+def test_feedback_beats_rounding_to_nearest(order: str, columns: int) -> None:
+    fmt = WeightFormat("q4", 32)
+    weight, hessian = weights(48, columns), correlated(columns)
+    codes = round_with_feedback(torch.from_numpy(weight), hessian, fmt, Feedback(order=order), "w")
+    nearest = dequantize(quantize(weight, fmt), fmt, columns)
+    fed_back = dequantize(codes, fmt, columns)
+    assert output_error(weight, fed_back, hessian) < 0.5 * output_error(weight, nearest, hessian)
+
+
+@pytest.mark.parametrize(
+    ("spec", "least", "most"), [("q4g32", 0, 15), ("q4g64", 0, 15), ("q8g32", -127, 127)]
+)
+def test_codes_fit_the_format_and_pack_exactly(spec: str, least: int, most: int) -> None:
+    fmt = WeightFormat.parse(spec)
+    weight = weights(37, 160)
+    weight[3] = 0
+    codes = round_with_feedback(torch.from_numpy(weight), correlated(160), fmt, Feedback(), "w")
+    assert codes.codes.min() >= least
+    assert codes.codes.max() <= most
+    assert codes.scale.min() >= 1
+    assert 0 <= codes.zero.min() <= codes.zero.max() <= 120
+    assert codes.codes.shape == (37, fmt.padded_features(160))
+    values = dequantize(codes, fmt, 160)
+    assert not values[3].any()
+    assert np.array_equal(unpack(pack_quantized(codes, fmt), fmt, 37, 160), values)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_dead_channels_are_rounded_to_nearest(order: str) -> None:
+    """Nothing arrives at them, so nothing may be moved into or out of them."""
+    fmt = WeightFormat("q4", 32)
+    hessian = correlated(96)
+    hessian[40:44], hessian[:, 40:44] = 0, 0
+    weight = weights(16, 96)
+    codes = round_with_feedback(torch.from_numpy(weight), hessian, fmt, Feedback(order=order), "w")
+    values = dequantize(codes, fmt, 96)
+    step = (codes.row_scale * codes.scale[:, 1] / 255)[:, None]
+    inside = np.clip(weight[:, 40:44], values[:, 32:64].min(1)[:, None], None)
+    assert np.isfinite(values).all()
+    assert (np.abs(values - weight)[:, 40:44] < 3 * step + np.abs(inside)).all()
+
+
+def test_all_channels_dead() -> None:
+    fmt = WeightFormat("q4", 32)
+    weight = weights(16, 64)
+    codes = round_with_feedback(torch.from_numpy(weight), torch.zeros(64, 64), fmt, Feedback(), "w")
+    nearest = quantize(weight, fmt)
+    difference = dequantize(codes, fmt, 64) - weight
+    assert (
+        np.square(difference).sum()
+        <= 1.001 * np.square(dequantize(nearest, fmt, 64) - weight).sum()
+    )
+
+
+def test_moments_that_cannot_be_factored_are_refused() -> None:
+    hessian = -1e3 * torch.ones(32, 32) + 1001 * torch.eye(32)
+    with pytest.raises(CompileError, match=r"cannot be factored at layer\.w"):
+        round_with_feedback(
+            torch.ones(16, 32), hessian, WeightFormat("q4", 32), Feedback(), "layer.w"
+        )
+
+
+@pytest.mark.parametrize("spec", ["q4g32", "q8g32"])
+def test_search_is_never_worse_than_the_range(spec: str) -> None:
+    fmt = WeightFormat.parse(spec)
+    columns = torch.from_numpy(weights(32, 50))
+    importance = torch.rand(32) + 0.01
+    step, low = group_range(columns, fmt)
+    limits = (0, 15) if fmt.kind == "q4" else (-127, 127)
+
+    def error(fit) -> torch.Tensor:
+        values = fit.value(fit.round(columns, limits))
+        return ((values - columns).square() * importance[:, None]).sum(0)
+
+    searched = error(fit_group(columns, importance, step, fmt))
+    by_range = error(make_fit(step, low, step, fmt))
+    assert (searched <= by_range).all()
+    if fmt.kind == "q4":
+        assert searched.sum() < 0.95 * by_range.sum()
+
+
+def test_threads_do_not_change_codes() -> None:
+    weight, hessian = torch.from_numpy(weights(64, 256)), correlated(256)
+    found, threads = [], torch.get_num_threads()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.append(
+            round_with_feedback(weight, hessian, WeightFormat("q4", 32), Feedback(), "w").codes
+        )
+    torch.set_num_threads(threads)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
