@@ -68,7 +68,9 @@ def compile(
     """
     progress = progress or Progress()
     machine = find_target(target)
-    recipe = parse_spec(passes or default_passes(bits, group_size), known_passes())
+    recipe = parse_spec(
+        default_passes(bits, group_size) if passes is None else passes, known_passes()
+    )
     out = Path(out or default_name(model, target, bits))
     with create_artifact(out) as artifact:
         with progress.task("load and export the model"):

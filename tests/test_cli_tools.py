@@ -50,8 +50,8 @@ def test_opt_reads_standard_input_and_writes_a_file(ir_file, tmp_path, monkeypat
     [
         (None, "normalize", "there is no file"),
         (b"\xff\xfe", "fuse-linears", "is not text"),
-        (b"x = 1\n", "fuse-linears", "error: "),
-        (b"def (", "fuse-linears", "error: "),
+        (b"x = 1\n", "fuse-linears", "error: there is no @I.ir_module in it at "),
+        (b"def (", "fuse-linears", "ir.py; print a module with"),
         (b"", "melt", "unknown pass (got 'melt')"),
         (b"", "quantize-weights{bytes=4}", "unknown option (got 'bytes')"),
         (b"", "", "pass spec is empty"),
@@ -65,6 +65,21 @@ def test_opt_says_what_is_wrong_with_its_input(text, spec, said, tmp_path, capsy
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["."], "error: . is a directory; "),
+        (["ir.py", "-o", "nodir/x.py"], "error: there is no directory nodir for --out"),
+        (["ir.py", "-o", "."], "error: cannot write ., it is a directory"),
+    ],
+)
+def test_opt_checks_its_files_first(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ir.py").touch()
+    assert cli.main(["opt", *words, "-p", "no-such-pass"]) == cli.USER_ERROR
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_reader_that_goes_away_is_no_error(ir_file):
