@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from morendo import cli
+from morendo.codegen import link as link_module
+from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import create_artifact
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +83,22 @@ def test_opt_checks_its_files_first(words, said, tmp_path, monkeypatch, capsys):
     (tmp_path / "ir.py").touch()
     assert cli.main(["opt", *words, "-p", "no-such-pass"]) == cli.USER_ERROR
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_linker_without_a_word_is_explained(tmp_path, monkeypatch):
+    def link(free, stderr=""):
+        done = subprocess.CompletedProcess([], 137, "", stderr)
+        monkeypatch.setattr(link_module.subprocess, "run", lambda *_, **__: done)
+        monkeypatch.setattr(link_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        with pytest.raises(CompileError) as caught:
+            link_module.link_model([], [], tmp_path / "m.so", link_module.Toolchain("x86_64"))
+        return str(caught.value)
+
+    said = link(free=2_000_000)
+    assert said.startswith("linking failed: the linker ended with code 137 and no message at ")
+    assert "; free some space (2 MB are left in " in said
+    assert "space" not in link(free=10**12)
+    assert "free some space" in link(free=10**12, stderr="error: NoSpaceLeft")
 
 
 def test_a_reader_that_goes_away_is_no_error(ir_file):
