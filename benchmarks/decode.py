@@ -1,7 +1,7 @@
 """Speed of an artifact on this machine: prefill and decode against what memory allows.
 
     python benchmarks/decode.py DIR                              table
-    python benchmarks/decode.py DIR --json out.json              and JSON
+    python benchmarks/decode.py DIR --json out.json              and JSON; - prints it instead
     python benchmarks/decode.py DIR --torch MODEL                with torch bfloat16 eager in turn
     python benchmarks/decode.py DIR --levels                     decode at every precision level
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -26,7 +27,10 @@ from rich.console import Console
 from rich.table import Table
 from torch_peer import TorchPeer
 
+from morendo.ir.errors import MorendoError
+from morendo.runtime.artifact import read_manifest
 from morendo.runtime.session import Session, decode_bytes
+from morendo.terminal import print_error
 
 PREFILLS = (128, 512)
 DECODED = 64
@@ -37,14 +41,29 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--torch", metavar="MODEL", help="the same model, for torch eager")
-    parser.add_argument("--dtype", default="bfloat16", help="of torch (default: bfloat16)")
-    parser.add_argument("--levels", action="store_true", help="decode at every precision level")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add = parser.add_argument
+    add("artifact", type=Path, metavar="DIR", help="an artifact directory")
+    add(
+        "--threads",
+        type=_positive,
+        nargs="+",
+        default=[1, 2],
+        metavar="N",
+        help="measure with each of these numbers of threads (default: 1 2)",
+    )
+    add("--rounds", type=_positive, default=5, metavar="N", help="medians over N (default: 5)")
+    add("--torch", metavar="MODEL", help="the same model, for torch eager")
+    add("--dtype", default="bfloat16", help="of torch (default: bfloat16)")
+    add("--levels", action="store_true", help="decode at every precision level")
+    add("--json", type=Path, metavar="FILE", help="write all rows there; - prints them instead")
     return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -138,16 +157,31 @@ def show(rows: list[dict]) -> None:
     Console(width=100).print(table)
 
 
-def main() -> None:
-    options = parse_options()
+def main() -> int:
+    """One line on stderr when the artifact cannot be measured."""
+    try:
+        benchmark(parse_options())
+    except MorendoError as error:
+        print_error(str(error))
+        return 1
+    return 0
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """Measure and show."""
+    read_manifest(options.artifact)  # what is wrong with it is said before anything is measured
     bandwidth = Bandwidth()
     rows = []
     for threads in options.threads:
         rows += summarize(options, threads, measure(options, threads, bandwidth))
+    figures = json.dumps(rows, indent=1)
+    if options.json == Path("-"):
+        print(figures)
+        return
     show(rows)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(figures + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

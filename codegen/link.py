@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ _FLAGS = (
     "-Wl,--version-script=exports.map",
     "-Wl,-z,defs",  # what is missing should be missed here, not on the device
 )
+_SPACE_NEEDED = 64 << 20  # with less left than this, a failure is likely for want of space
 # Kernel objects bring symbols of their own (half-float helpers) that must not meet the process's.
 _EXPORTS = "{ global: mr_*; __tvm_ffi_*; local: *; };\n"
 
@@ -65,7 +67,11 @@ def link_model(
             command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
         )
     if done.returncode != 0:
-        raise CompileError(_failure(done.stderr), where=str(out), hint=_hint(done.stderr))
+        hint = _hint(done.stderr) or _space_hint(
+            [out.resolve().parent, Path(tempfile.gettempdir())]
+        )
+        message = _failure(done.stderr, done.returncode)
+        raise CompileError(message, where=str(out), hint=hint)
 
 
 def kernel_table(kernels: Sequence[str]) -> str:
@@ -78,16 +84,26 @@ def kernel_table(kernels: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _failure(stderr: str) -> str:
+def _failure(stderr: str, code: int) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
-    return f"linking failed: {(errors or lines or ['no message'])[0]}"
+    said = (errors or lines or [f"the linker ended with code {code} and no message"])[0]
+    return f"linking failed: {said}"
 
 
 def _hint(stderr: str) -> str:
     if "No module named" in stderr:
         return "install the C toolchain with: pip install ziglang"
     return "free some space" if "NoSpaceLeft" in stderr or "No space left" in stderr else ""
+
+
+def _space_hint(directories: Sequence[Path]) -> str:
+    """The linker says little or nothing when a disk is full."""
+    for directory in directories:
+        free = shutil.disk_usage(directory).free
+        if free < _SPACE_NEEDED:
+            return f"free some space ({free / 1e6:.0f} MB are left in {directory})"
+    return ""
 
 
 def _environment() -> dict[str, str]:

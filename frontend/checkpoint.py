@@ -48,7 +48,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_file():
         header = gguf.read_header(path)
-        config = gguf.read_config(path)
+        config = gguf.read_config(path, header.architecture)
         return Checkpoint(path, config, _ids(config.eos_token_id), header)
     config = _read_config(path)
     eos = _ids(config.eos_token_id)

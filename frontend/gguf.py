@@ -8,6 +8,8 @@ tensor at a time, on a memory map.
 from __future__ import annotations
 
 import functools
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +19,16 @@ import gguf
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import modeling_gguf_pytorch_utils as hf_gguf
+from transformers.integrations.gguf.dequant import GGML_NAME
 from transformers.integrations.gguf.reader import GgufHeader, TensorInfo
 
 from morendo.ir.errors import InputError
 
+from .torch_export import SUPPORTED
 from .weights import TensorSource
 
+_VERSIONS = (2, 3)
+_ARCHITECTURES = sorted({*SUPPORTED, "gemma3"} & set(hf_gguf.GGUF_SUPPORTED_ARCHITECTURES))
 _AGAIN = "the file is truncated or damaged: download it again"
 
 
@@ -33,21 +39,45 @@ def read_header(path: Path) -> GgufHeader:
         InputError: for another kind of file, or a truncated or damaged one.
     """
     with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
+        start = file.read(8)
+        if start[:4] != b"GGUF":
             raise InputError(
                 "not a GGUF file (it does not start with the letters GGUF)",
                 where=str(path),
                 hint="give a .gguf file or a Hugging Face model directory",
             )
+    version = int.from_bytes(start[4:], "little")
+    if len(start) == 8 and version not in _VERSIONS:
+        raise InputError(
+            f"unsupported GGUF version (got {version}, need {' or '.join(map(str, _VERSIONS))})",
+            where=str(path),
+            hint="convert the model again with a current llama.cpp, for little-endian machines",
+        )
     try:
         header = GgufHeader.from_file(str(path))
     except Exception as error:  # struct.error, UnicodeDecodeError, ValueError, MemoryError, ...
-        said = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise InputError(
-            f"the GGUF header cannot be read ({said})", where=str(path), hint=_AGAIN
-        ) from error
+        raise _bad_header(path, error) from error
     _check_extents(path, header)
     return header
+
+
+def _bad_header(path: Path, error: Exception) -> InputError:
+    said = " ".join(str(error).split()).removeprefix(f"{path} ")
+    kind = re.search(r"\bggml type (\d+)", said)
+    if kind:
+        number = int(kind[1])
+        names = {member.value: member.name for member in gguf.GGMLQuantizationType}
+        name = names.get(number, "of unknown kind")
+        return InputError(
+            f"tensor type {number} ({name}) is not supported",
+            where=str(path),
+            hint=f"supported: F32, F16, BF16, {', '.join(GGML_NAME.values())}",
+        )
+    if isinstance(error, struct.error | IndexError):
+        said = "it ends too early"
+    elif not isinstance(error, ValueError):
+        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return InputError(f"the GGUF header cannot be read ({said})", where=str(path), hint=_AGAIN)
 
 
 def _check_extents(path: Path, header: GgufHeader) -> None:
@@ -88,7 +118,7 @@ def shared_reader() -> Iterator[None]:
         gguf.GGUFReader = original  # type: ignore[misc]
 
 
-def read_config(path: Path) -> PreTrainedConfig:
+def read_config(path: Path, architecture: str) -> PreTrainedConfig:
     """The Hugging Face configuration of the model in the file.
 
     Raises:
@@ -97,6 +127,12 @@ def read_config(path: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # transformers raises ValueError, KeyError, ...
+        if architecture not in _ARCHITECTURES:
+            raise InputError(
+                f"the GGUF architecture {architecture!r} is not supported",
+                where=str(path),
+                hint=f"supported: {', '.join(_ARCHITECTURES)}",
+            ) from error
         said = " ".join(str(error).split())
         raise InputError(
             f"the GGUF file's configuration cannot be read ({said})",

@@ -101,12 +101,21 @@ def check_supported(config: PreTrainedConfig, where: str) -> None:
 
 
 def build_empty(config: PreTrainedConfig) -> EmptyModel:
-    """The torch model of a configuration, without weights."""
-    with parameters_on_meta(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attention_marker.NAME, dtype=torch.float32
-        ).eval()
+    """The torch model of a configuration, without weights.
+
+    Raises:
+        InputError: for a value that transformers has no implementation of.
+    """
+    try:
+        with parameters_on_meta(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attention_marker.NAME, dtype=torch.float32
+            ).eval()
+    except MorendoError:
+        raise
+    except Exception as error:  # KeyError of a table, TypeError, RuntimeError of torch, ...
+        raise _cannot_build(config, error) from error
     if config.model_type == "bloom":
         attention_marker.mark_bloom(module)
     buffers = {name: b.detach().numpy().copy() for name, b in module.named_buffers()}
@@ -115,6 +124,37 @@ def build_empty(config: PreTrainedConfig) -> EmptyModel:
     every = module.named_parameters(remove_duplicate=False)
     aliases = {name: first[id(p)] for name, p in every if first[id(p)] != name}
     return EmptyModel(module.to("meta"), buffers, persistent, aliases)
+
+
+def _cannot_build(config: PreTrainedConfig, error: Exception) -> InputError:
+    where = str(config.name_or_path or config.model_type)
+    if isinstance(error, KeyError) and error.args:
+        value = error.args[0]  # a name that a table of transformers does not have
+        field = _field_of(config.to_dict(), value)
+        if field:
+            return InputError(
+                f"config.json has an unknown value ({field} is {value!r})",
+                where=where,
+                hint=f"check {field}",
+            )
+    said = (str(error).strip().splitlines() or [""])[0]
+    return InputError(
+        f"config.json describes a model that cannot be built ({type(error).__name__}: {said})",
+        where=where,
+        hint="check the field of config.json that this names",
+    )
+
+
+def _field_of(facts: dict[str, Any], value: object) -> str:
+    """Where a configuration has a value ("rope_parameters.rope_type"); "" when nowhere."""
+    for name, found in facts.items():
+        if isinstance(found, dict):
+            inner = _field_of(found, value)
+            if inner:
+                return f"{name}.{inner}"
+        elif type(found) is type(value) and found == value:
+            return str(name)
+    return ""
 
 
 class _Logits(torch.nn.Module):

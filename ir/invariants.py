@@ -112,5 +112,5 @@ def check_invariant(name: str, module: tvm.IRModule, where: str) -> None:
     wrong = INVARIANTS[name](module)
     if wrong:
         raise CompileError(
-            f"the module is not {name} ({wrong})", where=where, hint="run the passes in order"
+            f"the module is not {name} {where} ({wrong})", hint="run the passes in order"
         )

@@ -86,18 +86,21 @@ def parse_module(text: str, where: str = "IR text") -> tvm.IRModule:
     Raises:
         InputError: when it does not parse, with the parser's own words.
     """
+    hint = "print a module with `morendo opt` or `--dump-ir` to see the syntax"
     names = re.findall(r"^(\w+) = TypeVar\(", text, re.M)
     symbols = {name: TypeVar(name) for name in names}  # pyright: ignore[reportGeneralTypeIssues]
     body = re.sub(r"^(from|import) .*\n|^\w+ = TypeVar\(.*\n", "", text, flags=re.M)
     try:
         return tvm.script.from_source(body, extra_vars={"I": I, "R": R, "T": T, "M": M, **symbols})
     except Exception as error:  # the parser raises many types, its own and Python's
+        if "No result exists in IRBuilder" in str(error):
+            raise InputError("there is no @I.ir_module in it", where=where, hint=hint) from None
         words = [line for line in str(error).splitlines() if line.strip()]
         said = next((line for line in words if line.startswith("error:")), (words or [""])[0])
         raise InputError(
             f"IR text does not parse ({said.removeprefix('error:').strip()})",
             where=where,
-            hint="print a module with `morendo opt` or `--dump-ir` to see the syntax",
+            hint=hint,
         ) from error
 
 

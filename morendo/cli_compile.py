@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from morendo.terminal import peak_memory_bytes, size
+from morendo.terminal import paint, peak_memory_bytes, size
 
 _BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", "8": 8, "4": 4}
 
@@ -56,8 +58,18 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="round weights with error feedback on this text file; `self`: on the model's own text",
     )
-    add("--context", type=_positive, metavar="TOKENS", help="longest text, prompt included")
-    add("--chunk", type=_positive, metavar="TOKENS", help="tokens computed at once in prefill")
+    add(
+        "--context",
+        type=_positive,
+        metavar="TOKENS",
+        help="longest text, prompt included (default: the model's, at most 4096)",
+    )
+    add(
+        "--chunk",
+        type=_positive,
+        metavar="TOKENS",
+        help="tokens computed at once in prefill (default: 256)",
+    )
     add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
     add("--dump-ir", type=Path, metavar="DIR", help="write the IR after every pass there")
     add("--passes", metavar="SPEC", help="run these passes instead of the default ones")
@@ -94,11 +106,31 @@ def _compile(arguments: argparse.Namespace) -> int:
         )
     if not arguments.quiet:
         _summarize(out, time.monotonic() - start)
+        _tell_about_changes(out, arguments)
     return 0
 
 
 def _summarize(out: Path, seconds: float) -> None:
+    from morendo.runtime.artifact import TOKENIZER
+
     total = sum(file.stat().st_size for file in out.iterdir())
     memory = size(peak_memory_bytes())
     print(f"wrote {out}: {size(total)} in {seconds:.0f} s, peak memory {memory}")
-    print(f'run it: morendo run {out} "Once upon a time"')
+    if (out / TOKENIZER).exists():
+        print(f'run it: morendo run {out} "Once upon a time"')
+    else:
+        print("the model has no tokenizer: use token ids from Python")
+
+
+def _tell_about_changes(out: Path, arguments: argparse.Namespace) -> None:
+    """What was asked for and could not be had exactly."""
+    from morendo.runtime.artifact import MANIFEST
+
+    used = json.loads((out / MANIFEST).read_bytes())["options"]
+    notes = []
+    if arguments.context and used["context"] != arguments.context:
+        notes.append(f"--context was rounded up from {arguments.context} to {used['context']}")
+    if arguments.chunk and used["chunk"] != arguments.chunk:
+        notes.append(f"--chunk was cut from {arguments.chunk} to {used['chunk']}, no more fits")
+    if notes:
+        print(paint(f"note: {'; '.join(notes)}", "yellow", sys.stderr), file=sys.stderr)

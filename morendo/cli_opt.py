@@ -51,6 +51,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _opt(arguments: argparse.Namespace) -> int:
+    source = _read(arguments.ir)  # what is missing is said at once, the imports take seconds
+    _check_out(arguments.out)
+
     from morendo.ir.text import parse_module, print_module
     from morendo.passes.base import Context, parse_spec
     from morendo.passes.pipeline import known_passes, run_passes
@@ -61,7 +64,7 @@ def _opt(arguments: argparse.Namespace) -> int:
         from morendo.targets import find_target
 
         capabilities = find_target(arguments.target).capabilities
-    module = parse_module(_read(arguments.ir))
+    module = parse_module(source, "standard input" if arguments.ir == "-" else arguments.ir)
     context = Context(capabilities=capabilities)
     module, records = run_passes(module, steps, context, dump=arguments.dump_ir)
     for record in records:
@@ -77,16 +80,28 @@ def _opt(arguments: argparse.Namespace) -> int:
 def _read(source: str) -> str:
     from morendo.ir.errors import InputError
 
-    if source == "-":
-        return sys.stdin.read()
     try:
+        if source == "-":
+            return sys.stdin.read()
         return Path(source).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
             f"there is no file {source}", hint="write IR with `morendo compile MODEL --dump-ir DIR`"
         ) from None
+    except IsADirectoryError:
+        raise InputError(f"{source} is a directory", hint="name one file in it") from None
     except UnicodeDecodeError:
-        raise InputError(f"{source} is not text", hint="opt reads IR text") from None
+        name = "standard input" if source == "-" else source
+        raise InputError(f"{name} is not text", hint="opt reads IR text") from None
+
+
+def _check_out(out: Path | None) -> None:
+    from morendo.ir.errors import InputError
+
+    if out and out.is_dir():
+        raise InputError(f"cannot write {out}, it is a directory", hint="name a file with --out")
+    if out and not out.parent.is_dir():
+        raise InputError(f"there is no directory {out.parent} for --out", hint="make it first")
 
 
 def _print_record(record: PassRecord) -> None:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Continue a text, or answer as a chat model does. The text goes to standard output as it is made,
-everything else to standard error."""
+everything else to standard error.
+
+Lower precision levels of a 4-bit artifact (--level 1, 2) read fewer bits of the same weights: they
+are faster and lose quality, much of it where the weights were rounded to nearest, as `morendo
+compile` does. `morendo eval` measures every level."""
 
 _EPILOG = """\
 examples:
@@ -49,10 +53,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=0, metavar="N", help="default: one for each CPU")
     add("--level", type=int, metavar="L", help="precision level, 0 is the most precise")
     add("--stats", action="store_true", help="print speed, bandwidth and memory at the end")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, refuse=parser.error)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.system is not None and arguments.chat is False:
+        arguments.refuse("--system needs the chat template: leave --no-chat out")
+
     import morendo
 
     prompt = _prompt(arguments.prompt)

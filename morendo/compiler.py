@@ -77,7 +77,7 @@ def compile(
     """
     progress = progress or Progress()
     machine = find_target(target)
-    spec = passes or default_passes(bits, group_size, calibrate is not None)
+    spec = default_passes(bits, group_size, calibrate is not None) if passes is None else passes
     recipe = parse_spec(spec, known_passes())
     _check_calibrated(recipe, calibrate)
     out = Path(out or default_name(model, target, bits))

@@ -129,6 +129,10 @@ def parse_spec(text: str, known: dict[str, type[Pass]]) -> list[Pass]:
             )
         made.append(_make(match.group(1), match.group(2) or "", known))
         position = match.end()
+    if text.endswith(","):
+        raise InputError(
+            "pass spec ends with a comma", hint="write name{option=value,...},name,..."
+        )
     if not made:
         raise InputError("pass spec is empty", hint="list the passes with `morendo passes`")
     return made

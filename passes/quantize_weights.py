@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.errors import InputError
 from morendo.ir.formats import WeightFormat, format_for_bits
 from morendo.ir.invariants import calls, relax_functions
 
@@ -38,6 +39,16 @@ class QuantizeWeights(Pass):
     bits: str = "4"
     group_size: int = 32
     head_bits: str = "8"
+
+    def __post_init__(self) -> None:
+        """Refuse options that mean no format, before any model is loaded."""
+        group = self.group_size
+        formats = {"bits": (self.bits, 32), "head_bits": (self.head_bits, 32)}
+        for option, (bits, size) in {**formats, "group_size": (self.bits, group)}.items():
+            try:
+                format_for_bits(bits, size)
+            except InputError as error:
+                raise InputError(f"{self.name}: option {option}: {error.message}") from None
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         body = format_for_bits(self.bits, self.group_size)

@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -71,6 +72,7 @@ def test_help_starts_fast_and_shows_what_to_do_first():
         ["compile", "m", "--context", "-1"],
         ["compile", "m", "--context", "many"],
         ["run", "d", "text", "--max-tokens", "x"],
+        ["run", "d", "text", "--system", "Be brief.", "--no-chat"],
         ["inspect", "d", "--json", "--plan"],
         ["eval", "d"],
         ["eval", "d", "--text", "t", "--window", "1"],
@@ -171,7 +173,8 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
 
     def fake(model, **options):
         calls.append((model, options))
-        (tmp_path / "weights.bin").write_bytes(b"12345678")
+        used = {"options": {"context": 512, "chunk": 64}}
+        (tmp_path / "manifest.json").write_text(json.dumps(used))
         return tmp_path
 
     set_api("compile", fake)
@@ -181,8 +184,8 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
     assert model == "some/model"
     assert options == {"target": "x86", "bits": 8, "group_size": 64}
     out = capsys.readouterr().out
-    assert f"wrote {tmp_path}: 8 B in " in out
-    assert f"morendo run {tmp_path} " in out
+    assert f"wrote {tmp_path}: 42 B in " in out
+    assert "the model has no tokenizer: use token ids from Python" in out
 
     words = "--bits f16 --context 512 --chunk 64 --out o --dump-ir d --passes normalize -q"
     assert cli.main(["compile", "m", *words.split()]) == 0
@@ -191,6 +194,13 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
     assert (options["out"], options["dump_ir"]) == (Path("o"), Path("d"))
     assert options["passes"] == "normalize"
     assert capsys.readouterr().out == ""
+
+    (tmp_path / "tokenizer.json").touch()
+    assert cli.main(["compile", "m", "--context", "500", "--chunk", "900"]) == 0
+    streams = capsys.readouterr()
+    assert f"morendo run {tmp_path} " in streams.out
+    note = "note: --context was rounded up from 500 to 512; --chunk was cut from 900 to 64, no more"
+    assert note in streams.err
 
 
 def test_compile_of_nothing_says_so_and_leaves_nothing(tmp_path):

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from morendo import cli
+from morendo.codegen import link as link_module
+from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import create_artifact
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,8 +53,8 @@ def test_opt_reads_standard_input_and_writes_a_file(ir_file, tmp_path, monkeypat
     [
         (None, "normalize", "there is no file"),
         (b"\xff\xfe", "fuse-linears", "is not text"),
-        (b"x = 1\n", "fuse-linears", "error: "),
-        (b"def (", "fuse-linears", "error: "),
+        (b"x = 1\n", "fuse-linears", "error: there is no @I.ir_module in it at "),
+        (b"def (", "fuse-linears", "ir.py; print a module with"),
         (b"", "melt", "unknown pass (got 'melt')"),
         (b"", "quantize-weights{bytes=4}", "unknown option (got 'bytes')"),
         (b"", "", "pass spec is empty"),
@@ -65,6 +68,37 @@ def test_opt_says_what_is_wrong_with_its_input(text, spec, said, tmp_path, capsy
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["."], "error: . is a directory; "),
+        (["ir.py", "-o", "nodir/x.py"], "error: there is no directory nodir for --out"),
+        (["ir.py", "-o", "."], "error: cannot write ., it is a directory"),
+    ],
+)
+def test_opt_checks_its_files_first(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ir.py").touch()
+    assert cli.main(["opt", *words, "-p", "no-such-pass"]) == cli.USER_ERROR
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_linker_without_a_word_is_explained(tmp_path, monkeypatch):
+    def link(free, stderr=""):
+        done = subprocess.CompletedProcess([], 137, "", stderr)
+        monkeypatch.setattr(link_module.subprocess, "run", lambda *_, **__: done)
+        monkeypatch.setattr(link_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        with pytest.raises(CompileError) as caught:
+            link_module.link_model([], [], tmp_path / "m.so", link_module.Toolchain("x86_64"))
+        return str(caught.value)
+
+    said = link(free=2_000_000)
+    assert said.startswith("linking failed: the linker ended with code 137 and no message at ")
+    assert "; free some space (2 MB are left in " in said
+    assert "space" not in link(free=10**12)
+    assert "free some space" in link(free=10**12, stderr="error: NoSpaceLeft")
 
 
 def test_a_reader_that_goes_away_is_no_error(ir_file):

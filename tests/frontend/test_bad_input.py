@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from morendo.frontend import load_model
 from morendo.frontend.checkpoint import open_checkpoint, open_weights
@@ -82,6 +83,22 @@ def test_damaged_config(model):
     refuses(model, "names no model_type")
     (model / "config.json").write_text('{"model_type": "phi", "hidden_size": "wide"}')
     refuses(model, "config.json is not valid")
+
+
+def test_unknown_values_in_the_config(model):
+    edit_config(model, hidden_act="foo")
+    refuses(model, "config.json", "hidden_act is 'foo'", "check hidden_act", str(model))
+    scaling = {"rope_type": "blah", "factor": 2.0, "rope_theta": 10000.0}
+    edit_config(model, hidden_act="gelu_new", rope_parameters=scaling)
+    refuses(model, "rope_parameters.rope_type is 'blah'")
+
+
+def test_a_config_that_cannot_be_built(model, monkeypatch):
+    def fails(*args, **kwargs):
+        raise TypeError("no such\nthing")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", fails)
+    refuses(model, "config.json", "cannot be built (TypeError: no such)", str(model))
 
 
 def test_quantized_checkpoint(model):

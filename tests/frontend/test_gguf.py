@@ -1,6 +1,7 @@
 """GGUF files: weights, facts and tokenizer, against transformers' own loader."""
 
 import importlib.util
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,41 @@ def test_unknown_architecture(tiny, tmp_path):
     other.write_bytes(tiny.read_bytes().replace(b"llama", b"mamba"))
     with pytest.raises(InputError, match="mamba"):
         load_model(other)
+    other.write_bytes(tiny.read_bytes().replace(b"llama", b"opera"))
+    with pytest.raises(InputError, match="'opera' is not supported.*supported: .*llama, mistral"):
+        load_model(other)
+
+
+def test_unsupported_version(tiny, tmp_path):
+    other = tmp_path / "other.gguf"
+    data = tiny.read_bytes()
+    other.write_bytes(data[:4] + struct.pack("<I", 99) + data[8:])
+    with pytest.raises(InputError, match=r"unsupported GGUF version \(got 99, need 2 or 3\)"):
+        load_model(other)
+
+
+def test_unknown_tensor_type(tiny, tmp_path):
+    other = tmp_path / "other.gguf"
+    data = tiny.read_bytes()
+    at = data.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8
+    for number, name in ((99, "of unknown kind"), (26, "I32")):
+        other.write_bytes(data[:at] + struct.pack("<I", number) + data[at + 4 :])
+        with pytest.raises(InputError, match=rf"type {number} \({name}\).*supported: F32.*Q8_0"):
+            load_model(other)
+
+
+def test_a_header_that_ends_too_early(tiny, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tiny.read_bytes()[:20])
+    with pytest.raises(InputError, match=r"cannot be read \(it ends too early\)"):
+        load_model(cut)
+
+
+def test_a_tensor_that_the_model_does_not_use(tmp_path):
+    path = tmp_path / "bias.gguf"
+    save_llama_gguf(make_model("llama"), path, {"blk.0.attn_q.bias": np.ones(32, np.float32)})
+    with pytest.raises(InputError, match=r"does not use \(first: blk\.0\.attn_q\.bias\)"):
+        load_model(path)
 
 
 def test_missing_tensor(tiny, monkeypatch):

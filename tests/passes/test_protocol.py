@@ -32,10 +32,14 @@ def test_spec_goes_round() -> None:
     ("spec", "message"),
     [
         ("", "pass spec is empty"),
-        ("no-such-pass", r"unknown pass \(got 'no-such-pass'\); known passes: fuse-attention"),
+        ("no-such-pass", r"unknown pass \(got 'no-such-pass'\); known passes: calibrate-weights, fuse"),
         ("fuse-linears{x=1}", r"fuse-linears: unknown option \(got 'x'\); options: none"),
         ("quantize-weights{group_size=many}", r"group_size has a wrong value \(got 'many'"),
         ("quantize-weights{group_size}", r"group_size has a wrong value \(got ''"),
+        ("normalize,", "pass spec ends with a comma"),
+        ("quantize-weights{bits=5}", r"quantize-weights: option bits: unknown bits \(got '5'"),
+        ("quantize-weights{head_bits=x}", r"quantize-weights: option head_bits: unknown bits"),
+        ("quantize-weights{group_size=7}", r"option group_size: .* \(got 7"),
         ("fuse-linears;normalize", "pass spec does not parse"),
         ("quantize-weights{bits=4", "pass spec does not parse"),
     ],
@@ -47,7 +51,7 @@ def test_bad_specs_are_refused(spec: str, message: str) -> None:
 
 def test_passes_out_of_order_are_refused(module: tvm.IRModule) -> None:
     steps = parse_spec("specialize-phases", known_passes())
-    with pytest.raises(CompileError, match=r"not fused \(morendo.linear is left\) at before speci"):
+    with pytest.raises(CompileError, match=r"not fused before specialize.* \(morendo.linear"):
         run_passes(module, steps, Context())
 
 
@@ -62,7 +66,7 @@ def test_a_pass_that_breaks_its_promise_is_caught(module: tvm.IRModule) -> None:
         def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
             return module
 
-    with pytest.raises(CompileError, match="not specialized .* at after nothing"):
+    with pytest.raises(CompileError, match="not specialized after nothing"):
         run_passes(module, [Nothing()], Context())
     assert "nothing" not in known_passes()
 
