@@ -32,7 +32,10 @@ def test_spec_goes_round() -> None:
     ("spec", "message"),
     [
         ("", "pass spec is empty"),
-        ("no-such-pass", r"unknown pass \(got 'no-such-pass'\); known passes: calibrate-weights, fuse"),
+        (
+            "no-such-pass",
+            r"unknown pass \(got 'no-such-pass'\); known passes: calibrate-weights, fuse",
+        ),
         ("fuse-linears{x=1}", r"fuse-linears: unknown option \(got 'x'\); options: none"),
         ("quantize-weights{group_size=many}", r"group_size has a wrong value \(got 'many'"),
         ("quantize-weights{group_size}", r"group_size has a wrong value \(got ''"),
