@@ -53,6 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+_stopped: list[int] = []  # the signal that `Stopped` was raised for
+
+
 class Stopped(BaseException):
     """SIGTERM or SIGHUP, as an exception: temporary files are removed on the way out."""
 
@@ -77,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error("interrupted")
         return INTERRUPTED
     except Stopped as stopped:
+        _stopped.clear()
         print_error(f"stopped by {signal.Signals(stopped.number).name}")
         return 128 + stopped.number
     except BrokenPipeError:
@@ -87,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(str(error))
         return USER_ERROR
     except Exception as error:
+        if _stopped:  # TVM's calls rename exceptions
+            print_error(f"stopped by {signal.Signals(_stopped[-1]).name}")
+            return 128 + _stopped.pop()
         if arguments.debug:
             raise
         return _report(error)
@@ -114,6 +121,7 @@ def _signals_raise() -> Generator[None]:
             return
         for each in replaced:
             signal.signal(each, signal.SIG_IGN)  # do not disturb the cleaning up
+        _stopped.append(number)
         raise Stopped(number)
 
     replaced: list[int] = []

@@ -127,7 +127,7 @@ def _tell_about_changes(out: Path, arguments: argparse.Namespace) -> None:
     from morendo.runtime.artifact import MANIFEST
 
     used = json.loads((out / MANIFEST).read_bytes())["options"]
-    notes = []
+    notes: list[str] = []
     if arguments.context and used["context"] != arguments.context:
         notes.append(f"--context was rounded up from {arguments.context} to {used['context']}")
     if arguments.chunk and used["chunk"] != arguments.chunk:
