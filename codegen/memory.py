@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
+from morendo.ir.plan import ALIGNMENT_BYTES
 
 
 def aligned(nbytes: int) -> int:

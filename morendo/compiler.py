@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from morendo.codegen.build import compile_kernels, lower_module
+from morendo.codegen.kernels.kv_cache import KEY_TILE
 from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 DEFAULT_CHUNK = 256
 DEFAULT_CONTEXT = 4096
-CONTEXT_STEP = 16  # the key cache holds positions in tiles
 
 
 def compile(
@@ -179,7 +179,7 @@ def _options(loaded: LoadedModel, bits: int | str, context: int | None, chunk: i
     wanted = context or min(loaded.context, DEFAULT_CONTEXT)
     return Options(
         chunk=min(chunk, wanted),
-        context=-(-wanted // CONTEXT_STEP) * CONTEXT_STEP,
+        context=-(-wanted // KEY_TILE) * KEY_TILE,
         cache_dtype="float32" if bits == "f32" else "float16",
     )
 

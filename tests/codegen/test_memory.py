@@ -8,10 +8,11 @@ import random
 import numpy as np
 import pytest
 
-from morendo.codegen.memory import ALIGNMENT_BYTES, Storage, plan_arena
+from morendo.codegen.memory import Storage, plan_arena
 from morendo.codegen.weight_layout import Matrix, WeightLayout
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
+from morendo.ir.plan import ALIGNMENT_BYTES
 from morendo.ir.reference import pack
 
 F32 = WeightFormat("f32")
