@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -12,7 +15,7 @@ from .reference import Quantized
 
 
 class CodeStore:
-    """Quantized matrices by weight name and format.
+    """Quantized matrices by weight name and format; what the folder holds already counts.
 
     Args:
         folder: an existing directory of its own.
@@ -20,31 +23,51 @@ class CodeStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[tuple[str, str], Path] = {}
 
-    def put(self, name: str, fmt: WeightFormat, codes: Quantized) -> None:
-        """Keep a matrix.
+    def _path(self, name: str, fmt: WeightFormat) -> Path:
+        return self.folder / f"{quote(name, safe='')}@{fmt.name}.npz"
+
+    def put(
+        self,
+        name: str,
+        fmt: WeightFormat,
+        codes: Quantized,
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
+        """Keep a matrix, whole or not at all, and what was measured of it.
 
         Raises:
             CompileError: when the disk is full.
         """
-        path = self._files.setdefault((name, fmt.name), self.folder / f"{len(self._files):05d}.npz")
+        path = self._path(name, fmt)
+        partial = path.with_suffix(".partial")
         try:
-            np.savez(path, **vars(codes))
+            with partial.open("wb") as file:
+                np.savez(file, figures=json.dumps(dict(figures or {})), **vars(codes))
+            partial.replace(path)
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise CompileError(
                 f"quantized weights cannot be kept ({error.strerror})",
                 where=str(self.folder),
-                hint="free disk space there, or set TMPDIR",
+                hint="free disk space there",
             ) from error
 
     def get(self, name: str, fmt: WeightFormat) -> Quantized | None:
         """What was kept; None when the matrix has no codes in this format."""
-        path = self._files.get((name, fmt.name))
-        if path is None:
+        path = self._path(name, fmt)
+        if not path.exists():
             return None
         with np.load(path) as arrays:
-            return Quantized(**{key: arrays[key] for key in arrays.files})
+            return Quantized(**{key: arrays[key] for key in arrays.files if key != "figures"})
+
+    def figures(self, name: str, fmt: WeightFormat) -> dict[str, float] | None:
+        """What was measured of a matrix; None when it has no codes in this format."""
+        path = self._path(name, fmt)
+        if not path.exists():
+            return None
+        with np.load(path) as arrays:
+            return json.loads(str(arrays["figures"]))
 
     def __len__(self) -> int:
-        return len(self._files)
+        return sum(1 for _ in self.folder.glob("*.npz"))

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -140,9 +139,7 @@ def _calibration(windows: NDArray[np.int64], scratch: Path, progress: Progress) 
     codes, activations = scratch / "codes", scratch / "activations"
     for folder in (codes, activations):
         folder.mkdir()
-    return Calibration(
-        windows, CodeStore(codes), activations, partial(progress.task, "round with error feedback")
-    )
+    return Calibration(windows, CodeStore(codes), activations, progress.task)
 
 
 def default_passes(bits: int | str, group_size: int, calibrated: bool = False) -> str:

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import tvm
 
 from morendo.ir.capabilities import Capabilities
 from morendo.ir.code_store import CodeStore
-from morendo.ir.errors import InputError
+from morendo.ir.errors import CompileError, InputError
+
+if TYPE_CHECKING:
+    from .calibration.analysis import InputAnalysis
 
 
 class Weights(Protocol):
@@ -27,6 +30,8 @@ class Weights(Protocol):
 
     def get(self, name: str) -> np.ndarray: ...
 
+    def put(self, name: str, values: np.ndarray) -> None: ...
+
 
 @dataclass
 class Report:
@@ -34,7 +39,7 @@ class Report:
 
     counts: dict[str, int] = field(default_factory=dict)
     misses: list[tuple[str, str]] = field(default_factory=list)
-    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count, such as ("linears fused", 3)."""
@@ -53,15 +58,18 @@ class Calibration:
         windows: token ids int64 [W, n].
         codes: filled by calibrate-weights, read when weights are packed.
         scratch: an existing folder for activations that do not fit in memory.
-        track: shows the progress of a number of stages; its result is called after each.
+        track: shows the progress of a number of stages under a title; its result is called after
+            each.
+        analyses: filled by analyze-group-ranges, read by promote-groups.
     """
 
     windows: np.ndarray
     codes: CodeStore
     scratch: Path
-    track: Callable[[int], AbstractContextManager[Callable[..., None]]] = field(
-        default=lambda stages: nullcontext(lambda steps=1: None)
+    track: Callable[[str, int], AbstractContextManager[Callable[..., None]]] = field(
+        default=lambda title, stages: nullcontext(lambda steps=1: None)
     )
+    analyses: list[InputAnalysis] = field(default_factory=list)
 
 
 @dataclass
@@ -107,6 +115,20 @@ class Pass:
             if f.default is MISSING or getattr(self, f.name) != f.default
         ]
         return self.name + ("{" + ",".join(options) + "}" if options else "")
+
+
+def needed_calibration(name: str, context: Context) -> tuple[Calibration, Weights]:
+    """The text and the weights, for a pass that cannot do without.
+
+    Raises:
+        CompileError: when there is no text.
+    """
+    if context.calibration is None or context.weights is None:
+        raise CompileError(
+            f"{name}: there is no text to calibrate on",
+            hint="give `morendo compile` a model and --calibrate, or leave the pass out",
+        )
+    return context.calibration, context.weights
 
 
 _SPEC = re.compile(r"([a-z][a-z0-9-]*)(?:\{([^{}]*)\})?\s*(?:,|$)\s*")

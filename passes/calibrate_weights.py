@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tvm
 
-from morendo.ir.errors import CompileError, InputError
+from morendo.ir.errors import InputError
 
-from .base import Context, Pass
+from .base import Context, Pass, needed_calibration
 
 if TYPE_CHECKING:
-    from .calibration.stream import Rounded
+    from .calibration.calibrator import Rounded
 
 ORDERS = ("natural", "groups", "channels")
 
@@ -48,16 +48,11 @@ class CalibrateWeights(Pass):
                 f"{self.name}: bad option (got {self.spec})",
                 hint=f"order is one of {', '.join(ORDERS)}, damping is positive",
             )
-        calibration, weights = context.calibration, context.weights
-        if calibration is None or weights is None:
-            raise CompileError(
-                f"{self.name}: there is no text to calibrate on",
-                hint="give `morendo compile` a model and --calibrate, or leave the pass out",
-            )
+        calibration, weights = needed_calibration(self.name, context)
         # torch takes seconds to import: not before it is needed
         from .calibration.activations import ActivationStore
+        from .calibration.calibrator import Calibrator
         from .calibration.error_feedback import Feedback
-        from .calibration.stream import Calibrator
 
         calibrator = Calibrator(
             module["main"],
@@ -66,7 +61,7 @@ class CalibrateWeights(Pass):
             ActivationStore(calibration.scratch, self.memory_mb << 20),
             Feedback(damping=self.damping, order=self.order),
         )
-        with calibration.track(len(calibrator.stages)) as advance:
+        with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
             for results in calibrator.run(calibration.windows):
                 _report(context, results)
                 advance()
@@ -79,5 +74,5 @@ def _report(context: Context, results: Sequence[Rounded]) -> None:
         figures = {"error": rounded.feedback, "error_to_nearest": rounded.nearest}
         context.report.figures[rounded.name] = figures
         if rounded.dead:
-            why = f"{rounded.dead} input channels are always 0: rounded to nearest"
+            why = f"{rounded.dead:.0f} input channels are always 0: rounded to nearest"
             context.report.missed(rounded.name, why)

@@ -17,7 +17,7 @@ from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized
 
-from .fit import GroupFit, fit_group, group_range, limits_of, make_fit
+from .fit import Grid, GroupFit, fit_group
 
 BLOCK = 128  # columns rounded before the rest of the matrix is updated, as in GPTQ
 
@@ -28,8 +28,9 @@ class Feedback:
 
     Attributes:
         damping: added to the diagonal of H, as a part of its mean.
-        order: in which order columns are rounded: "natural", "groups" (those with the largest
-            diagonal first, whole groups) or "channels" (column by column, scales found before).
+        order: in which order columns are rounded: "natural" (as they are stored), "groups" (those
+            with the largest diagonal first, whole groups) or "channels" (column by column, scales
+            found before).
         search: find scale and zero by search, not by the range alone.
     """
 
@@ -44,9 +45,9 @@ def round_with_feedback(
     """Codes, scales and zeros of W.
 
     Args:
-        weight: float32 [N, K].
+        weight: float32 [N, K], columns as they are stored.
         hessian: float32 [K, K], X'X of the inputs; rows of dead channels are 0.
-        fmt: "q4" with all planes, or "q8".
+        fmt: "q4" with any planes, or "q8".
         where: for messages.
 
     Raises:
@@ -60,8 +61,17 @@ def round_with_feedback(
     whole[:columns, :columns] = hessian
     order = _order(whole.diagonal(), fmt.group_size, options.order)
     factor = _inverse_factor(whole[order][:, order], options.damping, where)
-    rounding = _Rounding(matrix[order], factor, order, fmt, options)
+    rounding = _Rounding(matrix[order], factor, order, group_grids(fmt, columns), fmt, options)
     return rounding.run()
+
+
+def group_grids(fmt: WeightFormat, in_features: int) -> list[Grid]:
+    """What the groups of a matrix can hold, in storage order."""
+    groups = fmt.groups(in_features)
+    if fmt.kind == "q8":
+        return [Grid(8)] * groups
+    plane3, plane4 = fmt.plane_groups(in_features)
+    return [Grid(2 + (g < plane3) + (g < plane4)) for g in range(groups)]
 
 
 def _order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:
@@ -106,26 +116,29 @@ class _Rounding:
         matrix: torch.Tensor,
         factor: torch.Tensor,
         order: torch.Tensor,
+        grids: list[Grid],
         fmt: WeightFormat,
         options: Feedback,
     ) -> None:
         self.matrix, self.factor, self.order = matrix, factor, order
-        self.fmt, self.options = fmt, options
+        self.grids, self.options = grids, options
         self.group = fmt.group_size
         self.codes = torch.zeros_like(matrix)
         self.importance = factor.diagonal().square().reciprocal()
         natural = matrix[torch.argsort(order)].reshape(-1, self.group, matrix.shape[1])
-        self.row_scale = group_range(natural, fmt, dim=1)[0].amax(0)
+        steps = [grid.range(group)[0] for grid, group in zip(grids, natural, strict=True)]
+        self.row_scale = torch.stack(steps).amax(0)
         self.fits: dict[int, GroupFit] = {}
         if options.order == "channels":
             importance = self.importance[torch.argsort(order)].reshape(-1, self.group)
             for index, columns in enumerate(natural):
-                self.fits[index] = self._fit(columns, importance[index])
+                self.fits[index] = self._fit(index, columns, importance[index])
 
-    def _fit(self, columns: torch.Tensor, importance: torch.Tensor) -> GroupFit:
+    def _fit(self, group: int, columns: torch.Tensor, importance: torch.Tensor) -> GroupFit:
+        grid = self.grids[group]
         if self.options.search:
-            return fit_group(columns, importance, self.row_scale, self.fmt)
-        return make_fit(*group_range(columns, self.fmt), self.row_scale, self.fmt)
+            return fit_group(columns, importance, self.row_scale, grid)
+        return grid.fit(*grid.range(columns), self.row_scale)
 
     def run(self) -> Quantized:
         """Round all columns."""
@@ -145,17 +158,16 @@ class _Rounding:
 
     def _block(self, start: int, stop: int) -> torch.Tensor:
         """Round columns start..stop, feeding errors back inside; the errors [stop-start, N]."""
-        limits = limits_of(self.fmt)
         block, factor = self.matrix[start:stop], self.factor[start:stop, start:stop]
         errors = torch.empty_like(block)
         for i in range(stop - start):
             group = int(self.order[start + i]) // self.group
             if group not in self.fits:
                 columns = slice(start + i, start + i + self.group)
-                self.fits[group] = self._fit(self.matrix[columns], self.importance[columns])
+                self.fits[group] = self._fit(group, self.matrix[columns], self.importance[columns])
             fit = self.fits[group]
-            codes = fit.round(block[i], limits)
-            self.codes[start + i] = codes
+            codes = fit.round(block[i])
+            self.codes[start + i] = codes * fit.grid.spacing
             torch.mul(block[i] - fit.value(codes), 1 / factor[i, i], out=errors[i])
             block[i + 1 :].addr_(factor[i, i + 1 :], errors[i], alpha=-1)
         return errors

@@ -8,7 +8,7 @@ from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import dequantize, pack_quantized, quantize, unpack
 from morendo.passes.calibration.error_feedback import Feedback, round_with_feedback
-from morendo.passes.calibration.fit import fit_group, group_range, make_fit
+from morendo.passes.calibration.fit import Grid, fit_group
 
 ORDERS = ("natural", "groups", "channels")
 
@@ -94,23 +94,35 @@ def test_moments_that_cannot_be_factored_are_refused() -> None:
         )
 
 
-@pytest.mark.parametrize("spec", ["q4g32", "q8g32"])
-def test_search_is_never_worse_than_the_range(spec: str) -> None:
-    fmt = WeightFormat.parse(spec)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_search_is_never_worse_than_the_range(bits: int) -> None:
+    grid = Grid(bits)
     columns = torch.from_numpy(weights(32, 50))
     importance = torch.rand(32) + 0.01
-    step, low = group_range(columns, fmt)
-    limits = (0, 15) if fmt.kind == "q4" else (-127, 127)
+    step, low = grid.range(columns)
 
     def error(fit) -> torch.Tensor:
-        values = fit.value(fit.round(columns, limits))
+        values = fit.value(fit.round(columns))
         return ((values - columns).square() * importance[:, None]).sum(0)
 
-    searched = error(fit_group(columns, importance, step, fmt))
-    by_range = error(make_fit(step, low, step, fmt))
+    searched = error(fit_group(columns, importance, step, grid))
+    by_range = error(grid.fit(step, low, step))
     assert (searched <= by_range).all()
-    if fmt.kind == "q4":
+    if bits < 8:
         assert searched.sum() < 0.95 * by_range.sum()
+
+
+@pytest.mark.parametrize(("planes", "bits"), [((0, 0), 2), ((1, 0), 3), ((1, 1), 4)])
+def test_fewer_bits_are_read_as_they_were_rounded(planes: tuple[int, int], bits: int) -> None:
+    """What the grid says a code stands for is what the format reads there."""
+    fmt = WeightFormat("q4", 32, planes)
+    weight = weights(16, 32)
+    codes = round_with_feedback(torch.from_numpy(weight), torch.eye(32), fmt, Feedback(), "w")
+    assert not (codes.codes % (1 << (4 - bits))).any()
+    values = dequantize(codes, fmt, 32)
+    error = np.square(values - weight).sum() / np.square(weight).sum()
+    assert error < {2: 0.2, 3: 0.05, 4: 0.015}[bits]
+    assert np.array_equal(unpack(pack_quantized(codes, fmt), fmt, 16, 32), values)
 
 
 def test_threads_do_not_change_codes() -> None:

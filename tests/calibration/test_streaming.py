@@ -20,6 +20,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import dequantize, quantize, unpack
 from morendo.passes.base import Calibration, Context, parse_spec
 from morendo.passes.calibration.stages import split_stages
+from morendo.passes.calibration.stream import token_weights
 from morendo.passes.pipeline import known_passes, run_passes
 from tests.e2e.quality import kl_divergence, torch_logits
 
@@ -111,7 +112,8 @@ def test_later_layers_see_rounded_earlier_ones(loaded, windows, calibrated) -> N
     for window in windows:
         inputs.clear()
         evaluate(plain["main"], [window[None], positions], Rounded(), watch)
-        moments += inputs[-1].T.astype(np.float64) @ inputs[-1]
+        counts = token_weights(128).double().numpy()[:, None]
+        moments += (inputs[-1] * counts).T @ inputs[-1]
     weight = loaded.weights.get(name)
     difference = weight - Rounded().get(name)
     error = np.sum(difference @ moments * difference) / np.sum(weight @ moments * weight)

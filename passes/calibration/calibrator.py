@@ -1,0 +1,138 @@
+"""Rounding every matrix of a module by what arrives at it on real text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tvm import relax
+
+from morendo.ir.code_store import CodeStore
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.reference import Quantized, dequantize, quantize
+
+from .activations import ActivationStore
+from .error_feedback import Feedback, round_with_feedback
+from .stages import Attrs, Stage
+from .stream import Stream, Weights, float_matrix, stored_order, token_weights
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What rounding one matrix did.
+
+    Attributes:
+        name: of the weight.
+        nearest, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text, for rounding to
+            nearest and for what was kept.
+        dead: input channels that were always 0.
+    """
+
+    name: str
+    nearest: float
+    feedback: float
+    dead: float
+
+
+class Calibrator:
+    """Makes the codes of a function's linears.
+
+    Args:
+        function: main of a normalized module whose formats are chosen.
+        weights: of the model.
+        codes: where the results go; what is there already is kept.
+        activations: for values between stages.
+        options: of the rounding.
+    """
+
+    def __init__(
+        self,
+        function: relax.Function,
+        weights: Weights,
+        codes: CodeStore,
+        activations: ActivationStore,
+        options: Feedback,
+    ) -> None:
+        self.weights, self.codes, self.options = weights, codes, options
+        self.stream = Stream(function, weights, codes, activations, _is_quantized)
+        self.stages = self.stream.stages
+
+    def run(self, windows: np.ndarray) -> Iterator[list[Rounded]]:
+        """Round everything by windows of token ids int64 [W, n], stage by stage."""
+        return self.stream.run(windows, self._round_stage)
+
+    def _round_stage(self, stage: Stage, inputs: Iterator[torch.Tensor]) -> list[Rounded]:
+        known = [self._known(attrs) for attrs in stage.linears]
+        if all(known):  # of an earlier run that was interrupted
+            return [result for result in known if result]
+        hessian = second_moments(inputs, stage.linears[0]["in_features"])
+        if not torch.isfinite(hessian).all():
+            raise CompileError(
+                "the input of a linear is not finite on the calibration text",
+                where=stage.linears[0]["weight"],
+                hint="the model overflows in float32, or an earlier weight is damaged",
+            )
+        results = []
+        for spec in dict.fromkeys(attrs["format"] for attrs in stage.linears):
+            linears = [attrs for attrs in stage.linears if attrs["format"] == spec]
+            results += self._round(linears, hessian)
+        return results
+
+    def _known(self, attrs: Attrs) -> Rounded | None:
+        fmt = WeightFormat.parse(attrs["format"])
+        figures = self.codes.figures(attrs["weight"], fmt)
+        return Rounded(attrs["weight"], **figures) if figures else None
+
+    def _round(self, linears: list[Attrs], hessian: torch.Tensor) -> list[Rounded]:
+        """Round linears of one input, order and format together."""
+        fmt = WeightFormat.parse(linears[0]["format"])
+        order = stored_order(self.weights, linears[0])
+        matrices = [float_matrix(self.weights, attrs)[:, order] for attrs in linears]
+        stored = hessian[order][:, order]
+        stacked = torch.from_numpy(np.concatenate(matrices))
+        where = linears[0]["weight"]
+        rounded = round_with_feedback(stacked, stored, fmt, self.options, where)
+        results, start = [], 0
+        for attrs, matrix in zip(linears, matrices, strict=True):
+            stop = start + len(matrix)
+            part = Quantized(*(array[start:stop] for array in vars(rounded).values()))
+            figures = _measure(matrix, part, fmt, stored)
+            self.codes.put(attrs["weight"], fmt, part, figures)
+            results.append(Rounded(attrs["weight"], **figures))
+            start = stop
+        return results
+
+
+def _is_quantized(attrs: Attrs) -> bool:
+    return WeightFormat.parse(attrs["format"]).quantized
+
+
+def second_moments(inputs: Iterator[torch.Tensor], features: int) -> torch.Tensor:
+    """X'X of the inputs, tokens weighted: float32 [K, K]."""
+    hessian = torch.zeros(features, features)
+    for x in inputs:
+        hessian.addmm_((x * token_weights(len(x))[:, None]).T, x)
+    return hessian
+
+
+def _measure(
+    matrix: np.ndarray, kept: Quantized, fmt: WeightFormat, hessian: torch.Tensor
+) -> dict[str, float]:
+    """The figures of `Rounded`."""
+
+    def energy(rows: np.ndarray) -> float:
+        weight = torch.from_numpy(np.ascontiguousarray(rows))
+        return float(((weight @ hessian) * weight).sum(dtype=torch.float64))
+
+    def error(codes: Quantized) -> float:
+        return energy(matrix - dequantize(codes, fmt, matrix.shape[1])) / max(total, 1e-30)
+
+    total = energy(matrix)
+    return {
+        "nearest": error(quantize(matrix, fmt)),
+        "feedback": error(kept),
+        "dead": float((hessian.diagonal() == 0).sum()),
+    }
