@@ -52,6 +52,10 @@ def _weight(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any])
 
 def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
     fmt = WeightFormat.parse(attrs["format"])
+    if fmt != fmt.without_counts:
+        raise CompileError(
+            f"an embedding table cannot have fewer planes (got {fmt.name})", where=attrs["weight"]
+        )
     rows, features = attrs["rows"], attrs["features"]
     tokens, count = lowering.rows(call.args[0])
     table = lowering.program.weights.matrix(Matrix((attrs["weight"],), (rows,), features, fmt))
@@ -73,7 +77,7 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
     spec = LinearSpec(
         sum(attrs["out_features"]),
         attrs["in_features"],
-        fmt,
+        fmt.without_counts,
         tokens,
         bias=bool(attrs["biases"]),
         residual=bool(residual),
