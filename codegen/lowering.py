@@ -180,6 +180,7 @@ class FunctionLowering:
                 WeightFormat.parse(attrs["format"]),
                 attrs["transposed"],
                 bool(attrs["gate"]),
+                attrs["order"],
             )
         )
 
