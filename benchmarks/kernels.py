@@ -187,8 +187,10 @@ def random_array(rng: np.random.Generator, dtype: str, shape) -> np.ndarray:
     return rng.integers(0, 100, shape, np.uint8).astype(dtype)
 
 
-def kernel_calls(spec, machine: Machine, copies: int) -> tuple[list[Callable[[], None]], float]:
-    """One call of the kernel per copy of the weights, and the seconds it took to compile."""
+def kernel_calls(
+    spec, fmt, machine: Machine, copies: int
+) -> tuple[list[Callable[[], None]], float]:
+    """One call of the kernel per copy of weights in the format, and the seconds to compile it."""
     import tvm
 
     from morendo.codegen.kernels.linear import build_linear
@@ -207,8 +209,9 @@ def kernel_calls(spec, machine: Machine, copies: int) -> tuple[list[Callable[[],
         shapes += [(dtype, (tokens, groups)) for dtype in ("float32", "int32")]
     x = [tvm.runtime.tensor(random_array(rng, *pair)) for pair in shapes]
     out = tvm.runtime.tensor(np.zeros((tokens, spec.output_features), np.float32))
-    weights = [random_array(rng, a.dtype, a.shape) for a in spec.weight_arrays()]
-    level = [groups, groups] if spec.format.kind == "q4" else []
+    stored = fmt.arrays(spec.out_features, spec.in_features)
+    weights = [random_array(rng, a.dtype, a.shape) for a in stored]
+    level = 2 * list(fmt.plane_groups(spec.in_features)) if fmt.kind == "q4" else []
     sets = [[tvm.runtime.tensor(w) for w in weights] for _ in range(copies)]
     calls = [lambda w=w: kernel(*x, *w, out, tokens, *level) for w in sets]
     return calls, compile_seconds
@@ -222,11 +225,12 @@ def measure(options: Options, machine: Machine, memory: Limit, dot: Limit) -> It
     for name, (rows, columns), tokens in itertools.product(
         options.formats, options.shapes, options.tokens
     ):
-        spec = LinearSpec(rows, columns, WeightFormat.parse(name), tokens)
-        nbytes, operations = spec.format.nbytes(rows, columns), 2 * rows * columns * tokens
+        fmt = WeightFormat.parse(name)
+        spec = LinearSpec(rows, columns, fmt.without_counts, tokens)
+        nbytes, operations = fmt.nbytes(rows, columns), 2 * rows * columns * tokens
         streamed = -(-options.streamed_megabytes * 1_000_000 // nbytes)
         for copies in (1, streamed) if tokens == 1 else (1,):
-            calls, compiled = kernel_calls(spec, machine, copies)
+            calls, compiled = kernel_calls(spec, fmt, machine, copies)
             limit = memory if tokens == 1 else dot
             if tokens == 1 and copies == 1:
                 calls *= 32  # most of them find the matrix in the cache, which the limit empties
@@ -234,7 +238,7 @@ def measure(options: Options, machine: Machine, memory: Limit, dot: Limit) -> It
             rate = (nbytes if tokens == 1 else operations) / seconds
             place = "cached" if copies == 1 and nbytes < 24e6 else "streamed"
             yield (
-                spec.format.name, f"{rows}x{columns}", tokens, place, seconds * 1e6,
+                fmt.name, f"{rows}x{columns}", tokens, place, seconds * 1e6,
                 nbytes / seconds / 1e9, operations / seconds / 1e9, limit_rate / 1e9,
                 100 * rate / limit_rate, compiled,
             )  # fmt: skip

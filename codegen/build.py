@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from tvm import relax, tirx
 from morendo.ir.dialect import op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.invariants import relax_functions
-from morendo.ir.plan import FUNCTIONS, Argument, Plan, Step, Tensor
+from morendo.ir.plan import FUNCTIONS, Argument, Const, Plan, Step, Tensor
 from morendo.ir.text import bindings_of
 
 from .kernels.token_rows import token_positions
 from .lower_generic import lower_generic
 from .lower_ops import lower_op
-from .lowering import LEVELS, FunctionLowering, KernelCall, Options, Program
+from .lowering import LEVELS, FunctionLowering, KernelCall, Options, Program, Scalar
 from .memory import Storage, plan_arena
 from .target import Target
 
@@ -109,22 +109,25 @@ def _step(
 ) -> Step:
     function = program.kernels[call.kernel]
     args: list[Argument] = []
-    for param, arg in zip(function.params, call.args, strict=True):
+    pairs = list(zip(function.params, call.args, strict=True))
+    scalars = [(param, arg) for param, arg in pairs if not isinstance(arg, Storage)]
+    for param, arg in pairs:
         if not isinstance(arg, Storage):
             args.append(arg)
             continue
-        dims = tuple(_dim(dim, call) for dim in param.ty.shape)
+        dims = tuple(_dim(dim, scalars, call) for dim in param.ty.shape)
         tensor = Tensor(arg.space, arg.offset, str(param.ty.dtype), dims)
         args.append(tensors.setdefault(tensor, len(tensors)))
     return Step(kernels[call.kernel], tuple(args), call.note)
 
 
-def _dim(dim: Any, call: KernelCall) -> Any:
-    """A dimension of a kernel's buffer; its only symbol is the number of tokens."""
+def _dim(dim: Any, scalars: Sequence[tuple[Any, Scalar]], call: KernelCall) -> Any:
+    """A dimension of a kernel's buffer; its symbols are constant arguments or the tokens."""
     if isinstance(dim, tirx.IntImm | int):
         return int(dim)
     if tvm.ir.is_prim_var(dim):
-        return "tokens"
+        given = next((arg for param, arg in scalars if dim.same_as(param)), "tokens")
+        return given.value if isinstance(given, Const) else given
     raise CompileError(f"dimension depends on the tokens as {dim}", where=call.note)
 
 

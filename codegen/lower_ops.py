@@ -52,6 +52,10 @@ def _weight(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any])
 
 def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
     fmt = WeightFormat.parse(attrs["format"])
+    if fmt != fmt.without_counts:
+        raise CompileError(
+            f"an embedding table cannot have fewer planes (got {fmt.name})", where=attrs["weight"]
+        )
     rows, features = attrs["rows"], attrs["features"]
     tokens, count = lowering.rows(call.args[0])
     table = lowering.program.weights.matrix(Matrix((attrs["weight"],), (rows,), features, fmt))
@@ -73,7 +77,7 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
     spec = LinearSpec(
         sum(attrs["out_features"]),
         attrs["in_features"],
-        fmt,
+        fmt.without_counts,
         tokens,
         bias=bool(attrs["biases"]),
         residual=bool(residual),
@@ -115,14 +119,19 @@ def _norm_quantize(
     builder = norms.layer_norm_quantize if "bias" in attrs else norms.rms_norm_quantize
     function = lowering.build(builder, max_tokens=tokens, features=features, **_norm_options(attrs))
     vectors = _norm_vectors(lowering, attrs, features)
-    lowering.call(
-        function, [lowering.storage(call.args[0]), *vectors, *outputs, count], attrs["weight"]
-    )
+    source = [lowering.storage(call.args[0]), *vectors, *_order(lowering, attrs, features)]
+    lowering.call(function, [*source, *outputs, count], attrs["weight"])
     return outputs
 
 
+def _order(lowering: FunctionLowering, attrs: dict[str, Any], features: int) -> list[Storage]:
+    """The channel order of quantized activations, nothing when it is the model's."""
+    return [lowering.program.weights.order(attrs["order"], features)] if attrs["order"] else []
+
+
 def _norm_options(attrs: dict[str, Any]) -> dict[str, Any]:
-    return {key: attrs[key] for key in ("eps", "offset", "group_size") if key in attrs}
+    options = {key: attrs[key] for key in ("eps", "offset", "group_size") if key in attrs}
+    return {**options, "ordered": True} if attrs.get("order") else options
 
 
 def _norm_vectors(
@@ -234,9 +243,13 @@ def _quantize_activation(
     features = shape_of(call.args[0].ty)[-1]
     outputs = lowering.new_for(call.ty)
     function = lowering.build(
-        quantize_activation, max_tokens=tokens, features=features, group_size=attrs["group_size"]
+        quantize_activation,
+        max_tokens=tokens,
+        features=features,
+        group_size=attrs["group_size"],
+        ordered=bool(attrs["order"]),
     )
-    args = [lowering.storage(call.args[0]), *outputs, count]
+    args = [lowering.storage(call.args[0]), *_order(lowering, attrs, features), *outputs, count]
     lowering.call(function, args, "activation to int8")
     return outputs
 

@@ -180,6 +180,7 @@ class FunctionLowering:
                 WeightFormat.parse(attrs["format"]),
                 attrs["transposed"],
                 bool(attrs["gate"]),
+                attrs["order"],
             )
         )
 
@@ -190,11 +191,12 @@ class FunctionLowering:
         return [self.program.weights.vector(attrs["biases"], attrs["out_features"])]
 
     def level(self, fmt: WeightFormat, in_features: int) -> list[Scalar]:
-        """The loop bounds n3 and n4 at every precision level."""
+        """The loop bounds n3 and n4 at every precision level, then the stored groups P3 and P4."""
         if fmt.kind != "q4":
             return []
         groups, stored = fmt.groups(in_features), fmt.plane_groups(in_features)
-        return [
+        bounds = [
             Level(tuple(min(stored[i], round(level[i] * groups)) for level in LEVELS))
             for i in range(2)
         ]
+        return [*bounds, *map(Const, stored)]

@@ -25,7 +25,10 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """Matrices of one input, stacked by rows or, with `interleaved`, alternating by tiles."""
+    """Matrices of one input, stacked by rows or, with `interleaved`, alternating by tiles.
+
+    `order` names the vector that says which column of W is stored k-th; "" is as they are.
+    """
 
     names: tuple[str, ...]
     rows: tuple[int, ...]
@@ -33,6 +36,7 @@ class Matrix:
     format: WeightFormat
     transposed: bool = False
     interleaved: bool = False
+    order: str = ""
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -64,7 +68,12 @@ class Matrix:
         self, store: Weights, codes: CodeStore | None, name: str, rows: int
     ) -> Quantized:
         made = None if codes is None else codes.get(name, self.format)
-        return quantize(self._part(store, name, rows), self.format) if made is None else made
+        if made is not None:  # in storage order already
+            return made
+        weight = self._part(store, name, rows)
+        if self.order:
+            weight = weight[:, ChannelOrder(self.order, self.columns).load(store)]
+        return quantize(weight, self.format)
 
     def _whole(self, parts: Sequence[NDArray]) -> NDArray:
         """Arrays [rows, ...] of all parts as one [packed_rows, ...]."""
@@ -78,8 +87,17 @@ class Matrix:
             tiles.append(padded.reshape(-1, ROW_TILE, *rest))
         return np.stack(tiles, axis=1).reshape(self.packed_rows, *parts[0].shape[1:])
 
-    def split(self, whole: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The inverse of `load`: each named weight in its own orientation."""
+    def split(
+        self, whole: NDArray[np.float32], order: NDArray[np.int32] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Each named weight of a packed matrix in its own orientation, its columns in their places.
+
+        Args:
+            whole: [packed_rows, columns], columns as they are stored.
+            order: the vector that `self.order` names, when it names one.
+        """
+        if order is not None:
+            whole = whole[:, np.argsort(order)]
         if self.interleaved:
             tiles = whole.reshape(-1, len(self.names), ROW_TILE, self.columns)
             stacked = tiles.transpose(1, 0, 2, 3).reshape(len(self.names), -1, self.columns)
@@ -123,6 +141,25 @@ class Vector:
 
 
 @dataclass(frozen=True)
+class ChannelOrder:
+    """An int32 vector: which channel of the model is stored k-th."""
+
+    name: str
+    size: int
+
+    def load(self, store: Weights) -> NDArray[np.int32]:
+        """The vector.
+
+        Raises:
+            CompileError: when it is no permutation.
+        """
+        order = np.asarray(store.get(self.name))
+        if not np.array_equal(np.sort(order), np.arange(self.size)):
+            raise CompileError(f"this is no order of {self.size} channels", where=self.name)
+        return order.astype(np.int32)
+
+
+@dataclass(frozen=True)
 class Part:
     """What a piece of weights.bin is, for `inspect`: its name, format, weights and bytes."""
 
@@ -138,6 +175,7 @@ class WeightLayout:
     def __init__(self) -> None:
         self._matrices: dict[Matrix, list[Storage]] = {}
         self._vectors: dict[Vector, Storage] = {}
+        self._orders: dict[ChannelOrder, Storage] = {}
         self._constants: list[tuple[NDArray, Storage]] = []
         self.nbytes = 0
 
@@ -159,6 +197,13 @@ class WeightLayout:
             self._vectors[vector] = self._place(4 * sum(sizes))
         return self._vectors[vector]
 
+    def order(self, name: str, size: int) -> Storage:
+        """The place of a channel order, shared by all its readers."""
+        order = ChannelOrder(name, size)
+        if order not in self._orders:
+            self._orders[order] = self._place(4 * size)
+        return self._orders[order]
+
     def constant(self, values: NDArray) -> Storage:
         """The place of a constant that is in the graph itself."""
         storage = self._place(values.nbytes)
@@ -168,7 +213,8 @@ class WeightLayout:
     @property
     def count(self) -> int:
         """Pieces to write, for progress."""
-        return len(self._matrices) + len(self._vectors) + len(self._constants)
+        pieces = (self._matrices, self._vectors, self._orders, self._constants)
+        return sum(map(len, pieces))
 
     def parts(self) -> list[Part]:
         """Every piece with its size."""
@@ -185,12 +231,19 @@ class WeightLayout:
             Part(" + ".join(filter(None, v.names)), "f32", sum(v.sizes), 4 * sum(v.sizes))
             for v in self._vectors
         ]
+        parts += [Part(o.name, "i32", o.size, 4 * o.size) for o in self._orders]
         return parts + [Part("constant", "f32", c.size, c.nbytes) for c, _ in self._constants]
 
     def describe(self) -> list[dict[str, Any]]:
         """Every matrix with the byte offsets of its arrays, as weights.json lists them."""
+        orders = {order.name: place.offset for order, place in self._orders.items()}
         return [
-            {**asdict(m), "format": m.format.name, "offsets": [place.offset for place in places]}
+            {
+                **asdict(m),
+                "format": m.format.name,
+                "order": orders[m.order] if m.order else None,
+                "offsets": [place.offset for place in places],
+            }
             for m, places in self._matrices.items()
         ]
 
@@ -210,7 +263,8 @@ class WeightLayout:
             codes: matrices that are quantized already; the others are rounded to nearest.
 
         Raises:
-            CompileError: for a weight of a wrong shape, or one that is not finite.
+            CompileError: for a weight of a wrong shape, one that is not finite, or an order that
+                is none.
         """
         for matrix, places in self._matrices.items():
             arrays = matrix.pack(store, codes)
@@ -219,6 +273,9 @@ class WeightLayout:
             advance()
         for vector, storage in self._vectors.items():
             _write_at(file, storage, vector.load(store))
+            advance()
+        for order, storage in self._orders.items():
+            _write_at(file, storage, order.load(store))
             advance()
         for values, storage in self._constants:
             _write_at(file, storage, values)

@@ -2,6 +2,9 @@
 
 Every op is one row of `OPS`: its inputs, its attributes with their types, and how its result type
 follows. Weights are attributes, names in a WeightStore; an activation keeps its leading batch of 1.
+
+`order` names an int32 [K] permutation: channel k of what is stored (a quantized matrix's columns,
+or quantized activations) is channel order[k] of the model. No name is the model's own order.
 """
 
 from __future__ import annotations
@@ -97,8 +100,10 @@ FUSED: Attrs = {
     "in_features": int,
     "transposed": False,
     "format": "f32",
+    "order": "",
     "gate": "",
 }
+QUANTIZE: Attrs = {"group_size": int, "order": ""}
 HEADS: Attrs = {"heads": int, "kv_heads": int, "head_dim": int}
 
 _DEFS = (
@@ -126,9 +131,10 @@ _DEFS = (
             "in_features": int,
             "transposed": False,
             "format": "f32",
+            "order": "",
         },
         _last("out_features"),
-        "y = x W^T + b; W is [N, K], or [K, N] when transposed",
+        "y = x W^T + b; W is [N, K], or [K, N] when transposed; stored with channels in `order`",
     ),
     OpDef("rms_norm", ("x",), NORM, _same, "x / rms(x) * (weight + offset) over the last axis"),
     OpDef(
@@ -158,21 +164,21 @@ _DEFS = (
     OpDef(
         "quantize_activation",
         ("x",),
-        {"group_size": int},
+        QUANTIZE,
         _activation,
-        "int8 codes, float scales and int32 code sums per token and group",
+        "int8 codes, float scales and int32 code sums per token and group, channels in `order`",
     ),
     OpDef(
         "rms_norm_quantize",
         ("x",),
-        {**NORM, "group_size": int},
+        {**NORM, **QUANTIZE},
         _activation,
         "rms_norm and quantize_activation in one pass",
     ),
     OpDef(
         "layer_norm_quantize",
         ("x",),
-        {**LAYER_NORM, "group_size": int},
+        {**LAYER_NORM, **QUANTIZE},
         _activation,
         "layer_norm and quantize_activation in one pass",
     ),

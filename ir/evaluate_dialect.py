@@ -41,10 +41,16 @@ class State:
         """A weight, None for no name."""
         return self.weights.get(name) if name else None
 
-    def matrix(self, name: str, spec: str, transposed: bool = False) -> np.ndarray:
-        """A matrix [N, K] with the values that its format can hold."""
+    def matrix(self, attrs: Attrs, name: str) -> np.ndarray:
+        """A linear's matrix [N, K] with the values that its format can hold."""
         weight = self.weights.get(name)
-        return formatted(weight.T if transposed else weight, spec)
+        weight = weight.T if attrs["transposed"] else weight
+        if not attrs["order"]:
+            return formatted(weight, attrs["format"])
+        order = self.weights.get(attrs["order"])
+        natural = np.empty_like(weight)
+        natural[:, order] = formatted(weight[:, order], attrs["format"])
+        return natural
 
 
 def formatted(matrix: np.ndarray, spec: str) -> np.ndarray:
@@ -60,11 +66,11 @@ def _weight(state: State, attrs: Attrs) -> Any:
 
 
 def _embedding(state: State, attrs: Attrs, ids: Any) -> Any:
-    return ref.embedding(ids, state.matrix(attrs["weight"], attrs["format"]))
+    return ref.embedding(ids, formatted(state.weight(attrs["weight"]), attrs["format"]))
 
 
 def _linear(state: State, attrs: Attrs, x: Any) -> Any:
-    matrix = state.matrix(attrs["weight"], attrs["format"], attrs["transposed"])
+    matrix = state.matrix(attrs, attrs["weight"])
     return ref.linear(x, matrix, state.weight(attrs["bias"]))
 
 
@@ -72,8 +78,7 @@ def _fused_linear(state: State, attrs: Attrs, x: Any, residual: Any = None) -> A
     biases = attrs["biases"] or [""] * len(attrs["weights"])
     parts = []
     for name, bias in zip(attrs["weights"], biases, strict=True):
-        matrix = state.matrix(name, attrs["format"], attrs["transposed"])
-        parts.append(ref.linear(x, matrix, state.weight(bias)))
+        parts.append(ref.linear(x, state.matrix(attrs, name), state.weight(bias)))
     y = (
         ref.gated(parts[0], parts[1], attrs["gate"])
         if attrs["gate"]
@@ -86,10 +91,13 @@ def _quantized_linear(
     state: State, attrs: Attrs, codes: Any, scales: Any, sums: Any, residual: Any = None
 ) -> Any:
     x = dequantize_activation(codes[0], scales[0])[None, :, : attrs["in_features"]]
+    if attrs["order"]:
+        x = x[:, :, np.argsort(state.weight(attrs["order"]))]
     return _fused_linear(state, attrs, x, residual)
 
 
 def _quantize_activation(state: State, attrs: Attrs, x: Any) -> Any:
+    x = x[..., state.weight(attrs["order"])] if attrs["order"] else x
     return tuple(part[None] for part in quantize_activation(x[0], attrs["group_size"]))
 
 

@@ -53,13 +53,13 @@ class WeightFormat:
     Attributes:
         kind: "f32" | "f16" (plain), "q8" (8-bit codes) or "q4" (nested 4/3/2-bit planes).
         group_size: input channels that share a scale; 0 for plain kinds.
-        planes: for "q4", the fractions of groups (P3/G, P4/G) that have the third and the
-            fourth bit stored; (1, 1) is plain 4 bit.
+        planes: for "q4", the numbers of groups (P3, P4) that have the third and the fourth bit
+            stored; None is all of them, plain 4 bit.
     """
 
     kind: str
     group_size: int = 0
-    planes: tuple[float, float] = (1.0, 1.0)
+    planes: tuple[int, int] | None = None
 
     KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", "q4")
 
@@ -72,8 +72,8 @@ class WeightFormat:
             raise InputError(
                 f"unsupported group size (got {self.group_size}, need one of {GROUP_SIZES})"
             )
-        if not 0.0 <= self.planes[1] <= self.planes[0] <= 1.0:
-            raise InputError(f"bad plane fractions (got {self.planes}, need 1 >= P3 >= P4 >= 0)")
+        if self.planes and (self.kind != "q4" or not 0 <= self.planes[1] <= self.planes[0]):
+            raise InputError(f"bad planes (got {self.planes}, need P3 >= P4 >= 0 in a q4 format)")
 
     @property
     def quantized(self) -> bool:
@@ -82,10 +82,10 @@ class WeightFormat:
 
     @property
     def name(self) -> str:
-        """The spelling used in the IR, such as "q4g32" or "q4g32p0.5,0.25"."""
+        """The spelling used in the IR, such as "q4g32" or "q4g32p12,5"."""
         if not self.quantized:
             return self.kind
-        suffix = "" if self.planes == (1.0, 1.0) else f"p{self.planes[0]:g},{self.planes[1]:g}"
+        suffix = f"p{self.planes[0]},{self.planes[1]}" if self.planes else ""
         return f"{self.kind}g{self.group_size}{suffix}"
 
     @classmethod
@@ -95,12 +95,16 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        match = re.fullmatch(r"(f32|f16|q8|q4)(?:g(\d+))?(?:p([\d.]+),([\d.]+))?", name)
+        match = re.fullmatch(r"(f32|f16|q8|q4)(?:g(\d+))?(?:p(\d+),(\d+))?", name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
         kind, group, plane3, plane4 = match.groups()
-        fmt = cls(kind, int(group or 0))
-        return replace(fmt, planes=(float(plane3), float(plane4))) if plane3 else fmt
+        return cls(kind, int(group or 0), (int(plane3), int(plane4)) if plane3 else None)
+
+    @property
+    def without_counts(self) -> WeightFormat:
+        """What the code of a kernel depends on: plane counts are run-time arguments."""
+        return replace(self, planes=None)
 
     def groups(self, in_features: int) -> int:
         """Column groups G of a matrix with K = `in_features`; the last one may be padded."""
@@ -111,9 +115,19 @@ class WeightFormat:
         return self.groups(in_features) * self.group_size if self.quantized else in_features
 
     def plane_groups(self, in_features: int) -> tuple[int, int]:
-        """(P3, P4): how many leading groups have the third and the fourth bit stored."""
+        """(P3, P4): how many leading groups have the third and the fourth bit stored.
+
+        Raises:
+            InputError: when the matrix has fewer groups.
+        """
         groups = self.groups(in_features)
-        return round(self.planes[0] * groups), round(self.planes[1] * groups)
+        plane3, plane4 = self.planes or (groups, groups)
+        if plane3 > groups:
+            raise InputError(
+                f"format {self.name} has too many planes "
+                f"(got P3 = {plane3}, need at most the {groups} groups of K = {in_features})"
+            )
+        return plane3, plane4
 
     def arrays(self, out_features: int, in_features: int) -> tuple[Array, ...]:
         """The arrays of a packed W[N, K], in the order in which kernels take them."""

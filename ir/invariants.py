@@ -75,10 +75,29 @@ def _formats_known(module: tvm.IRModule) -> str:
 def _activations_match(module: tvm.IRModule) -> str:
     for name, call in calls(module):
         attrs = attrs_of(call)
+        if name == "fused_linear" and attrs["order"]:
+            return f"morendo.fused_linear of {attrs['weights']} has an order, but float activations"
         if name == "fused_linear" and WeightFormat.parse(attrs["format"]).quantized:
             return f"morendo.fused_linear of {attrs['weights']} reads float activations"
         if name == "quantized_linear" and not WeightFormat.parse(attrs["format"]).quantized:
             return f"morendo.quantized_linear of {attrs['weights']} has float weights"
+    wrong = map(_foreign_order, relax_functions(module).values())
+    return next(filter(None, wrong), "")
+
+
+def _foreign_order(function: relax.Function) -> str:
+    """A linear that takes activations in another order than its own."""
+    values = {binding.var: binding.value for binding in bindings_of(function)}
+    for linear in values.values():
+        if op_name(linear) != "quantized_linear":
+            continue
+        codes = values.get(linear.args[0])
+        producer = values.get(codes.tuple_value) if isinstance(codes, relax.TupleGetItem) else None
+        have = attrs_of(producer)["order"] if op_name(producer) else ""
+        want = attrs_of(linear)["order"]
+        if have != want:
+            weights = attrs_of(linear)["weights"]
+            return f"morendo.quantized_linear of {weights} has order {want!r}, its input {have!r}"
     return ""
 
 

@@ -17,6 +17,7 @@ from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target
 from morendo.frontend import LoadedModel, load_model, write_tokenizer
 from morendo.ir.code_store import CodeStore
+from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
 from morendo.ir.formats import format_for_bits
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
@@ -84,7 +85,8 @@ def compile(
         with progress.task("load and export the model"):
             loaded = load_model(model)
         options = _options(loaded, bits, context, chunk)
-        setting = Context(machine.capabilities, loaded.weights)
+        weights = DerivedWeights(loaded.weights)
+        setting = Context(machine.capabilities, weights)
         if calibrate is not None:
             windows = _windows(model, target, loaded, calibrate, progress)
             setting.calibration = _calibration(windows, Path(scratch), progress)
@@ -95,7 +97,7 @@ def compile(
         codes = setting.calibration and setting.calibration.codes
         with progress.task("quantize and pack weights", program.weights.count) as advance:
             with (artifact.path / WEIGHTS).open("wb") as file:
-                program.weights.write(file, loaded.weights, advance, codes)
+                program.weights.write(file, weights, advance, codes)
         (artifact.path / MATRICES).write_text(json.dumps(program.weights.describe()), "utf-8")
         write_tokenizer(loaded, artifact.path)
         artifact.finish(_manifest(loaded, machine, program, plan, records))

@@ -8,29 +8,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tvm
 
 from morendo.ir.capabilities import Capabilities
 from morendo.ir.code_store import CodeStore
+from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import CompileError, InputError
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
-
-
-class Weights(Protocol):
-    """What passes ask of a WeightStore: names, shapes, and one matrix at a time."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def get(self, name: str) -> np.ndarray: ...
-
-    def put(self, name: str, values: np.ndarray) -> None: ...
 
 
 @dataclass
@@ -78,13 +67,13 @@ class Context:
 
     Attributes:
         capabilities: of the target, None when the IR is transformed without one.
-        weights: the WeightStore, None when there is only IR text.
+        weights: of the model, and what passes add to them; None when there is only IR text.
         report: of the running pass.
         calibration: None when there is no text.
     """
 
     capabilities: Capabilities | None = None
-    weights: Weights | None = None
+    weights: DerivedWeights | None = None
     report: Report = field(default_factory=Report)
     calibration: Calibration | None = None
 
@@ -117,7 +106,7 @@ class Pass:
         return self.name + ("{" + ",".join(options) + "}" if options else "")
 
 
-def needed_calibration(name: str, context: Context) -> tuple[Calibration, Weights]:
+def needed_calibration(name: str, context: Context) -> tuple[Calibration, DerivedWeights]:
     """The text and the weights, for a pass that cannot do without.
 
     Raises:

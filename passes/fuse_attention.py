@@ -89,6 +89,8 @@ class _Match:
             self.why = "q, k and v read different inputs"
         elif len({(a["format"], a["transposed"], a["in_features"]) for a in attrs}) > 1:
             self.why = "q, k and v have different formats"
+        elif len({a["order"] for a in attrs}) > 1:
+            self.why = "q, k and v have different channel orders"
 
     def rewrite(self, rebuilder: Rebuilder) -> Any:
         attrs = [attrs_of(linear) for linear in self.linears]
@@ -100,7 +102,7 @@ class _Match:
                 weights=[a["weight"] for a in attrs],
                 biases=biases if any(biases) else [],
                 out_features=[a["out_features"] for a in attrs],
-                **{key: attrs[0][key] for key in ("in_features", "transposed", "format")},
+                **{key: attrs[0][key] for key in ("in_features", "transposed", "format", "order")},
             )
         )
         shape = shape_of(self.attention.args[0].ty)

@@ -26,8 +26,9 @@ class FuseLinears(Pass):
         ->  y = M.fused_linear(h, r, weights=["wd"])
 
     Rows of gate and up alternate by tiles of 16, so that a kernel has both in registers. Gate and
-    up stay apart when their rows are no multiple of the tile, when one has a bias, or when a
-    result is read twice; a residual stays an add when shapes differ.
+    up stay apart when their rows are no multiple of the tile, when one has a bias, when formats or
+    channel orders differ, or when a result is read twice; a residual stays an add when shapes
+    differ.
     """
 
     name: ClassVar[str] = "fuse-linears"
@@ -58,7 +59,7 @@ def _fused(x: Any, linears: list[dict[str, Any]], gate: str = "", residual: Any 
         biases=biases if any(biases) else [],
         out_features=[a["out_features"] for a in linears],
         gate=gate,
-        **{key: linears[0][key] for key in ("in_features", "transposed", "format")},
+        **{key: linears[0][key] for key in ("in_features", "transposed", "format", "order")},
     )
 
 
@@ -77,6 +78,8 @@ def _fuse_gate(rebuilder: Rebuilder, gated: relax.Call, context: Context) -> Any
         why = f"rows are no multiple of {ROW_TILE} or there is a bias"
     elif (gate["format"], gate["transposed"]) != (up["format"], up["transposed"]):
         why = "gate and up have different formats"
+    elif gate["order"] != up["order"]:
+        why = "gate and up have different channel orders"
     if why:
         context.report.missed(gate["weight"], why)
         return None

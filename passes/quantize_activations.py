@@ -23,8 +23,9 @@ class QuantizeActivations(Pass):
         ->  a = M.quantize_activation(x, group_size=32)
             y = M.quantized_linear(a[0], a[1], a[2], weights=["w"], format="q4g32")
 
-    Linears that share an input share its codes, and a norm that nothing else reads is fused with
-    the rounding. Linears with float weights stay as they are.
+    Linears that share an input share its codes when they have the same channel order, and a norm
+    that nothing else reads is fused with the rounding. The codes are in the linear's order. Linears
+    with float weights stay as they are.
 
     Source: dynamic activation quantization of Agile-Quant, arXiv 2312.05693, section 3.
     """
@@ -34,7 +35,7 @@ class QuantizeActivations(Pass):
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "activations-quantized")
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        codes: dict[tuple[Any, Any, int], relax.Var] = {}
+        codes: dict[tuple[Any, Any, int, str], relax.Var] = {}
 
         def visit(rebuilder: Rebuilder, var: relax.Var, value: Any) -> Any:
             if op_name(value) != "fused_linear":
@@ -45,16 +46,19 @@ class QuantizeActivations(Pass):
                 context.report.missed(", ".join(attrs["weights"]), f"weights are {fmt.name}")
                 return value
             old = rebuilder.values[var].args[0]
-            key = (rebuilder, old, fmt.group_size)
+            key = (rebuilder, old, fmt.group_size, attrs["order"])
             if key not in codes:
-                codes[key] = _quantize(rebuilder, old, fmt.group_size, context)
+                options = {"group_size": fmt.group_size, "order": attrs["order"]}
+                codes[key] = _quantize(rebuilder, old, options, context)
             parts = [rebuilder.emit(relax.TupleGetItem(codes[key], i)) for i in range(3)]
             return call("quantized_linear", *parts, *value.args[1:], **attrs)
 
         return map_functions(module, visit)
 
 
-def _quantize(rebuilder: Rebuilder, x: relax.Var, group_size: int, context: Context) -> relax.Var:
+def _quantize(
+    rebuilder: Rebuilder, x: relax.Var, options: dict[str, Any], context: Context
+) -> relax.Var:
     producer = rebuilder.values.get(x)
     readers = [op_name(rebuilder.values.get(use)) for use in rebuilder.uses[x]]
     context.report.count("activations quantized")
@@ -62,5 +66,5 @@ def _quantize(rebuilder: Rebuilder, x: relax.Var, group_size: int, context: Cont
     if norm in ("rms_norm", "layer_norm") and all(name == "fused_linear" for name in readers):
         context.report.count("norms fused")
         source, attrs = rebuilder.replaced(producer.args[0]), attrs_of(producer)
-        return rebuilder.emit(call(f"{norm}_quantize", source, group_size=group_size, **attrs))
-    return rebuilder.emit(call("quantize_activation", rebuilder.replaced(x), group_size=group_size))
+        return rebuilder.emit(call(f"{norm}_quantize", source, **options, **attrs))
+    return rebuilder.emit(call("quantize_activation", rebuilder.replaced(x), **options))

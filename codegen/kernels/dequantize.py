@@ -86,7 +86,7 @@ class PlaneReader:
     isa: VectorISA
     bits: int
     base: Any  # uint8 [T, G, g/16, 64]
-    plane3: Any  # uint8 [T, P3, g/32, 64]
+    plane3: Any  # uint8 [T, P3, g/32, 64], P3 and P4 known at run time
     plane4: Any  # uint8 [T, P4, g/32, 64]
     zeros: Any  # int8 [T, G, 16]
     unsigned: bool = True
@@ -183,11 +183,8 @@ class QuantizedWeights:
             return
         n3, n4 = level
         planes = [self.buffers[name] for name in ("base", "plane3", "plane4", "zero")]
-        if planes[2].ty.shape[1] > 0:
-            yield PlaneReader(self.isa, 4, *planes), 0, n4
-        if planes[1].ty.shape[1] > 0:
-            yield PlaneReader(self.isa, 3, *planes), n4, n3
-        yield PlaneReader(self.isa, 2, *planes), n3, self.groups
+        for bits, first, end in ((4, 0, n4), (3, n4, n3), (2, n3, self.groups)):
+            yield PlaneReader(self.isa, bits, *planes), first, end
 
     def scale(self, tile: Expr, group: Expr, half: int) -> Expr:
         """The 8-bit scales of a tile's rows as float32 x lanes."""

@@ -7,7 +7,6 @@ cache lines; a table of 8 or 4 bits touches fewer than one of floats.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 from tvm import tirx
@@ -20,11 +19,11 @@ from morendo.ir.formats import CODE_SHIFT, ROW_TILE, SCALE_STEPS, WeightFormat
 def embedding(
     isa: Any, *, max_tokens: int, rows: int, features: int, fmt: WeightFormat
 ) -> tirx.PrimFunc:
-    """Copy the rows `ids` of a packed [V, C] matrix to float32; "q4" at its finest reading.
+    """Copy the rows `ids` of a packed [V, C] matrix to float32; "q4" has to have all planes.
 
     Parameters of the kernel: ids i32[M], the arrays of `fmt.arrays(V, C)`, out f32[M, C], tokens.
     """
-    name = kernel_name(f"embedding_{fmt.name.replace(',', '_')}", m=max_tokens, v=rows, c=features)
+    name = kernel_name(f"embedding_{fmt.name}", m=max_tokens, v=rows, c=features)
     with kernel(name) as k:
         ids = k.buffer("ids", (max_tokens,), "int32")
         arrays = {
@@ -64,30 +63,22 @@ def _emit_q8(
 def _emit_q4(
     arrays: dict[str, Any], fmt: WeightFormat, features: int, tile: Any, row: Any, out: Any, m: Any
 ) -> None:
-    """Groups with all bits, then those without the fourth, then those with only the base."""
-    plane3, plane4 = fmt.plane_groups(features)
-    bounds = (0, plane4, plane3, fmt.groups(features))
     size = fmt.group_size
-    for missing_bits, (low, high) in enumerate(pairwise(bounds)):
-        if low == high:
-            continue
-        with T.serial(low, high) as group:
-            scale = _group_scale(arrays, tile, group, row, 1 << CODE_SHIFT)
-            zero = T.cast(arrays["zero"][tile, group, row], "int32")
-            # The middle of the bits that are cut off: 4 or 4 + 8 eighths of a code step.
-            zero = T.bind(zero - T.int32((0, 4, 12)[missing_bits]))
-            with T.serial(0, size) as c:
-                code = _code(arrays, tile, group, row, c, missing_bits)
-                value = T.cast((code << CODE_SHIFT) - zero, "float32") * scale
-                _store_within(out, m, group * size + c, features, size, value)
+    with T.serial(0, fmt.groups(features)) as group:
+        scale = _group_scale(arrays, tile, group, row, 1 << CODE_SHIFT)
+        zero = T.bind(T.cast(arrays["zero"][tile, group, row], "int32"))
+        with T.serial(0, size) as c:
+            code = _code(arrays, tile, group, row, c)
+            value = T.cast((code << CODE_SHIFT) - zero, "float32") * scale
+            _store_within(out, m, group * size + c, features, size, value)
 
 
-def _code(arrays: dict[str, Any], tile: Any, group: Any, row: Any, c: Any, missing: int) -> Any:
-    """The 4-bit code of channel `c` of a group, with the missing low bits 0."""
+def _code(arrays: dict[str, Any], tile: Any, group: Any, row: Any, c: Any) -> Any:
+    """The 4-bit code of channel `c` of a group."""
     byte, step = row * 4 + c % 4, c // 4
     base = T.cast(arrays["base"][tile, group, step // 4, byte], "int32")
     code = ((base >> (step % 4 * 2)) & 3) << 2
-    for plane, shift in (("plane3", 1), ("plane4", 0))[: 2 - missing]:
+    for plane, shift in (("plane3", 1), ("plane4", 0)):
         bits = T.cast(arrays[plane][tile, group, step // 8, byte], "int32")
         code = code | (((bits >> (step % 8)) & 1) << shift)
     return code

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
@@ -25,7 +25,7 @@ class LinearSpec:
     Attributes:
         out_features: N, rows of W. With a gate: both halves together.
         in_features: K.
-        format: how W is stored.
+        format: how W is stored, without plane counts: those are run-time arguments.
         max_tokens: M; 1 makes the decode kernel, more the prefill kernel.
         bias: adds float32 [N]; with a gate the first N/2 are the gate's, the others up's.
         residual: adds float32 [M, output_features] to the result.
@@ -62,14 +62,16 @@ class LinearSpec:
         return self.format.groups(self.in_features)
 
     def weight_arrays(self) -> tuple[Array, ...]:
-        """The arrays of the packed matrix in the order of the kernel's parameters."""
+        """The arrays of the packed matrix in the order of the kernel's parameters, all planes
+        whole.
+        """
         return self.format.arrays(self.tiles * ROW_TILE, self.in_features)
 
     def kernel_name(self, isa: VectorISA) -> str:
         """qlinear_<out>_<act>_<weight>_<rows>x<columns>_m<tokens>[_epilogue]_<isa>."""
         kind = "qlinear_f32_i8" if self.format.quantized else "linear_f32_f32"
-        weight = re.sub(r"\W", "_", self.format.name)
-        parts = [kind, weight, f"{self.out_features}x{self.in_features}", f"m{self.max_tokens}"]
+        shape = f"{self.out_features}x{self.in_features}"
+        parts = [kind, self.format.name, shape, f"m{self.max_tokens}"]
         parts += ["bias"] * self.bias + [self.gate] * bool(self.gate) + ["res"] * self.residual
         return "_".join([*parts, isa.name])
 
@@ -83,14 +85,14 @@ def kernel_builder(name: str) -> Iterator[IRBuilder]:
         yield builder
 
 
-def tensor_argument(name: str, shape: tuple[int, ...], dtype: str):
-    """A dense buffer parameter."""
+def tensor_argument(name: str, shape: Sequence[Any], dtype: str):
+    """A dense buffer parameter; an extent may be a scalar parameter that is declared later."""
     return T.match_buffer(T.arg(name, T.handle()), shape, dtype, layout=None)
 
 
-def scalar_argument(name: str):
-    """An int32 parameter."""
-    return T.arg(name, T.int32())
+def scalar_argument(name: str, variable: Any = None):
+    """An int32 parameter; `variable` is one that buffers were declared with."""
+    return T.arg(name, T.int32() if variable is None else variable)
 
 
 def task_tokens(row_blocks: int, max_tokens: int) -> int:

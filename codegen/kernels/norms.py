@@ -19,6 +19,7 @@ from morendo.codegen.vectors.vector_blocks import (
     kernel,
     kernel_name,
     load_float,
+    load_ordered,
     row_sum,
     token_loop,
     variable,
@@ -92,49 +93,72 @@ def layer_norm(
 
 
 def rms_norm_quantize(
-    isa: Any, *, max_tokens: int, features: int, group_size: int, eps: float, offset: float = 0.0
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    group_size: int,
+    eps: float,
+    offset: float = 0.0,
+    ordered: bool = False,
 ) -> tirx.PrimFunc:
     """`rms_norm` of one row per token whose result is only needed as int8 codes.
 
-    Parameters of the kernel: x f32[M, C], weight f32[C], codes i8[M, Kp], scales f32[M, G],
-    sums i32[M, G], tokens.
+    Parameters of the kernel: x f32[M, C], weight f32[C], [order i32[C]], codes i8[M, Kp],
+    scales f32[M, G], sums i32[M, G], tokens. With `ordered`, channel c of the codes is channel
+    order[c] of x.
     """
-    name = kernel_name("rms_norm_quantize", m=max_tokens, c=features, g=group_size, e=eps, o=offset)
+    op = "rms_norm_quantize" + "_ordered" * ordered
+    name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=eps, o=offset)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         weight = k.buffer("weight", (features,))
+        order = k.buffer("order", (features,), "int32") if ordered else None
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
-            normed = _rms_row(x, m, 0, weight, features, eps, offset, isa.lanes)
+            normed = _rms_row(x, m, 0, weight, features, eps, offset, isa.lanes, order)
             quantize_row(normed, outputs, m, features, group_size, isa.lanes)
     return k.function
 
 
 def layer_norm_quantize(
-    isa: Any, *, max_tokens: int, features: int, group_size: int, eps: float
+    isa: Any, *, max_tokens: int, features: int, group_size: int, eps: float, ordered: bool = False
 ) -> tirx.PrimFunc:
     """`layer_norm` whose result is only needed as int8 codes.
 
-    Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], codes i8[M, Kp],
-    scales f32[M, G], sums i32[M, G], tokens.
+    Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], [order i32[C]],
+    codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
     """
-    name = kernel_name("layer_norm_quantize", m=max_tokens, c=features, g=group_size, e=eps)
+    op = "layer_norm_quantize" + "_ordered" * ordered
+    name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=eps)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         weight, bias = k.buffer("weight", (features,)), k.buffer("bias", (features,))
+        order = k.buffer("order", (features,), "int32") if ordered else None
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
-            normed = _layer_row(x, m, 0, weight, bias, features, eps, isa.lanes)
+            normed = _layer_row(x, m, 0, weight, bias, features, eps, isa.lanes, order)
             quantize_row(normed, outputs, m, features, group_size, isa.lanes)
     return k.function
 
 
 def _rms_row(
-    x: Any, m: Any, start: Any, weight: Any, features: int, eps: float, offset: float, lanes: int
+    x: Any,
+    m: Any,
+    start: Any,
+    weight: Any,
+    features: int,
+    eps: float,
+    offset: float,
+    lanes: int,
+    order: Any = None,
 ) -> Element:
-    """Sum the squares of the row x[m, start:]; give its normalized elements."""
+    """Sum the squares of the row x[m, start:]; give its normalized elements.
+
+    With an order (then start is 0) they come in it.
+    """
 
     def square(c: Any, width: int) -> Any:
         value = load_float(x, [m, start + c], width)
@@ -144,17 +168,28 @@ def _rms_row(
     scale = variable(T.float32(1.0) / T.sqrt(mean + T.float32(eps)), 1)
 
     def normed(c: Any, width: int) -> Any:
-        gain = load_float(weight, [c], width)
+        gain = load_ordered(weight, [c], order, width)
         gain = gain + splat_float(offset, width) if offset else gain
-        return load_float(x, [m, start + c], width) * splat(scale, width) * gain
+        return load_ordered(x, [m, start + c], order, width) * splat(scale, width) * gain
 
     return normed
 
 
 def _layer_row(
-    x: Any, m: Any, start: Any, weight: Any, bias: Any, features: int, eps: float, lanes: int
+    x: Any,
+    m: Any,
+    start: Any,
+    weight: Any,
+    bias: Any,
+    features: int,
+    eps: float,
+    lanes: int,
+    order: Any = None,
 ) -> Element:
-    """Take mean and variance of the row x[m, start:]; give its normalized elements."""
+    """Take mean and variance of the row x[m, start:]; give its normalized elements.
+
+    With an order (then start is 0) they come in it.
+    """
     inverse = T.float32(1.0 / features)
     total = row_sum(lambda c, width: load_float(x, [m, start + c], width), features, lanes)
     mean = variable(total * inverse, 1)
@@ -167,7 +202,8 @@ def _layer_row(
     scale = variable(T.float32(1.0) / T.sqrt(variance + T.float32(eps)), 1)
 
     def normed(c: Any, width: int) -> Any:
-        value = (load_float(x, [m, start + c], width) - splat(mean, width)) * splat(scale, width)
-        return value * load_float(weight, [c], width) + load_float(bias, [c], width)
+        value = load_ordered(x, [m, start + c], order, width) - splat(mean, width)
+        gain, shift = (load_ordered(vector, [c], order, width) for vector in (weight, bias))
+        return value * splat(scale, width) * gain + shift
 
     return normed

@@ -21,6 +21,7 @@ from morendo.codegen.vectors.vector_blocks import (
     kernel,
     kernel_name,
     load_float,
+    load_ordered,
     reduce_lanes,
     token_loop,
     variable,
@@ -49,21 +50,24 @@ class GroupOutputs:
 
 
 def quantize_activation(
-    isa: Any, *, max_tokens: int, features: int, group_size: int
+    isa: Any, *, max_tokens: int, features: int, group_size: int, ordered: bool = False
 ) -> tirx.PrimFunc:
     """Quantize the rows of x to int8 codes with a scale and a sum per group.
 
-    Parameters of the kernel: x f32[M, K], codes i8[M, Kp], scales f32[M, G], sums i32[M, G],
-    tokens. The padding between K and Kp gets codes 0.
+    Parameters of the kernel: x f32[M, K], [order i32[K]], codes i8[M, Kp], scales f32[M, G],
+    sums i32[M, G], tokens. The padding between K and Kp gets codes 0. With `ordered`, channel k of
+    the result is channel order[k] of x.
     """
-    name = kernel_name("quantize_activation", m=max_tokens, k=features, g=group_size)
+    op = "quantize_activation" + "_ordered" * ordered
+    name = kernel_name(op, m=max_tokens, k=features, g=group_size)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
+        order = k.buffer("order", (features,), "int32") if ordered else None
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             quantize_row(
-                lambda c, lanes: load_float(x, [m, c], lanes),
+                lambda c, lanes: load_ordered(x, [m, c], order, lanes),
                 outputs, m, features, group_size, isa.lanes,
             )  # fmt: skip
     return k.function

@@ -89,15 +89,20 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
         tensor_argument("scales", (tokens, groups), "float32"),
         tensor_argument("sums", (tokens, groups), "int32"),
     )
-    buffers = {
-        array.name: tensor_argument(f"w_{array.name}", array.shape, array.dtype)
-        for array in spec.weight_arrays()
-    }
+    stored = {"plane3": T.int32(), "plane4": T.int32()}  # groups of each plane
+    buffers = {}
+    for array in spec.weight_arrays():
+        tiles, *rest = array.shape
+        if array.name in stored:
+            rest[0] = stored[array.name]
+        buffers[array.name] = tensor_argument(f"w_{array.name}", (tiles, *rest), array.dtype)
     epilogue = Epilogue.declare(spec, isa)
     count = scalar_argument("tokens")
     level = None
     if spec.format.kind == "q4":
         level = (scalar_argument("n3"), scalar_argument("n4"))
+        for name, plane in (("p3", "plane3"), ("p4", "plane4")):
+            scalar_argument(name, stored[plane])
     return Kernel(
         spec, isa, x, QuantizedWeights(isa, size, groups, buffers), epilogue, count, level
     )
@@ -107,7 +112,7 @@ def build_quantized_linear(spec: LinearSpec, isa: VectorISA) -> tirx.PrimFunc:
     """Build the kernel of `spec`; its buffers are those of `LinearSpec` and `ir/formats.py`.
 
     Parameters of the kernel: codes, scales, sums, weights..., [bias], [residual], out, tokens,
-    and for nested codes n3, n4.
+    and for nested codes n3, n4 (the level) and p3, p4 (the groups that the planes have stored).
     """
     with kernel_builder(spec.kernel_name(isa)) as builder:
         kernel = _declare(spec, isa)

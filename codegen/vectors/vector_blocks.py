@@ -93,6 +93,15 @@ def load_float(buffer: Any, index: Sequence[Any], lanes: int) -> Any:
     return T.bind(T.cast(load(buffer, index, lanes), vector_type("float32", lanes)))
 
 
+def load_ordered(buffer: Any, index: Sequence[Any], order: Any, lanes: int) -> Any:
+    """Like `load_float`, the neighbours in an order: int32 places by place, or None."""
+    if order is None:
+        return load_float(buffer, index, lanes)
+    *outer, last = index
+    places = load(order, [last], lanes)
+    return T.bind(T.cast(buffer[(*outer, places)], vector_type("float32", lanes)))
+
+
 def common_lanes(extent: int, lanes: int) -> int:
     """The widest vector of at most `lanes` lanes (a power of two) that divides `extent`."""
     return math.gcd(extent, lanes)

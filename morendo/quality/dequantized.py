@@ -35,12 +35,14 @@ class StoredMatrix:
     Attributes:
         matrix: what lies there.
         offsets: bytes from the start of the file, one for each array of the format.
+        order: where the order of its channels starts, None when it is the model's.
         linear: (n3, n4) at every level where a linear reads it, () where none does.
         embedding: whether rows of it are embeddings; those are always read with all bits.
     """
 
     matrix: Matrix
     offsets: tuple[int, ...]
+    order: int | None
     linear: tuple[Bounds, ...]
     embedding: bool
 
@@ -82,7 +84,8 @@ def _stored(entry: dict[str, Any], uses: dict[int, list[_Use]]) -> StoredMatrix:
     )
     found = uses[offsets[0]]
     linear = next((use.bounds for use in found if not use.embedding), ())
-    return StoredMatrix(matrix, offsets, linear, any(use.embedding for use in found))
+    embedding = any(use.embedding for use in found)
+    return StoredMatrix(matrix, offsets, entry["order"], linear, embedding)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,12 @@ class DequantizedWeights:
             rows = slice(start, start + _ROWS)
             some = Quantized(q.codes[rows], q.scale[rows], q.zero[rows], q.row_scale[rows])
             parts.append(dequantize(some, matrix.format, matrix.columns, bounds))
-        return matrix.split(np.concatenate(parts))
+        return matrix.split(np.concatenate(parts), self._order(stored))
+
+    def _order(self, stored: StoredMatrix) -> NDArray[np.int32] | None:
+        if stored.order is None:
+            return None
+        return self._file[stored.order :][: 4 * stored.matrix.columns].view(np.int32)
 
 
 def _put(whole: NDArray[np.float32], part: NDArray, name: str) -> NDArray[np.float32]:

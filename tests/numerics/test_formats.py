@@ -10,7 +10,7 @@ from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import ROW_TILE, WeightFormat, format_for_bits
 
 SHAPES = [(16, 32), (1, 1), (17, 33), (100, 577), (48, 256)]
-QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p0.5,0.25"]
+QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p1,0"]
 
 
 def random_weight(shape: tuple[int, int]) -> np.ndarray:
@@ -103,10 +103,19 @@ def test_bytes_read_fall_with_the_level() -> None:
     assert read[0] - read[2] == 576 * 576 // 8
 
 
-@pytest.mark.parametrize("name", ["q5g32", "q4", "q4g48", "q4g32p0.5,0.75", ""])
+@pytest.mark.parametrize(
+    "name", ["q5g32", "q4", "q4g48", "q4g32p1,2", "q8g32p1,0", "q4g32p0.5,0", ""]
+)
 def test_unknown_formats_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"unknown weight format|group size|plane fractions"):
+    with pytest.raises(InputError, match=r"unknown weight format|group size|bad planes"):
         WeightFormat.parse(name)
+
+
+def test_planes_of_more_groups_than_there_are_are_refused() -> None:
+    fmt = WeightFormat.parse("q4g32p4,1")
+    assert fmt.plane_groups(128) == (4, 1)
+    with pytest.raises(InputError, match=r"too many planes \(got P3 = 4, need at most the 3 gr"):
+        fmt.arrays(16, 96)
 
 
 def test_unknown_bits_are_refused() -> None:

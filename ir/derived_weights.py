@@ -1,0 +1,45 @@
+"""A model's weights and what passes derive from them, such as the order of a linear's channels."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Weights(Protocol):
+    """What passes ask of a WeightStore: names, shapes, and one matrix at a time."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def get(self, name: str) -> np.ndarray: ...
+
+
+class DerivedWeights:
+    """A WeightStore with more names: small vectors that passes made, kept in memory.
+
+    Args:
+        base: the model's weights; their names cannot be taken.
+    """
+
+    def __init__(self, base: Weights) -> None:
+        self.base = base
+        self._derived: dict[str, np.ndarray] = {}
+
+    def put(self, name: str, values: np.ndarray) -> None:
+        """Add a vector, or replace one that was added."""
+        assert name and name not in self.base, name
+        self._derived[name] = values
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._derived or name in self.base
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Dimensions of a weight, without reading it."""
+        return self._derived[name].shape if name in self._derived else self.base.shape(name)
+
+    def get(self, name: str) -> np.ndarray:
+        """The data of a weight: float32, or what was added."""
+        return self._derived[name] if name in self._derived else self.base.get(name)
