@@ -1,9 +1,9 @@
-"""Text for calibration as windows of token ids: a file, or what the model writes itself."""
+"""Text for calibration as windows of token ids: files, pydoc, or what the model writes itself."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,49 +15,93 @@ from morendo.progress import Progress
 from morendo.runtime.session import Session
 
 SELF = "self"
+PYDOC = "pydoc"
 WINDOW = 512  # tokens
 WINDOWS = 64
-SELF_WINDOWS = 24  # these are written token by token
+SELF_WINDOWS = 32  # these are written token by token
 
 
-def read_windows(loaded: LoadedModel, source: str | Path) -> NDArray[np.int64]:
-    """Windows of a text file, spread evenly over it: int64 [W, n], W <= 64, n <= 512.
+def calibration_windows(
+    loaded: LoadedModel,
+    sources: Sequence[str | Path],
+    compile_model: Callable[[Path], Path],
+    progress: Progress,
+) -> NDArray[np.int64]:
+    """Windows of all texts together: int64 [W, n].
+
+    Args:
+        loaded: the model.
+        sources: text files, "pydoc" (the topics of Python's help, which every Python has) or
+            "self" (text that the model writes); each gives an equal part of the windows.
+        compile_model: compiles the model with 8-bit weights into the directory it is given.
+        progress: shows what is going on.
 
     Raises:
         InputError: when there is no such text, no tokenizer, or less than one window.
     """
-    path = Path(source).expanduser()
+    count = -(-WINDOWS // len(sources))
+    parts = []
+    for source in sources:
+        if str(source) == SELF:
+            wanted = min(count, SELF_WINDOWS)
+            lengths = loaded.vocabulary, min(WINDOW, loaded.context)
+            parts.append(write_windows(compile_model, *lengths, wanted, progress))
+        else:
+            parts.append(read_windows(loaded, source, count))
+    return np.concatenate(parts)
+
+
+def read_windows(
+    loaded: LoadedModel, source: str | Path, count: int = WINDOWS
+) -> NDArray[np.int64]:
+    """Windows of a text, spread evenly over it: int64 [W, n], W <= count, n <= 512.
+
+    Raises:
+        InputError: when there is no such text, no tokenizer, or less than one window.
+    """
     if loaded.tokenizer is None:
         raise InputError(
             "the model has no tokenizer to read calibration text with",
             where=loaded.name,
             hint="add tokenizer.json to its directory",
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"calibration text cannot be read ({error})",
-            where=str(path),
-            hint="give a UTF-8 text file, or `self` for text that the model writes",
-        ) from error
-    ids = loaded.tokenizer.library.encode(text, add_special_tokens=False).ids
+    ids = loaded.tokenizer.library.encode(_read(source), add_special_tokens=False).ids
     start = [loaded.bos] if loaded.add_bos else []
     length = min(WINDOW, loaded.context) - len(start)
     if len(ids) < length:
         raise InputError(
             f"calibration text is shorter than one window (got {len(ids)} tokens, need {length})",
-            where=str(path),
+            where=str(source),
             hint="give a longer text; some hundred kilobytes are good",
         )
     windows = np.array(ids[: len(ids) // length * length], np.int64).reshape(-1, length)
-    count = min(WINDOWS, len(windows))
+    count = min(count, len(windows))
     picked = windows[np.linspace(0, len(windows) - 1, count).astype(int)]
     return np.insert(picked, 0, np.array(start, np.int64)[:, None], axis=1) if start else picked
 
 
+def _read(source: str | Path) -> str:
+    if str(source) == PYDOC:
+        from pydoc_data.topics import topics
+
+        return "\n\n".join(topics[key] for key in sorted(topics))
+    path = Path(source).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"calibration text cannot be read ({error})",
+            where=str(path),
+            hint=f"give a UTF-8 text file, `{SELF}` for text that the model writes, or `{PYDOC}`",
+        ) from error
+
+
 def write_windows(
-    compile_model: Callable[[Path], Path], vocabulary: int, context: int, progress: Progress
+    compile_model: Callable[[Path], Path],
+    vocabulary: int,
+    length: int,
+    count: int,
+    progress: Progress,
 ) -> NDArray[np.int64]:
     """Windows that the model samples, each from another random token: int64 [W, n].
 
@@ -66,16 +110,16 @@ def write_windows(
     Args:
         compile_model: compiles the model with 8-bit weights into the directory it is given.
         vocabulary: number of token ids.
-        context: the longest text.
+        length: tokens of a window.
+        count: of windows.
         progress: shows what is going on.
     """
-    length = min(WINDOW, context)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="morendo-") as scratch:
         with Session(compile_model(Path(scratch) / "writer")) as session:
-            with progress.task("let the model write", SELF_WINDOWS) as advance:
+            with progress.task("let the model write", count) as advance:
                 windows = []
-                for seed in range(SELF_WINDOWS):
+                for seed in range(count):
                     first = int(rng.integers(vocabulary))
                     rest = session.generate(
                         [first], max_tokens=length - 1, temperature=1.0, seed=seed, ignore_eos=True

@@ -25,6 +25,8 @@ examples:
   morendo compile ./Llama-3.2-1B --out llama               4-bit weights for this CPU
   morendo compile model.gguf --bits 8 --context 4096       8-bit weights, room for 4096 tokens
   morendo compile ./model --calibrate book.txt             round by what the text needs
+  morendo compile ./model --average-bits 2.9               2, 3 or 4 bits where they matter
+  morendo compile ./model --size 90MB --calibrate self     as good as fits into 90 MB
   morendo compile ./model --target x86-64-v3               for every CPU of that level
   morendo compile ./model --dump-ir ir                     ir/ shows what every pass did
   morendo compile ./model --passes "normalize,quantize-weights{head_bits=4},..."
@@ -45,18 +47,35 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="Hugging Face directory, hub id, or .gguf file")
     add("--target", default="x86", help="what to compile for (default: x86, this machine's CPU)")
-    add("--bits", choices=list(_BITS), default="4", help="weight format (default: 4)")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--bits", choices=list(_BITS), default="4", help="weight format (default: 4)"
+    )
+    precision.add_argument(
+        "--average-bits",
+        type=_positive_float,
+        metavar="BITS",
+        help="2, 3 or 4 bits for each group of channels, this many on average with scales and "
+        "all, about 2.3 to 4.6; embeddings and the output head stay at 8",
+    )
+    precision.add_argument(
+        "--size",
+        type=_size,
+        metavar="SIZE",
+        help="the same by the bytes of all weights, such as 90MB",
+    )
     add(
         "--group-size",
         type=int,
         choices=[32, 64, 128],
-        default=32,
-        help="input channels that share one scale, for --bits 4 and 8 (default: 32)",
+        help="input channels that share one scale (default: 32, under a budget 64)",
     )
     add(
         "--calibrate",
         metavar="TEXT",
-        help="round weights with error feedback on this text file; `self`: on the model's own text",
+        action="append",
+        help="round weights with error feedback on this text file; `self`: on text that the model "
+        "writes; `pydoc`: on Python's help, the default under a budget; may be given several times",
     )
     add(
         "--context",
@@ -84,14 +103,35 @@ def _positive(text: str) -> int:
     return value
 
 
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
+def _size(text: str) -> float:
+    from morendo.budget import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _compile(arguments: argparse.Namespace) -> int:
     from morendo.progress import make_progress
 
     options: dict[str, Any] = {
         key: value
-        for key in ("out", "calibrate", "context", "chunk", "dump_ir", "passes")
+        for key in (
+            "out", "average_bits", "group_size", "calibrate", "context", "chunk", "dump_ir",
+            "passes",
+        )
         if (value := getattr(arguments, key)) is not None
-    }
+    }  # fmt: skip
+    if arguments.size is not None:
+        options["size_mb"] = arguments.size
     start = time.monotonic()
     with make_progress(quiet=arguments.quiet) as progress:
         with progress.task("start the compiler"):
@@ -100,7 +140,6 @@ def _compile(arguments: argparse.Namespace) -> int:
             arguments.model,
             target=arguments.target,
             bits=_BITS[arguments.bits],
-            group_size=arguments.group_size,
             progress=progress,
             **options,
         )

@@ -113,13 +113,15 @@ def _print_record(record: PassRecord) -> None:
 
 
 def _passes(arguments: argparse.Namespace) -> int:
-    from morendo.compiler import default_passes
+    from morendo.budget import Budget
     from morendo.passes.pipeline import known_passes
 
     for name, kind in sorted(known_passes().items()):
         print(f"{paint(name, 'bold', sys.stdout)}{_options(kind)}")
         print(f"  {_first_sentence(kind.__doc__)}")
-    print(f"\ncompile runs: {default_passes(bits=4, group_size=32)}")
+    plain, limited = Budget.of(4, None, None, None), Budget.of(4, 2.9, None, None)
+    print(f"\ncompile runs: {plain.passes(calibrated=False)}")
+    print(f"\nwith --average-bits 2.9: {limited.passes(calibrated=True)}")
     return 0
 
 

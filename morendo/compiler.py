@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from morendo.budget import Budget, default_name
+from morendo.calibration import calibration_windows
 from morendo.codegen.build import compile_kernels, lower_module
 from morendo.codegen.kernels.kv_cache import KEY_TILE
 from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target
 from morendo.frontend import LoadedModel, load_model, write_tokenizer
-from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
-from morendo.ir.formats import format_for_bits
+from morendo.kept_codes import calibration_key, kept_codes
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
@@ -28,9 +31,6 @@ from morendo.runtime.artifact import LIBRARY, MATRICES, PLAN, WEIGHTS, create_ar
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from morendo.ir.plan import Plan
 
 DEFAULT_CHUNK = 256
@@ -43,10 +43,12 @@ def compile(
     bits: int | str = 4,
     out: str | Path = "",
     *,
-    group_size: int = 32,
+    average_bits: float | None = None,
+    size_mb: float | None = None,
+    group_size: int | None = None,
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
-    calibrate: str | Path | None = None,
+    calibrate: str | Path | Sequence[str | Path] | None = None,
     passes: str | None = None,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
@@ -58,11 +60,16 @@ def compile(
         target: a name of `morendo targets`; "x86" is this machine's CPU.
         bits: format of the weights: "f32", "f16", 8 or 4.
         out: the artifact's directory; by default named after model, target and bits.
-        group_size: input channels that share a scale, 32, 64 or 128.
+        average_bits: instead of 4 bits everywhere, 2, 3 or 4 for each group of a linear's input
+            channels so that this many are used on average, with scales and all: about 2.3 to 4.6.
+        size_mb: the same for megabytes (10^6 bytes) of all weights.
+        group_size: input channels that share a scale, 32, 64 or 128; by default 32, under a budget
+            64.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
-        calibrate: text file by which the weights are rounded, with error feedback; "self" for text
-            that the model writes. Without it they are rounded to nearest.
+        calibrate: text file, or several, by which the weights are rounded, with error feedback;
+            "self" for text that the model writes, "pydoc" for the text of Python's help, which is
+            the default under a budget. Without it weights are rounded to nearest.
         passes: pass spec to run instead of the default recipe.
         dump_ir: folder for the IR and the report of every pass.
         progress: shows what is going on; silent by default.
@@ -77,19 +84,26 @@ def compile(
     """
     progress = progress or Progress()
     machine = find_target(target)
-    spec = default_passes(bits, group_size, calibrate is not None) if passes is None else passes
-    recipe = parse_spec(spec, known_passes())
-    _check_calibrated(recipe, calibrate)
-    out = Path(out or default_name(model, target, bits))
-    with create_artifact(out) as artifact, TemporaryDirectory(prefix="morendo-") as scratch:
+    budget = Budget.of(bits, average_bits, size_mb, group_size)
+    texts = budget.texts(calibrate)
+    recipe = parse_spec(budget.passes(bool(texts)) if passes is None else passes, known_passes())
+    _check_calibrated(recipe, texts)
+    out = Path(out or default_name(model, target, budget.label))
+    with ExitStack() as stack:
+        artifact = stack.enter_context(create_artifact(out))
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="morendo-")))
         with progress.task("load and export the model"):
             loaded = load_model(model)
         options = _options(loaded, bits, context, chunk)
         weights = DerivedWeights(loaded.weights)
         setting = Context(machine.capabilities, weights)
-        if calibrate is not None:
-            windows = _windows(model, target, loaded, calibrate, progress)
-            setting.calibration = _calibration(windows, Path(scratch), progress)
+        if texts:
+            windows = calibration_windows(
+                loaded, texts, partial(_compile_writer, model, target, progress), progress
+            )
+            key = calibration_key(loaded, ",".join(step.spec for step in recipe), windows)
+            codes = stack.enter_context(kept_codes(out, key))
+            setting.calibration = Calibration(windows, codes, scratch, progress.task)
         program, plan, records = _lower(
             loaded, machine, recipe, options, setting, dump_ir, progress
         )
@@ -104,69 +118,22 @@ def compile(
     return out
 
 
-def _check_calibrated(recipe: Sequence[Pass], calibrate: str | Path | None) -> None:
+def _compile_writer(model: str | Path, target: str, progress: Progress, folder: Path) -> Path:
+    with progress.task("compile the model that writes"):
+        return compile(model, target, bits=8, out=folder)
+
+
+def _check_calibrated(recipe: Sequence[Pass], texts: Sequence[str | Path]) -> None:
     wanted = any(isinstance(step, CalibrateWeights) for step in recipe)
-    if wanted and calibrate is None:
+    if wanted and not texts:
         raise InputError(
             "calibrate-weights needs text", hint="give --calibrate FILE or --calibrate self"
         )
-    if calibrate is not None and not wanted:
+    if texts and not wanted:
         raise InputError(
             "calibration text is given, but no pass uses it",
             hint="put calibrate-weights after quantize-weights in --passes",
         )
-
-
-def _windows(
-    model: str | Path,
-    target: str,
-    loaded: LoadedModel,
-    calibrate: str | Path,
-    progress: Progress,
-) -> NDArray[np.int64]:
-    """Token ids of the calibration text."""
-    from morendo.calibration import SELF, read_windows, write_windows
-
-    if str(calibrate) != SELF:
-        return read_windows(loaded, calibrate)
-
-    def compile_writer(folder: Path) -> Path:
-        with progress.task("compile the model that writes"):
-            return compile(model, target, bits=8, out=folder)
-
-    return write_windows(compile_writer, loaded.vocabulary, loaded.context, progress)
-
-
-def _calibration(windows: NDArray[np.int64], scratch: Path, progress: Progress) -> Calibration:
-    codes, activations = scratch / "codes", scratch / "activations"
-    for folder in (codes, activations):
-        folder.mkdir()
-    return Calibration(windows, CodeStore(codes), activations, progress.task)
-
-
-def default_passes(bits: int | str, group_size: int, calibrated: bool = False) -> str:
-    """The spec of the passes that `compile` runs.
-
-    Raises:
-        InputError: for bits that are no format, or float weights with calibration.
-    """
-    fmt = format_for_bits(bits, group_size)
-    if calibrated and not fmt.quantized:
-        raise InputError(
-            f"there is nothing to calibrate in float weights (got bits {bits!r}, need 8 or 4)"
-        )
-    return (
-        f"normalize,quantize-weights{{bits={bits},group_size={group_size}}},"
-        f"{'calibrate-weights,' if calibrated else ''}"
-        "fuse-attention,fuse-linears,specialize-phases,quantize-activations"
-    )
-
-
-def default_name(model: str | Path, target: str, bits: int | str) -> str:
-    """SmolLM2-135M-x86-4bit for .../SmolLM2-135M.gguf; hub ids lose their owner."""
-    path = Path(model)
-    stem = re.sub(r"\.gguf$", "", path.name or path.resolve().name, flags=re.IGNORECASE)
-    return f"{stem}-{target}-{bits}{'bit' if str(bits).isdigit() else ''}"
 
 
 def _options(loaded: LoadedModel, bits: int | str, context: int | None, chunk: int) -> Options:

@@ -1,0 +1,121 @@
+"""How many bits weights get, as the user says it, and the passes that follow from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from morendo.ir.errors import InputError
+from morendo.ir.formats import format_for_bits
+
+GROUP_SIZE = 32
+BUDGET_GROUP_SIZE = 64
+"""Under a budget larger groups are better: their scales take half as many bits."""
+DEFAULT_TEXT = "pydoc"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One of three ways to say it: a format for all weights, bits on average, or a size.
+
+    Attributes:
+        bits: "f32", "f16", 8 or 4.
+        average_bits: of the linears, scales and all; 0 when not given.
+        size_mb: megabytes of all weights; 0 when not given.
+        group_size: input channels that share a scale.
+    """
+
+    bits: int | str
+    average_bits: float
+    size_mb: float
+    group_size: int
+
+    @classmethod
+    def of(
+        cls,
+        bits: int | str,
+        average_bits: float | None,
+        size_mb: float | None,
+        group_size: int | None,
+    ) -> Budget:
+        """Check that the options go together.
+
+        Raises:
+            InputError: when they do not.
+        """
+        given = [value for value in (average_bits, size_mb) if value is not None]
+        if len(given) > 1 or any(value <= 0 for value in given):
+            raise InputError(
+                f"give average bits or a size, not both, and more than 0 (got {given})"
+            )
+        if given and str(bits) != "4":
+            raise InputError(f"a budget is for 4-bit weights (got bits {bits!r})")
+        size = group_size or (BUDGET_GROUP_SIZE if given else GROUP_SIZE)
+        format_for_bits(bits, size)
+        return cls(bits, average_bits or 0.0, size_mb or 0.0, size)
+
+    @property
+    def limited(self) -> bool:
+        """Whether groups are promoted from 2 bits under a budget."""
+        return bool(self.average_bits or self.size_mb)
+
+    @property
+    def label(self) -> str:
+        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16."""
+        if self.average_bits:
+            return f"{self.average_bits:g}bit"
+        if self.size_mb:
+            return f"{self.size_mb:g}MB"
+        return f"{self.bits}{'bit' if str(self.bits).isdigit() else ''}"
+
+    def texts(self, calibrate: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+        """What to calibrate on.
+
+        Raises:
+            InputError: for text where weights stay floats.
+        """
+        if calibrate is None:
+            return [DEFAULT_TEXT] if self.limited else []
+        if not format_for_bits(self.bits, self.group_size).quantized:
+            raise InputError(
+                f"there is nothing to calibrate in float weights (got bits {self.bits!r}, "
+                "need 8 or 4)"
+            )
+        return [calibrate] if isinstance(calibrate, str | Path) else list(calibrate)
+
+    def passes(self, calibrated: bool) -> str:
+        """The spec of the passes that `compile` runs."""
+        steps = ["normalize", f"quantize-weights{{bits={self.bits},group_size={self.group_size}}}"]
+        if self.limited:
+            limit = (
+                f"average_bits={self.average_bits:g}"
+                if self.average_bits
+                else f"size_mb={self.size_mb:g}"
+            )
+            steps += ["analyze-group-ranges", f"promote-groups{{{limit}}}"]
+        if calibrated:
+            steps.append("calibrate-weights")
+        steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
+        return ",".join(steps)
+
+
+def default_name(model: str | Path, target: str, label: str) -> str:
+    """SmolLM2-135M-x86-4bit for .../SmolLM2-135M.gguf; hub ids lose their owner."""
+    path = Path(model)
+    stem = re.sub(r"\.gguf$", "", path.name or path.resolve().name, flags=re.IGNORECASE)
+    return f"{stem}-{target}-{label}"
+
+
+def parse_size(text: str) -> float:
+    """Megabytes (10^6 bytes) of a size such as 90MB, 1.5GB or 90 (megabytes).
+
+    Raises:
+        ValueError: when it is no size.
+    """
+    match = re.fullmatch(r"([\d.]+)\s*(MB|GB|MiB|GiB|M|G)?", text, flags=re.IGNORECASE)
+    if not match:
+        raise ValueError(f"no size (got {text!r}, need one such as 90MB)")
+    units = {"m": 1.0, "mb": 1.0, "g": 1e3, "gb": 1e3, "mib": 1.048576, "gib": 1073.741824}
+    return float(match.group(1)) * units[(match.group(2) or "mb").lower()]

@@ -1,0 +1,84 @@
+"""Codes of a calibration that did not come to its end, kept beside the artifact to be.
+
+Rounding a large model takes long; when it is interrupted, or the disk is full at the end, the same
+command goes on from the last finished layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morendo.frontend import LoadedModel
+from morendo.ir.code_store import CodeStore
+from morendo.ir.errors import ArtifactError
+
+_KEY = "key"
+_MATRICES = 8  # read for the key
+
+
+def kept_folder(out: Path) -> Path:
+    """Where the codes for the artifact `out` are kept."""
+    return out.with_name(f"{out.name}.calibration")
+
+
+@contextmanager
+def kept_codes(out: Path, key: str) -> Iterator[CodeStore]:
+    """Codes of earlier tries with the same key; the folder goes when the block ends well.
+
+    An error in the block leaves the folder if any matrix is in it.
+
+    Raises:
+        ArtifactError: when the folder cannot be written.
+    """
+    folder = kept_folder(out)
+    mark = folder / _KEY
+    try:
+        if not mark.exists() or mark.read_text("utf-8") != key:
+            _remove(folder)
+            folder.mkdir(parents=True)
+            mark.write_text(key, "utf-8")
+    except OSError as error:
+        raise ArtifactError(
+            f"codes cannot be kept there ({error.strerror})",
+            where=str(folder),
+            hint="give --out in a folder that can be written",
+        ) from error
+    codes = CodeStore(folder)
+    try:
+        yield codes
+    except BaseException:
+        if not len(codes):
+            _remove(folder)
+        raise
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Only what was made here: a folder with a key, or none."""
+    if (folder / _KEY).exists():
+        shutil.rmtree(folder)
+
+
+def calibration_key(loaded: LoadedModel, spec: str, windows: NDArray[np.int64]) -> str:
+    """What codes depend on: the model's weights, the passes and the text, as a digest.
+
+    Of large models not all is read: every shape, every vector (norms, biases) and some matrices.
+    """
+    digest = hashlib.sha256(spec.encode())
+    digest.update(np.ascontiguousarray(windows).tobytes())
+    store = loaded.weights
+    names = sorted(store.names())
+    matrices = [name for name in names if len(store.shape(name)) > 1]
+    read = set(names) - set(matrices) | set(matrices[:: max(len(matrices) // _MATRICES, 1)])
+    for name in names:
+        digest.update(f"{name}{store.shape(name)}".encode())
+        if name in read:
+            digest.update(np.ascontiguousarray(store.get(name)).tobytes())
+    return digest.hexdigest()

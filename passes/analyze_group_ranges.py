@@ -1,0 +1,81 @@
+"""analyze-group-ranges: what each column group would lose at 2, 3 and 4 bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import tvm
+
+from morendo.ir.errors import InputError
+from morendo.ir.formats import WeightFormat
+
+from .base import Context, Pass, needed_calibration
+
+if TYPE_CHECKING:
+    from .calibration.analysis import InputAnalysis
+
+
+@dataclass(frozen=True)
+class AnalyzeGroupRanges(Pass):
+    """Measure the column groups of every 4-bit matrix on text, with float weights.
+
+        y = M.linear(x, weight="w", ..., format="q4g32")  ->  the same
+
+    For each set of linears that share an input: an order of the input's channels, and for each
+    group of them the value range, the part of the output lost at 2, 3 and 4 bit, and the share of
+    outliers. The report has the figures; promote-groups decides by them. Options: how many of the
+    text's windows are used, whether channels are sorted (`sort=False` keeps them in place, and
+    then no kernel has to gather), megabytes of activations kept in memory.
+
+    Source: group range analysis of arXiv 2311.16442, section 3.1; losses are weighted by the
+    second moments of the inputs as in arXiv 2210.17323.
+    """
+
+    name: ClassVar[str] = "analyze-group-ranges"
+    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+
+    windows: int = 16
+    sort: bool = True
+    memory_mb: int = 1024
+
+    def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
+        if self.windows < 1 or self.memory_mb < 0:
+            raise InputError(f"{self.name}: bad option (got {self.spec})")
+        calibration, weights = needed_calibration(self.name, context)
+        # torch takes seconds to import: not before it is needed
+        from .calibration.activations import ActivationStore
+        from .calibration.analysis import Analyzer
+        from .calibration.stream import Stream
+
+        activations = ActivationStore(calibration.scratch, self.memory_mb << 20)
+        stream = Stream(module["main"], weights, None, activations, is_nested)
+        analyzer = Analyzer(stream.weights, self.sort)
+        count = len(calibration.windows)
+        chosen = np.linspace(0, count - 1, min(self.windows, count)).astype(int)
+        calibration.analyses.clear()
+        with calibration.track("analyze groups", len(stream.stages)) as advance:
+            for analysis in stream.run(calibration.windows[chosen], analyzer.visit):
+                calibration.analyses.append(analysis)
+                _report(context, analysis)
+                advance()
+        return module
+
+
+def is_nested(attrs: dict[str, Any]) -> bool:
+    """Whether a linear's matrix has nested codes, which can have 2, 3 or 4 bits."""
+    return WeightFormat.parse(attrs["format"]).kind == "q4"
+
+
+def _report(context: Context, analysis: InputAnalysis) -> None:
+    context.report.count("inputs analyzed")
+    context.report.count("groups analyzed", len(analysis.ranges))
+    figures: dict[str, Any] = {
+        f"loss_{bits}bit": losses.tolist()
+        for bits, losses in zip((2, 3, 4), analysis.losses, strict=True)
+    }
+    figures["range"] = analysis.ranges.tolist()
+    figures["outliers"] = analysis.outliers.tolist()
+    context.report.figures[" + ".join(analysis.names)] = figures

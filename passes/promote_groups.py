@@ -1,0 +1,207 @@
+"""promote-groups: 4 bits for the most sensitive column groups, 3 for some, 2 for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.errors import CompileError, InputError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import calls
+
+from .base import Context, Pass, needed_calibration
+from .rewrite import map_functions
+
+if TYPE_CHECKING:
+    from .calibration.analysis import InputAnalysis
+
+OUTLIER_BYTES = 5  # value, channel and row of one entry
+
+
+@dataclass(frozen=True)
+class PromoteGroups(Pass):
+    """Give column groups 2, 3 or 4 bits under a budget for the whole model.
+
+        y = M.linear(x, weight="w", ..., format="q4g32")
+        ->  y = M.linear(x, weight="w", ..., format="q4g32p12,5", order="w.order")
+
+    One ranking of the steps 2 -> 3 -> 4 bit of all groups of all matrices by loss removed per byte,
+    as analyze-group-ranges found it. Groups of a matrix are promoted in storage order, which is the
+    order of the analysis; linears that share an input share the order and the counts. A group of
+    32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is aligned.
+    The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, or
+    `size_mb` megabytes for all weights. `outliers` reserves that part of the 2-bit weights for
+    split-outliers. Does not fire on matrices that are not nested 4-bit codes.
+
+    Source: 4-bit group promotion of arXiv 2311.16442, with 3 bits between.
+    """
+
+    name: ClassVar[str] = "promote-groups"
+    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+
+    average_bits: float = 0.0
+    size_mb: float = 0.0
+    outliers: float = 0.0
+
+    def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
+        if (self.average_bits > 0) == (self.size_mb > 0) or not 0 <= self.outliers <= 0.005:
+            raise InputError(
+                f"{self.name}: give average_bits or size_mb, and outliers from 0 to 0.005 "
+                f"(got {self.spec})"
+            )
+        calibration, weights = needed_calibration(self.name, context)
+        inputs = [_Input(a, self.outliers, module) for a in _unique(calibration.analyses, context)]
+        if not inputs:
+            raise CompileError(
+                f"{self.name}: no matrix is analyzed", hint="run analyze-group-ranges before it"
+            )
+        count = sum(i.weights for i in inputs)
+        fixed = _bytes_of_others(module, inputs) if self.size_mb else 0
+        budget = self.size_mb * 1e6 - fixed if self.size_mb else self.average_bits * count / 8
+        self._check(budget, inputs, fixed, count)
+        promote(inputs, budget)
+        for each in inputs:
+            if each.order:
+                weights.put(each.order, each.analysis.order)
+        spent = sum(i.nbytes(*i.planes) for i in inputs)
+        context.report.figures["all matrices"] = {"bits": 8 * spent / count, "bytes": spent}
+        return _rewrite(module, inputs, context)
+
+    def _check(self, budget: float, inputs: list[_Input], fixed: int, count: int) -> None:
+        least = sum(i.nbytes(0, 0) for i in inputs)
+        most = sum(i.nbytes(i.groups, i.groups) for i in inputs)
+        if least <= budget and (budget <= most or self.size_mb):
+            return
+        nearest = least if budget < least else most
+        if self.size_mb:
+            text = f"{self.size_mb:g} MB for all weights"
+            can = f"{(nearest + fixed) / 1e6:.1f} MB"
+        else:
+            text, can = f"{self.average_bits:g} bits", f"{8 * nearest / count:.2f} bits"
+        raise CompileError(
+            f"{self.name}: the budget cannot be met (got {text}, the nearest is {can})",
+            hint="everything counts: codes, scales, zeros, outliers and orders; "
+            "a larger --group-size takes less",
+        )
+
+
+class _Input:
+    """The planes of the matrices that read one input, as far as they are promoted."""
+
+    def __init__(self, analysis: InputAnalysis, outliers: float, module: tvm.IRModule) -> None:
+        self.analysis, self.outliers = analysis, outliers
+        self.groups = analysis.losses.shape[1]
+        self.planes = [0, 0]
+        natural = np.array_equal(analysis.order, np.arange(analysis.columns))
+        self.order = "" if natural else f"{analysis.names[0]}.order"
+        self.rows = [
+            attrs_of(c)["out_features"]
+            for name, c in calls(module)
+            if name == "linear" and attrs_of(c)["weight"] in analysis.names
+        ]
+
+    @property
+    def weights(self) -> int:
+        return self.analysis.rows * self.analysis.columns
+
+    @property
+    def format(self) -> WeightFormat:
+        """The format with as many planes as were promoted."""
+        return self._format(*self.planes)
+
+    def _format(self, plane3: int, plane4: int) -> WeightFormat:
+        planes = None if plane4 == self.groups else (plane3, plane4)
+        return WeightFormat("q4", self.analysis.group_size, planes)
+
+    def nbytes(self, plane3: int, plane4: int) -> float:
+        """Bytes of the matrices with so many planes, of their order and of outliers to come."""
+        columns, size = self.analysis.columns, self.analysis.group_size
+        fmt = self._format(plane3, plane4)
+        total = sum(fmt.nbytes(rows, columns) for rows in self.rows)
+        at_2_bits = self.analysis.rows * max(columns - plane3 * size, 0)
+        total += self.outliers * at_2_bits * OUTLIER_BYTES
+        return total + (4 * columns if self.order else 0)
+
+    def steps(self) -> list[tuple[float, int]]:
+        """(loss removed per byte, which plane) of the groups in storage order, for both planes.
+
+        A group stands for those behind it as well: gains never rise along the storage order, so
+        that a ranking takes a prefix.
+        """
+        steps = []
+        cost = self.nbytes(1, 1) - self.nbytes(1, 0)
+        for plane in range(2):
+            gains = self.analysis.losses[plane] - self.analysis.losses[plane + 1]
+            steps += [(gain / cost, plane) for gain in np.maximum.accumulate(gains[::-1])[::-1]]
+        return steps
+
+
+def promote(inputs: Sequence[_Input], budget: float) -> None:
+    """Take steps of all inputs, the most useful for their bytes first, while bytes last."""
+    spent = sum(each.nbytes(0, 0) for each in inputs)
+    steps = [
+        (-gain, index, plane) for index, each in enumerate(inputs) for gain, plane in each.steps()
+    ]
+    for _, index, plane in sorted(steps):
+        each = inputs[index]
+        wanted = list(each.planes)
+        wanted[plane] += 1
+        wanted[0] = max(wanted)
+        cost = each.nbytes(*wanted) - each.nbytes(*each.planes)
+        if spent + cost <= budget and wanted[0] <= each.groups:
+            each.planes = wanted
+            spent += cost
+
+
+def _unique(analyses: Sequence[InputAnalysis], context: Context) -> list[InputAnalysis]:
+    """Those whose matrices are read from one input only: another would want another order."""
+    readers = [name for analysis in analyses for name in analysis.names]
+    kept = []
+    for analysis in analyses:
+        if any(readers.count(name) > 1 for name in analysis.names):
+            context.report.missed(" + ".join(analysis.names), "has several inputs, stays at 4 bit")
+        else:
+            kept.append(analysis)
+    return kept
+
+
+def _bytes_of_others(module: tvm.IRModule, inputs: Sequence[_Input]) -> int:
+    """Bytes of the weights that are not promoted: tables, heads, norms, biases."""
+    promoted = {name for each in inputs for name in each.analysis.names}
+    sizes: dict[str, int] = {}
+    for name, value in calls(module):
+        attrs = attrs_of(value)
+        if name in ("linear", "embedding") and attrs["weight"] not in promoted:
+            rows = attrs.get("out_features", attrs.get("rows"))
+            columns = attrs.get("in_features", attrs.get("features"))
+            sizes[attrs["weight"]] = WeightFormat.parse(attrs["format"]).nbytes(rows, columns)
+        vectors = ("bias",) if name == "linear" else ("weight", "bias")
+        if name in ("linear", "rms_norm", "layer_norm"):
+            width = attrs.get("out_features") or int(value.args[0].ty.shape.values[-1])
+            sizes.update({attrs[key]: 4 * width for key in vectors if attrs.get(key)})
+    return sum(sizes.values())
+
+
+def _rewrite(module: tvm.IRModule, inputs: Sequence[_Input], context: Context) -> tvm.IRModule:
+    chosen = {name: each for each in inputs for name in each.analysis.names}
+
+    def visit(_: Any, var: relax.Var, value: Any) -> Any:
+        if op_name(value) != "linear" or attrs_of(value)["weight"] not in chosen:
+            return value
+        attrs = attrs_of(value)
+        each = chosen[attrs["weight"]]
+        context.report.count("groups", each.groups)
+        context.report.count("groups promoted to 4 bit", each.planes[1])
+        context.report.count("groups promoted to 3 bit", each.planes[0] - each.planes[1])
+        return call(
+            "linear", *value.args, **{**attrs, "format": each.format.name, "order": each.order}
+        )
+
+    return map_functions(module, visit)
