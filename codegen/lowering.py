@@ -191,7 +191,9 @@ class FunctionLowering:
         return [self.program.weights.vector(attrs["biases"], attrs["out_features"])]
 
     def level(self, fmt: WeightFormat, in_features: int) -> list[Scalar]:
-        """The loop bounds n3 and n4 at every precision level, then the stored groups P3 and P4."""
+        """The loop bounds n3 and n4 at every precision level, then what is stored: groups P3 and
+        P4 of the planes, slots of outliers.
+        """
         if fmt.kind != "q4":
             return []
         groups, stored = fmt.groups(in_features), fmt.plane_groups(in_features)
@@ -199,4 +201,5 @@ class FunctionLowering:
             Level(tuple(min(stored[i], round(level[i] * groups)) for level in LEVELS))
             for i in range(2)
         ]
-        return [*bounds, *map(Const, stored)]
+        slots = [Const(fmt.slots)] if fmt.slots else []
+        return [*bounds, *map(Const, stored), *slots]
