@@ -1,7 +1,7 @@
 """Outliers in linear kernels: sparse weights times activations, added to the rows' float sums.
 
 The entries of a tile are sorted by channel, so those of the groups that are read at 2 bits are one
-range at the end. They are few and lie anywhere: sums are kept in memory, indexed by the row.
+range at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import load, splat, splat_float, store
+from morendo.codegen.vectors.vector import Registers, load, splat, splat_float, store
 from morendo.ir.formats import ROW_TILE
 
 from .activations import Activations
@@ -45,7 +45,7 @@ class OutlierReader:
         """A loop over the entries of the groups n3..G."""
         last = T.min(n3, T.int32(self.groups - 1))
         first = T.cast(self.start[tile, last], "int32")
-        return T.serial(T.Select(n3 < self.groups, first, self.slots), self.slots)
+        return T.serial(T.bind(T.Select(n3 < self.groups, first, self.slots)), self.slots)
 
     def entry(self, tile: Expr, index: Expr) -> Entry:
         """The entry `index` of a tile."""
@@ -56,20 +56,23 @@ class OutlierReader:
         )
 
 
-def vector_sums(
-    reader: OutlierReader, x: Activations, tiles: Sequence[Expr], n3: Expr, lanes: int
-) -> Any:
-    """Outliers of some tiles times the only token: float32 [16 * tiles], tile after tile."""
-    sums = T.alloc_buffer((len(tiles) * ROW_TILE,), "float32", layout=None)
-    for i in range(0, len(tiles) * ROW_TILE, lanes):
-        store(sums, (i,), splat_float(0.0, lanes), lanes)
-    for i, tile in enumerate(tiles):
-        with reader.entries(tile, n3) as index:
-            entry = reader.entry(tile, index)
-            at = i * ROW_TILE + entry.row
-            product = entry.value * x.value(0, entry.channel)
-            T.buffer_store(sums, sums[at] + product, [at])
-    return sums
+def add_to_vector(
+    reader: OutlierReader, x: Activations, tile: Expr, n3: Expr, sums: Registers, first: int
+) -> None:
+    """Add a tile's outliers times the only token to the registers from `first` on.
+
+    A product is added in the lane of its row and 0 in the others: sums in a buffer, indexed by the
+    row, would make every load wait for the store before it.
+    """
+    lanes = sums.lanes
+    with reader.entries(tile, n3) as index:
+        entry = reader.entry(tile, index)
+        row = splat(entry.row, lanes)
+        product = splat(T.bind(entry.value * x.value(0, entry.channel)), lanes)
+        for half in range(ROW_TILE // lanes):
+            here = T.ramp(T.int32(half * lanes), 1, lanes) == row
+            part = T.Select(here, product, splat_float(0.0, lanes))
+            sums[first + half] = sums[first + half] + part
 
 
 @dataclass(frozen=True)

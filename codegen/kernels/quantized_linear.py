@@ -18,7 +18,7 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.vectors.isa import VectorISA
 from morendo.codegen.vectors.vector import Registers, load, splat, store, vector_type
-from morendo.ir.formats import OUTLIER_ARRAYS, ROW_TILE, ceil_div
+from morendo.ir.formats import OUTLIER_ARRAYS, ceil_div
 
 from .activations import Activations
 from .dequantize import STEPS, CodeReader, QuantizedWeights
@@ -31,7 +31,7 @@ from .linear_spec import (
     task_tokens,
     tensor_argument,
 )
-from .outliers import MatrixSums, OutlierReader, vector_sums
+from .outliers import MatrixSums, OutlierReader, add_to_vector
 
 
 @dataclass(frozen=True)
@@ -121,29 +121,14 @@ def _matrix_vector(kernel: Kernel) -> None:
                 with T.serial(first, end) as group:
                     for half in range(kernel.halves):
                         _add_group(kernel, reader, tile, group, half, sums, i)
-        finished = [
-            [
-                sums[i * kernel.halves + half] * kernel.weights.row_scale(task * tiles + i, half)
-                for half in range(kernel.halves)
-            ]
-            for i in range(tiles)
-        ]
+        _scale_rows(kernel, sums, task * tiles, tiles, 1)
         if kernel.outliers is not None:
-            finished = _with_outliers(kernel, [task * tiles + i for i in range(tiles)], finished)
-        kernel.epilogue.write(0, task * tiles, finished)
-
-
-def _with_outliers(kernel: Kernel, tiles: list[Expr], sums: list[list[Expr]]) -> list[list[Expr]]:
-    """The sums of each tile's halves plus those of its outliers."""
-    lanes = kernel.isa.lanes
-    sparse = vector_sums(kernel.outliers, kernel.x, tiles, kernel.level[0], lanes)
-    return [
-        [
-            value + load(sparse, (i * ROW_TILE + half * lanes,), lanes)
-            for half, value in enumerate(v)
-        ]
-        for i, v in enumerate(sums)
-    ]
+            for i in range(tiles):
+                first = i * kernel.halves
+                add_to_vector(
+                    kernel.outliers, kernel.x, task * tiles + i, kernel.level[0], sums, first
+                )
+        kernel.epilogue.write(0, task * tiles, _of_token(kernel, sums, tiles, 0))
 
 
 def _add_group(kernel: Kernel, reader: CodeReader, tile, group, half, sums, i) -> None:
