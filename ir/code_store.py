@@ -11,6 +11,7 @@ import numpy as np
 
 from .errors import CompileError
 from .formats import WeightFormat
+from .outliers import Outliers
 from .reference import Quantized
 
 
@@ -43,7 +44,12 @@ class CodeStore:
         partial = path.with_suffix(".partial")
         try:
             with partial.open("wb") as file:
-                np.savez(file, figures=json.dumps(dict(figures or {})), **vars(codes))
+                np.savez(
+                    file,
+                    *codes.dense,
+                    *vars(codes.outliers or Outliers.none()).values(),
+                    figures=json.dumps(dict(figures or {})),
+                )
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -59,7 +65,9 @@ class CodeStore:
         if not path.exists():
             return None
         with np.load(path) as arrays:
-            return Quantized(**{key: arrays[key] for key in arrays.files if key != "figures"})
+            parts = [arrays[name] for name in sorted(arrays.files) if name != "figures"]
+        *dense, row, channel, value = parts
+        return Quantized(*dense, Outliers(row, channel, value) if len(row) else None)
 
     def figures(self, name: str, fmt: WeightFormat) -> dict[str, float] | None:
         """What was measured of a matrix; None when it has no codes in this format."""

@@ -98,7 +98,7 @@ class Calibrator:
         results, start = [], 0
         for attrs, matrix in zip(linears, matrices, strict=True):
             stop = start + len(matrix)
-            part = Quantized(*(array[start:stop] for array in vars(rounded).values()))
+            part = rounded.rows(start, stop)
             figures = _measure(matrix, part, fmt, stored)
             self.codes.put(attrs["weight"], fmt, part, figures)
             results.append(Rounded(attrs["weight"], **figures))
