@@ -24,10 +24,11 @@ class AnalyzeGroupRanges(Pass):
         y = M.linear(x, weight="w", ..., format="q4g32")  ->  the same
 
     For each set of linears that share an input: an order of the input's channels, and for each
-    group of them the value range, the part of the output lost at 2, 3 and 4 bit, and the share of
-    outliers. The report has the figures; promote-groups decides by them. Options: how many of the
-    text's windows are used, whether channels are sorted (`sort=False` keeps them in place, and
-    then no kernel has to gather), megabytes of activations kept in memory.
+    group of them the value range, the part of the residual stream lost at 2, 3 and 4 bit, and the
+    share of outliers. The report has the figures; promote-groups decides by them. Options: how
+    many of the text's windows are used, whether channels are sorted (`sort=False` keeps them in
+    place, and then no kernel has to gather), damping of the second moments, megabytes of
+    activations kept in memory.
 
     Source: group range analysis of arXiv 2311.16442, section 3.1; losses are weighted by the
     second moments of the inputs as in arXiv 2210.17323.
@@ -39,28 +40,31 @@ class AnalyzeGroupRanges(Pass):
 
     windows: int = 16
     sort: bool = True
+    damping: float = 0.01
     memory_mb: int = 1024
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        if self.windows < 1 or self.memory_mb < 0:
+        if self.windows < 1 or self.memory_mb < 0 or self.damping <= 0:
             raise InputError(f"{self.name}: bad option (got {self.spec})")
         calibration, weights = needed_calibration(self.name, context)
         # torch takes seconds to import: not before it is needed
         from .calibration.activations import ActivationStore
-        from .calibration.analysis import Analyzer
+        from .calibration.analysis import Analyzer, weigh_by_influence
         from .calibration.stream import Stream
 
         activations = ActivationStore(calibration.scratch, self.memory_mb << 20)
         stream = Stream(module["main"], weights, None, activations, is_nested)
-        analyzer = Analyzer(stream.weights, self.sort)
+        analyzer = Analyzer(stream.weights, self.sort, self.damping)
         count = len(calibration.windows)
         chosen = np.linspace(0, count - 1, min(self.windows, count)).astype(int)
-        calibration.analyses.clear()
+        analyses: list[InputAnalysis] = []
         with calibration.track("analyze groups", len(stream.stages)) as advance:
             for analysis in stream.run(calibration.windows[chosen], analyzer.visit):
-                calibration.analyses.append(analysis)
-                _report(context, analysis)
+                analyses.append(analysis)
                 advance()
+        calibration.analyses = weigh_by_influence(analyses)
+        for analysis in calibration.analyses:
+            _report(context, analysis)
         return module
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,11 +17,10 @@ from morendo.ir.invariants import calls
 
 from .base import Context, Pass, needed_calibration
 from .rewrite import map_functions
+from .split_outliers import LARGEST_FRACTION, outlier_slots
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
-
-OUTLIER_BYTES = 5  # value, channel and row of one entry
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,11 @@ class PromoteGroups(Pass):
     outliers: float = 0.0
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        if (self.average_bits > 0) == (self.size_mb > 0) or not 0 <= self.outliers <= 0.005:
+        one_budget = (self.average_bits > 0) != (self.size_mb > 0)
+        if not one_budget or not 0 <= self.outliers <= LARGEST_FRACTION:
             raise InputError(
-                f"{self.name}: give average_bits or size_mb, and outliers from 0 to 0.005 "
-                f"(got {self.spec})"
+                f"{self.name}: give average_bits or size_mb, "
+                f"and outliers from 0 to {LARGEST_FRACTION} (got {self.spec})"
             )
         calibration, weights = needed_calibration(self.name, context)
         inputs = [_Input(a, self.outliers, module) for a in _unique(calibration.analyses, context)]
@@ -120,13 +120,12 @@ class _Input:
         planes = None if plane4 == self.groups else (plane3, plane4)
         return WeightFormat("q4", self.analysis.group_size, planes)
 
-    def nbytes(self, plane3: int, plane4: int) -> float:
+    def nbytes(self, plane3: int, plane4: int) -> int:
         """Bytes of the matrices with so many planes, of their order and of outliers to come."""
-        columns, size = self.analysis.columns, self.analysis.group_size
+        columns = self.analysis.columns
         fmt = self._format(plane3, plane4)
+        fmt = replace(fmt, slots=outlier_slots(fmt, columns, self.outliers))
         total = sum(fmt.nbytes(rows, columns) for rows in self.rows)
-        at_2_bits = self.analysis.rows * max(columns - plane3 * size, 0)
-        total += self.outliers * at_2_bits * OUTLIER_BYTES
         return total + (4 * columns if self.order else 0)
 
     def steps(self) -> list[tuple[float, int]]:
@@ -179,8 +178,8 @@ def _bytes_of_others(module: tvm.IRModule, inputs: Sequence[_Input]) -> int:
     for name, value in calls(module):
         attrs = attrs_of(value)
         if name in ("linear", "embedding") and attrs["weight"] not in promoted:
-            rows = attrs.get("out_features", attrs.get("rows"))
-            columns = attrs.get("in_features", attrs.get("features"))
+            rows = attrs["out_features" if name == "linear" else "rows"]
+            columns = attrs["in_features" if name == "linear" else "features"]
             sizes[attrs["weight"]] = WeightFormat.parse(attrs["format"]).nbytes(rows, columns)
         vectors = ("bias",) if name == "linear" else ("weight", "bias")
         if name in ("linear", "rms_norm", "layer_norm"):

@@ -1,23 +1,25 @@
 """What each group of input channels would lose at 2, 3 and 4 bit, from text through the model.
 
-Losses of different matrices are compared as parts of their outputs: a channel's weight in the loss
-of a matrix is the mean over tokens of x^2 / |W x|^2. Linears that share an input share the order
-of its channels, so they are analyzed together and their losses are added.
+Rounding with error feedback leaves of an error e in channel i the output energy (e / U[i, i])^2,
+with U'U = H^-1 (arXiv 2210.17323): that weighs the errors of a matrix. Losses of different matrices
+are compared as parts of what they do to the residual stream: the part of the matrix's output that
+is lost, times how large the block's output is beside the stream that it is added to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from morendo.ir.formats import WeightFormat
 
+from .error_feedback import inverse_factor
 from .fit import Grid, fit_group
 from .stages import Attrs, Stage
-from .stream import StageWeights, float_matrix, token_weights
+from .stream import Arrived, StageWeights, float_matrix, token_weights
 
 BITS = (2, 3, 4)
 OUTLIER = 3.0
@@ -39,6 +41,8 @@ class InputAnalysis:
             over the matrices.
         ranges: float32 [G], the mean over rows of largest minus smallest weight.
         outliers: float32 [G], the part of the weights' squares that is in outliers.
+        influence: mean over tokens of |output|^2 / |residual stream|^2; None where the output is
+            not added to a residual stream.
     """
 
     names: tuple[str, ...]
@@ -49,6 +53,22 @@ class InputAnalysis:
     losses: np.ndarray
     ranges: np.ndarray
     outliers: np.ndarray
+    influence: float | None
+
+
+def weigh_by_influence(analyses: Sequence[InputAnalysis]) -> list[InputAnalysis]:
+    """Losses as parts of the residual stream.
+
+    Linears inside of a block count as much as the one that ends it. Where a model has none that
+    ends a block, losses stay parts of the outputs.
+    """
+    if any(a.influence is None for a in analyses[-1:]):
+        return list(analyses)
+    weighed, influence = [], 1.0
+    for analysis in reversed(analyses):
+        influence = influence if analysis.influence is None else analysis.influence
+        weighed.append(replace(analysis, losses=analysis.losses * influence))
+    return weighed[::-1]
 
 
 class Analyzer:
@@ -57,55 +77,62 @@ class Analyzer:
     Args:
         weights: those of the stream.
         sort: order channels; else they stay as they are.
+        damping: of the second moments, a part of their mean.
     """
 
-    def __init__(self, weights: StageWeights, sort: bool) -> None:
-        self.weights, self.sort = weights, sort
+    def __init__(self, weights: StageWeights, sort: bool, damping: float) -> None:
+        self.weights, self.sort, self.damping = weights, sort, damping
 
-    def visit(self, stage: Stage, inputs: Iterator[torch.Tensor]) -> InputAnalysis:
-        """Look at one stage; for `Stream.run`."""
+    def visit(self, stage: Stage, inputs: Iterator[Arrived]) -> InputAnalysis:
+        """Look at one stage; for `Stream.run`. Tokens count alike, however large they are."""
         matrices = [self._matrix(attrs) for attrs in stage.linears]
-        shares = [torch.zeros(stage.linears[0]["in_features"]) for _ in matrices]
-        squares, total = torch.zeros_like(shares[0]), 0.0
-        for x in inputs:
-            counts = token_weights(len(x))
+        columns = stage.linears[0]["in_features"]
+        hessian, influence, total = torch.zeros(columns, columns), 0.0, 0.0
+        for each in inputs:
+            counts = token_weights(len(each.x))
             total += float(counts.sum())
-            squares += counts @ x.square()
-            for share, matrix in zip(shares, matrices, strict=True):
-                energy = (x @ matrix.T).square().sum(1).clamp_min(1e-30)
-                share += (counts / energy) @ x.square()
-        order = torch.argsort(squares, descending=True, stable=True)
-        order = order if self.sort else torch.arange(len(squares))
-        return _analyze(stage.linears, matrices, [s / total for s in shares], order)
+            shares = counts / each.x.square().mean(1).clamp_min(1e-30)
+            hessian.addmm_((each.x * shares[:, None]).T, each.x)
+            if each.residual is not None:
+                outputs = (each.x @ matrices[0].T).square().sum(1)
+                energy = each.residual.square().sum(1).clamp_min(1e-30)
+                influence += float(counts @ (outputs / energy))
+        known = stage.residual is not None
+        analysis = self._analyze(stage.linears, matrices, hessian)
+        return replace(analysis, influence=influence / total if known else None)
 
     def _matrix(self, attrs: Attrs) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(float_matrix(self.weights, attrs)))
 
-
-def _analyze(
-    linears: list[Attrs],
-    matrices: list[torch.Tensor],
-    shares: list[torch.Tensor],
-    order: torch.Tensor,
-) -> InputAnalysis:
-    size = WeightFormat.parse(linears[0]["format"]).group_size
-    columns = len(order)
-    losses = torch.zeros(len(BITS), -(-columns // size), dtype=torch.float64)
-    for matrix, share in zip(matrices, shares, strict=True):
-        losses += _losses(_grouped(matrix.T[order], size), _grouped(share[order], size))
-    groups = _grouped(torch.cat(matrices).T[order], size)
-    beyond = groups.abs() > OUTLIER * groups.std(1, keepdim=True)
-    outliers = (groups * beyond).square().sum((1, 2)) / groups.square().sum((1, 2)).clamp_min(1e-30)
-    return InputAnalysis(
-        tuple(attrs["weight"] for attrs in linears),
-        sum(len(matrix) for matrix in matrices),
-        columns,
-        size,
-        order.to(torch.int32).numpy(),
-        losses.numpy(),
-        (groups.amax(1) - groups.amin(1)).mean(1).numpy(),
-        outliers.numpy(),
-    )
+    def _analyze(
+        self, linears: list[Attrs], matrices: list[torch.Tensor], hessian: torch.Tensor
+    ) -> InputAnalysis:
+        size = WeightFormat.parse(linears[0]["format"]).group_size
+        columns = len(hessian)
+        order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+        order = order if self.sort else torch.arange(columns)
+        stored = hessian.double()[order][:, order]
+        factor = inverse_factor(stored, self.damping, linears[0]["weight"])
+        importance = _grouped(factor.diagonal().square().reciprocal(), size)
+        losses = torch.zeros(len(BITS), len(importance), dtype=torch.float64)
+        for matrix in matrices:
+            energy = float(((matrix @ hessian) * matrix).sum(dtype=torch.float64))
+            losses += _losses(_grouped(matrix.T[order], size), importance) / max(energy, 1e-30)
+        groups = _grouped(torch.cat(matrices).T[order], size)
+        beyond = groups.abs() > OUTLIER * groups.std(1, keepdim=True)
+        squares = groups.square()
+        outliers = (squares * beyond).sum((1, 2)) / squares.sum((1, 2)).clamp_min(1e-30)
+        return InputAnalysis(
+            tuple(attrs["weight"] for attrs in linears),
+            sum(len(matrix) for matrix in matrices),
+            columns,
+            size,
+            order.to(torch.int32).numpy(),
+            losses.numpy(),
+            (groups.amax(1) - groups.amin(1)).mean(1).numpy(),
+            outliers.numpy(),
+            None,
+        )
 
 
 def _grouped(values: torch.Tensor, size: int) -> torch.Tensor:
@@ -115,13 +142,13 @@ def _grouped(values: torch.Tensor, size: int) -> torch.Tensor:
     return padded.reshape(-1, size, *values.shape[1:])
 
 
-def _losses(groups: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Loss of each group [G, g, N] with shares [G, g] at each of `BITS`: float64 [3, G]."""
+def _losses(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    """Energy lost in each group [G, g, N] with importance [G, g] at `BITS`: float64 [3, G]."""
     losses = torch.zeros(len(BITS), len(groups), dtype=torch.float64)
     for index, grid in enumerate(map(Grid, BITS)):
         row_scale = torch.stack([grid.range(group)[0] for group in groups]).amax(0)
-        for g, (weight, share) in enumerate(zip(groups, shares, strict=True)):
-            fit = fit_group(weight, share, row_scale, grid)
+        for g, (weight, weights) in enumerate(zip(groups, importance, strict=True)):
+            fit = fit_group(weight, weights, row_scale, grid)
             error = (fit.value(fit.round(weight)) - weight).square_().sum(1)
-            losses[index, g] = float(error @ share)
+            losses[index, g] = float(error @ weights)
     return losses

@@ -17,7 +17,7 @@ from morendo.ir.reference import Quantized, dequantize, quantize
 from .activations import ActivationStore
 from .error_feedback import Feedback, round_with_feedback
 from .stages import Attrs, Stage
-from .stream import Stream, Weights, float_matrix, stored_order, token_weights
+from .stream import Arrived, Stream, Weights, float_matrix, stored_order, token_weights
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Calibrator:
         """Round everything by windows of token ids int64 [W, n], stage by stage."""
         return self.stream.run(windows, self._round_stage)
 
-    def _round_stage(self, stage: Stage, inputs: Iterator[torch.Tensor]) -> list[Rounded]:
+    def _round_stage(self, stage: Stage, inputs: Iterator[Arrived]) -> list[Rounded]:
         known = [self._known(attrs) for attrs in stage.linears]
         if all(known):  # of an earlier run that was interrupted
             return [result for result in known if result]
@@ -110,11 +110,11 @@ def _is_quantized(attrs: Attrs) -> bool:
     return WeightFormat.parse(attrs["format"]).quantized
 
 
-def second_moments(inputs: Iterator[torch.Tensor], features: int) -> torch.Tensor:
+def second_moments(inputs: Iterator[Arrived], features: int) -> torch.Tensor:
     """X'X of the inputs, tokens weighted: float32 [K, K]."""
     hessian = torch.zeros(features, features)
-    for x in inputs:
-        hessian.addmm_((x * token_weights(len(x))[:, None]).T, x)
+    for each in inputs:
+        hessian.addmm_((each.x * token_weights(len(each.x))[:, None]).T, each.x)
     return hessian
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import WeightFormat
+from morendo.ir.formats import ROW_TILE, WeightFormat
+from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized
 
 from .fit import Grid, GroupFit, fit_group
@@ -60,7 +62,7 @@ def round_with_feedback(
     whole = torch.zeros(padded, padded, dtype=torch.float64)
     whole[:columns, :columns] = hessian
     order = _order(whole.diagonal(), fmt.group_size, options.order)
-    factor = _inverse_factor(whole[order][:, order], options.damping, where)
+    factor = inverse_factor(whole[order][:, order], options.damping, where)
     rounding = _Rounding(matrix[order], factor, order, group_grids(fmt, columns), fmt, options)
     return rounding.run()
 
@@ -86,7 +88,7 @@ def _order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:
     return (groups[:, None] * group + inside[groups]).reshape(-1)
 
 
-def _inverse_factor(hessian: torch.Tensor, damping: float, where: str) -> torch.Tensor:
+def inverse_factor(hessian: torch.Tensor, damping: float, where: str) -> torch.Tensor:
     """Upper triangular U with U'U = H^-1, float32; H (changed in place) gets its damping first.
 
     With J the reversal of the order and L L' = J H J, U = J L^-1 J: one factorization and one
@@ -129,16 +131,50 @@ class _Rounding:
         steps = [grid.range(group)[0] for grid, group in zip(grids, natural, strict=True)]
         self.row_scale = torch.stack(steps).amax(0)
         self.fits: dict[int, GroupFit] = {}
+        self.sparse = self._outliers(natural, fmt.slots)[order] if fmt.slots else None
+        self.outliers: list[Outliers] = []
         if options.order == "channels":
             importance = self.importance[torch.argsort(order)].reshape(-1, self.group)
             for index, columns in enumerate(natural):
                 self.fits[index] = self._fit(index, columns, importance[index])
 
-    def _fit(self, group: int, columns: torch.Tensor, importance: torch.Tensor) -> GroupFit:
+    def _fit(
+        self,
+        group: int,
+        columns: torch.Tensor,
+        importance: torch.Tensor,
+        sparse: torch.Tensor | None = None,
+    ) -> GroupFit:
+        """Scale and zero of a group [g, N] for what is not an outlier."""
         grid = self.grids[group]
+        if sparse is not None:
+            importance = torch.where(sparse, 0.0, importance[:, None])
+            columns = torch.where(sparse, 0.0, columns)
         if self.options.search:
             return fit_group(columns, importance, self.row_scale, grid)
         return grid.fit(*grid.range(columns), self.row_scale)
+
+    def _outliers(self, natural: torch.Tensor, slots: int) -> torch.Tensor:
+        """Where 2 bits would cost most, so many for each tile of rows: bool [Kp, N].
+
+        Args:
+            natural: the matrix as it is stored, [G, g, N].
+        """
+        importance = self.importance[torch.argsort(self.order)].reshape(-1, self.group)
+        costs = torch.zeros_like(natural)
+        for index, grid in enumerate(self.grids):
+            if grid.bits == 2:
+                fit = self._fit(index, natural[index], importance[index])
+                error = fit.value(fit.round(natural[index])) - natural[index]
+                costs[index] = error.square() * importance[index][:, None]
+        columns, rows = len(self.order), natural.shape[2]
+        by_tile = costs.reshape(columns, rows // ROW_TILE, ROW_TILE).transpose(0, 1)
+        by_tile = by_tile.reshape(rows // ROW_TILE, -1)
+        chosen = torch.zeros_like(by_tile, dtype=torch.bool)
+        chosen.scatter_(1, torch.topk(by_tile, slots, dim=1).indices, True)
+        chosen &= by_tile > 0
+        whole = chosen.reshape(rows // ROW_TILE, columns, ROW_TILE).transpose(0, 1)
+        return whole.reshape(columns, rows)
 
     def run(self) -> Quantized:
         """Round all columns."""
@@ -154,6 +190,7 @@ class _Rounding:
             torch.stack([fit.code for fit in fits], 1).to(torch.uint8).numpy(),
             torch.stack([fit.zero for fit in fits], 1).to(torch.int8).numpy(),
             self.row_scale.numpy(),
+            Outliers.joined(self.outliers) if self.outliers else None,
         )
 
     def _block(self, start: int, stop: int) -> torch.Tensor:
@@ -164,10 +201,25 @@ class _Rounding:
             group = int(self.order[start + i]) // self.group
             if group not in self.fits:
                 columns = slice(start + i, start + i + self.group)
-                self.fits[group] = self._fit(group, self.matrix[columns], self.importance[columns])
+                sparse = None if self.sparse is None else self.sparse[columns]
+                parts = self.matrix[columns], self.importance[columns]
+                self.fits[group] = self._fit(group, *parts, sparse)
             fit = self.fits[group]
             codes = fit.round(block[i])
             self.codes[start + i] = codes * fit.grid.spacing
-            torch.mul(block[i] - fit.value(codes), 1 / factor[i, i], out=errors[i])
+            left = block[i] - fit.value(codes)
+            if self.sparse is not None:
+                left -= self._split(start + i, self.sparse[start + i], left)
+            torch.mul(left, 1 / factor[i, i], out=errors[i])
             block[i + 1 :].addr_(factor[i, i + 1 :], errors[i], alpha=-1)
         return errors
+
+    def _split(self, column: int, sparse: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """Keep what is left of a column's outliers as 16-bit values: those values [N]."""
+        rows = torch.nonzero(sparse)[:, 0]
+        values = torch.zeros_like(left)
+        values[rows] = left[rows].half().float()
+        channel = np.full(len(rows), int(self.order[column]), np.int32)
+        kept = values[rows].numpy().astype(np.float16)
+        self.outliers.append(Outliers(rows.numpy().astype(np.int32), channel, kept))
+        return values

@@ -7,6 +7,7 @@ inputs is done before the next stage runs, so that it runs with what has been ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -24,6 +25,20 @@ from .fast_ops import FAST_RULES
 from .stages import Attrs, Stage, split_stages
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What arrives at a stage's linears in one window.
+
+    Attributes:
+        x: their input, float32 [n, K].
+        residual: what their output is added to, float32 [n, N]; None where it is not known.
+    """
+
+    x: torch.Tensor
+    residual: torch.Tensor | None
+
 
 SINKS = 4
 """First tokens of a window. All later ones attend to them (attention sinks, arXiv 2309.17453),"""
@@ -120,13 +135,13 @@ class Stream:
         self.stages = split_stages(function, wanted)
 
     def run(
-        self, windows: np.ndarray, visit: Callable[[Stage, Iterator[torch.Tensor]], T]
+        self, windows: np.ndarray, visit: Callable[[Stage, Iterator[Arrived]], T]
     ) -> Iterator[T]:
         """What `visit` makes of every stage.
 
         Args:
             windows: token ids int64 [W, n].
-            visit: is given a stage and the inputs of its linears, float32 [n, K] for each window.
+            visit: is given a stage and what arrives there in each window.
         """
         previous: list[relax.Var] = []
         for stage in self.stages:
@@ -143,8 +158,8 @@ class Stream:
 
     def _run_window(
         self, stage: Stage, ids: np.ndarray, index: int, previous: list[relax.Var]
-    ) -> torch.Tensor:
-        """The input of the stage's linears for one window: float32 [n, K]."""
+    ) -> Arrived:
+        """Run one window up to the stage's linears."""
         interpreter = Interpreter(State(self.weights), FAST_RULES)
         positions = np.arange(ids.shape[1], dtype=np.int64)[None]
         for param, value in zip(self.function.params, (ids, positions), strict=True):
@@ -155,5 +170,12 @@ class Stream:
         for binding in stage.bindings:
             interpreter.bind(binding.var, interpreter.value(binding.value))
         self.activations.save(index, [interpreter.env[var] for var in stage.live])
-        x = interpreter.env[stage.source]
-        return torch.from_numpy(x).reshape(-1, x.shape[-1])
+        residual = interpreter.env[stage.residual] if stage.residual is not None else None
+        return Arrived(
+            _rows(interpreter.env[stage.source]), None if residual is None else _rows(residual)
+        )
+
+
+def _rows(values: np.ndarray) -> torch.Tensor:
+    """(1, n, C) as [n, C]."""
+    return torch.from_numpy(values).reshape(-1, values.shape[-1])
