@@ -248,8 +248,11 @@ class WeightLayout:
         parts += [Part(o.name, "i32", o.size, 4 * o.size) for o in self._orders]
         return parts + [Part("constant", "f32", c.size, c.nbytes) for c, _ in self._constants]
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Every matrix with the byte offsets of its arrays, as weights.json lists them."""
+    def describe(self, codes: CodeStore | None = None) -> list[dict[str, Any]]:
+        """Every matrix with the byte offsets of its arrays, as weights.json lists them.
+
+        What was measured when `codes` were made is listed for each of its weights.
+        """
         orders = {order.name: place.offset for order, place in self._orders.items()}
         return [
             {
@@ -257,6 +260,8 @@ class WeightLayout:
                 "format": m.format.name,
                 "order": orders[m.order] if m.order else None,
                 "offsets": [place.offset for place in places],
+                "nbytes": sum(array.nbytes for array in m.arrays),
+                "figures": [codes and codes.figures(name, m.format) for name in m.names],
             }
             for m, places in self._matrices.items()
         ]

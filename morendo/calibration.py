@@ -18,7 +18,7 @@ SELF = "self"
 PYDOC = "pydoc"
 WINDOW = 512  # tokens
 WINDOWS = 64
-SELF_WINDOWS = 32  # these are written token by token
+SELF_WINDOWS = 48  # these are written token by token
 
 
 def calibration_windows(

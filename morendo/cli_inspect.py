@@ -21,12 +21,16 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         description="Show an artifact's model, target, weight formats, sizes and passes.",
         epilog="examples:\n  morendo inspect my-model\n"
         "  morendo inspect my-model --json | python3 -m json.tool\n"
+        "  morendo inspect my-model --weights           where the bits went\n"
         "  morendo inspect my-model --plan | less       every kernel call and its buffers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("artifact", type=Path, metavar="DIR", help="an artifact directory")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the manifest, for scripts")
+    form.add_argument(
+        "--weights", action="store_true", help="bits, outliers and error of every matrix"
+    )
     form.add_argument("--plan", action="store_true", help="the kernel calls of every function")
     parser.set_defaults(run=_inspect)
 
@@ -38,6 +42,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
         from morendo.runtime.printing import print_plan
 
         sys.stdout.write(print_plan(read_plan(arguments.artifact)))
+        return 0
+    if arguments.weights:
+        print(_matrices(arguments.artifact))
         return 0
     manifest = read_manifest(arguments.artifact)
     if arguments.json:
@@ -68,6 +75,44 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     sections += ["", _title("weights"), table([p.row() for p in parts], WeightPart.HEADER)]
     sections += ["", _title("passes"), *map(_pass_line, manifest.get("passes", []))]
     return "\n".join(sections)
+
+
+_MATRIX_HEADER = (
+    "weight", "shape", "4 bit", "3 bit", "2 bit", "outliers", "bits", "to nearest", "kept"
+)  # fmt: skip
+
+
+def _matrices(artifact: Path) -> str:
+    """A row for every matrix; the last two are its output error on the calibration text."""
+    from morendo.runtime.artifact import read_matrix_list
+
+    rows = [row for entry in read_matrix_list(artifact) for row in _matrix_rows(entry)]
+    notes = [
+        "4, 3 and 2 bit: groups of input channels stored with so many. to nearest, kept: part of",
+        "the output that is lost on the calibration text, with all bits rounded to nearest, and as",
+        "stored; - where the matrix was not calibrated.",
+    ]
+    return "\n".join([_title(str(artifact)), table(rows, _MATRIX_HEADER), "", *notes])
+
+
+def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
+    from morendo.ir.formats import ROW_TILE, WeightFormat, ceil_div
+
+    fmt, columns = WeightFormat.parse(entry["format"]), entry["columns"]
+    groups: tuple[str | int, ...] = (fmt.name, "", "")
+    if fmt.kind == "q4":
+        plane3, plane4 = fmt.plane_groups(columns)
+        groups = (plane4, plane3 - plane4, fmt.groups(columns) - plane3)
+    bits = f"{8 * entry['nbytes'] / (sum(entry['rows']) * columns):.2f}"
+    found = []
+    for name, rows, figures in zip(entry["names"], entry["rows"], entry["figures"], strict=True):
+        outliers = fmt.slots * ceil_div(rows, ROW_TILE) if fmt.slots else "-"
+        errors = ("-", "-")
+        if figures:
+            errors = (f"{figures['nearest']:.2e}", f"{figures['feedback']:.2e}")
+        shape = f"{rows} x {columns}"
+        found.append((name.removesuffix(".weight"), shape, *groups, outliers, bits, *errors))
+    return found
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def compile(
         with progress.task("quantize and pack weights", program.weights.count) as advance:
             with (artifact.path / WEIGHTS).open("wb") as file:
                 program.weights.write(file, weights, advance, codes)
-        (artifact.path / MATRICES).write_text(json.dumps(program.weights.describe()), "utf-8")
+        (artifact.path / MATRICES).write_text(json.dumps(program.weights.describe(codes)), "utf-8")
         write_tokenizer(loaded, artifact.path)
         artifact.finish(_manifest(loaded, machine, program, plan, records))
     return out

@@ -28,8 +28,9 @@ class CalibrateWeights(Pass):
     The calibration's windows stream through the module; before each set of linears that share an
     input its second moments are summed, the matrices are rounded, and what follows runs with the
     rounded ones. Options: `damping` of the second moments, `order` of columns (natural, groups,
-    channels), megabytes of activations kept in memory. Does not fire on float formats, embedding
-    tables and heads tied to them: those are rounded to nearest when packed.
+    channels), `feedback=False` to see what it is worth, megabytes of activations kept in memory.
+    Does not fire on float formats, embedding tables and heads tied to them: those are rounded to
+    nearest when packed.
 
     Source: GPTQ, arXiv 2210.17323; two-level scales of arXiv 2311.16442.
     """
@@ -40,6 +41,7 @@ class CalibrateWeights(Pass):
 
     damping: float = 0.01
     order: str = "groups"
+    feedback: bool = True
     memory_mb: int = 1024
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
@@ -59,7 +61,7 @@ class CalibrateWeights(Pass):
             weights,
             calibration.codes,
             ActivationStore(calibration.scratch, self.memory_mb << 20),
-            Feedback(damping=self.damping, order=self.order),
+            Feedback(self.damping, self.order, feedback=self.feedback),
         )
         with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
             for results in calibrator.run(calibration.windows):

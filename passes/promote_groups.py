@@ -36,7 +36,8 @@ class PromoteGroups(Pass):
     32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is aligned.
     The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, or
     `size_mb` megabytes for all weights. `outliers` reserves that part of the 2-bit weights for
-    split-outliers. Does not fire on matrices that are not nested 4-bit codes.
+    split-outliers. With `ranked=False` every matrix gets the same part of each plane, to see what
+    the ranking is worth. Does not fire on matrices that are not nested 4-bit codes.
 
     Source: 4-bit group promotion of arXiv 2311.16442, with 3 bits between.
     """
@@ -48,6 +49,7 @@ class PromoteGroups(Pass):
     average_bits: float = 0.0
     size_mb: float = 0.0
     outliers: float = 0.0
+    ranked: bool = True
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         one_budget = (self.average_bits > 0) != (self.size_mb > 0)
@@ -66,7 +68,7 @@ class PromoteGroups(Pass):
         fixed = _bytes_of_others(module, inputs) if self.size_mb else 0
         budget = self.size_mb * 1e6 - fixed if self.size_mb else self.average_bits * count / 8
         self._check(budget, inputs, fixed, count)
-        promote(inputs, budget)
+        promote(inputs, budget, self.ranked)
         for each in inputs:
             if each.order:
                 weights.put(each.order, each.analysis.order)
@@ -141,12 +143,19 @@ class _Input:
             steps += [(gain / cost, plane) for gain in np.maximum.accumulate(gains[::-1])[::-1]]
         return steps
 
+    def even_steps(self) -> list[tuple[float, int]]:
+        """Steps whose rank is the part of the groups that they complete: plane 3, then plane 4."""
+        parts = [(g + 1) / self.groups for g in range(self.groups)]
+        return [(-plane - part, plane) for plane in range(2) for part in parts]
 
-def promote(inputs: Sequence[_Input], budget: float) -> None:
+
+def promote(inputs: Sequence[_Input], budget: float, ranked: bool = True) -> None:
     """Take steps of all inputs, the most useful for their bytes first, while bytes last."""
     spent = sum(each.nbytes(0, 0) for each in inputs)
     steps = [
-        (-gain, index, plane) for index, each in enumerate(inputs) for gain, plane in each.steps()
+        (-gain, index, plane)
+        for index, each in enumerate(inputs)
+        for gain, plane in (each.steps() if ranked else each.even_steps())
     ]
     for _, index, plane in sorted(steps):
         each = inputs[index]

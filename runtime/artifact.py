@@ -106,6 +106,29 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def read_matrix_list(directory: str | Path) -> list[dict[str, Any]]:
+    """The entries of `MATRICES`, one for each stored matrix.
+
+    Raises:
+        ArtifactError: when the artifact was compiled without that list, or it is no list.
+    """
+    path = Path(directory) / MATRICES
+    try:
+        entries = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        read_manifest(directory)  # says so when this is no artifact at all
+        raise ArtifactError(
+            f"the artifact does not say where its weights are (it has no {MATRICES})",
+            where=str(directory),
+            hint=_AGAIN,
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"unreadable ({error})", where=str(path), hint=_AGAIN) from None
+    if not isinstance(entries, list):
+        raise ArtifactError("malformed (no list)", where=str(path), hint=_AGAIN)
+    return entries
+
+
 def read_plan(directory: str | Path) -> Plan:
     """The checked plan of an artifact."""
     try:

@@ -6,7 +6,6 @@ of its kernels (8-bit activations, mostly).
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +21,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import Level, Plan
 from morendo.ir.reference import dequantize, unpack, unpack_quantized
 from morendo.ir.weight_views import parse_view
-from morendo.runtime.artifact import MATRICES, WEIGHTS, read_plan
+from morendo.runtime.artifact import MATRICES, WEIGHTS, read_matrix_list, read_plan
 
 _ROWS = 4096  # of a matrix at a time: numpy computes in float64
 Bounds = tuple[int, int] | None  # (n3, n4); None reads all bits
@@ -53,23 +52,14 @@ def read_matrices(artifact: Path) -> list[StoredMatrix]:
     Raises:
         ArtifactError: when it was compiled without that list, or the list is damaged.
     """
-    path = artifact / MATRICES
-    try:
-        entries = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"the artifact does not say where its weights are (it has no {MATRICES})",
-            where=str(artifact),
-            hint="compile it again",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"unreadable ({error})", where=str(path)) from None
+    entries = read_matrix_list(artifact)
     uses = _uses(read_plan(artifact))
     try:
         return [_stored(entry, uses) for entry in entries]
     except (KeyError, TypeError, InputError) as error:
         message = f"malformed ({type(error).__name__}: {error})"
-        raise ArtifactError(message, where=str(path), hint="compile it again") from None
+        where = str(artifact / MATRICES)
+        raise ArtifactError(message, where=where, hint="compile it again") from None
 
 
 def _stored(entry: dict[str, Any], uses: dict[int, list[_Use]]) -> StoredMatrix:

@@ -3,7 +3,7 @@
 Rounding with error feedback leaves of an error e in channel i the output energy (e / U[i, i])^2,
 with U'U = H^-1 (arXiv 2210.17323): that weighs the errors of a matrix. Losses of different matrices
 are compared as parts of what they do to the residual stream: the part of the matrix's output that
-is lost, times how large the block's output is beside the stream that it is added to.
+is lost, times how large the block's output is beside the stream that it becomes part of.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from .stream import Arrived, StageWeights, float_matrix, token_weights
 BITS = (2, 3, 4)
 OUTLIER = 3.0
 """Weights beyond this many standard deviations of their row's group are its outliers."""
+ROWS = 256
+"""Rows of a matrix, evenly spread, that are looked at for losses."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class InputAnalysis:
             over the matrices.
         ranges: float32 [G], the mean over rows of largest minus smallest weight.
         outliers: float32 [G], the part of the weights' squares that is in outliers.
-        influence: mean over tokens of |output|^2 / |residual stream|^2; None where the output is
-            not added to a residual stream.
+        influence: mean over tokens of |output|^2 / |residual stream after it is added|^2; None
+            where the output is not added to one.
     """
 
     names: tuple[str, ...]
@@ -94,9 +96,9 @@ class Analyzer:
             shares = counts / each.x.square().mean(1).clamp_min(1e-30)
             hessian.addmm_((each.x * shares[:, None]).T, each.x)
             if each.residual is not None:
-                outputs = (each.x @ matrices[0].T).square().sum(1)
-                energy = each.residual.square().sum(1).clamp_min(1e-30)
-                influence += float(counts @ (outputs / energy))
+                outputs = each.x @ matrices[0].T
+                energy = (each.residual + outputs).square().sum(1).clamp_min(1e-30)
+                influence += float(counts @ (outputs.square().sum(1) / energy))
         known = stage.residual is not None
         analysis = self._analyze(stage.linears, matrices, hessian)
         return replace(analysis, influence=influence / total if known else None)
@@ -116,6 +118,7 @@ class Analyzer:
         importance = _grouped(factor.diagonal().square().reciprocal(), size)
         losses = torch.zeros(len(BITS), len(importance), dtype=torch.float64)
         for matrix in matrices:
+            matrix = matrix[:: -(-len(matrix) // ROWS)]
             energy = float(((matrix @ hessian) * matrix).sum(dtype=torch.float64))
             losses += _losses(_grouped(matrix.T[order], size), importance) / max(energy, 1e-30)
         groups = _grouped(torch.cat(matrices).T[order], size)

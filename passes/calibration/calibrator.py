@@ -27,7 +27,7 @@ class Rounded:
     Attributes:
         name: of the weight.
         nearest, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text, for rounding to
-            nearest and for what was kept.
+            nearest with all bits of the format's kind, and for what was kept.
         dead: input channels that were always 0.
     """
 
@@ -127,12 +127,12 @@ def _measure(
         weight = torch.from_numpy(np.ascontiguousarray(rows))
         return float(((weight @ hessian) * weight).sum(dtype=torch.float64))
 
-    def error(codes: Quantized) -> float:
-        return energy(matrix - dequantize(codes, fmt, matrix.shape[1])) / max(total, 1e-30)
+    def error(codes: Quantized, of: WeightFormat) -> float:
+        return energy(matrix - dequantize(codes, of, matrix.shape[1])) / max(total, 1e-30)
 
     total = energy(matrix)
     return {
-        "nearest": error(quantize(matrix, fmt)),
-        "feedback": error(kept),
+        "nearest": error(quantize(matrix, fmt.without_counts), fmt.without_counts),
+        "feedback": error(kept, fmt),
         "dead": float((hessian.diagonal() == 0).sum()),
     }

@@ -34,11 +34,13 @@ class Feedback:
             with the largest diagonal first, whole groups) or "channels" (column by column, scales
             found before).
         search: find scale and zero by search, not by the range alone.
+        feedback: without it errors stay where they are, to see what the feedback is worth.
     """
 
     damping: float = 0.01
     order: str = "groups"
     search: bool = True
+    feedback: bool = True
 
 
 def round_with_feedback(
@@ -62,7 +64,10 @@ def round_with_feedback(
     whole = torch.zeros(padded, padded, dtype=torch.float64)
     whole[:columns, :columns] = hessian
     order = _order(whole.diagonal(), fmt.group_size, options.order)
-    factor = inverse_factor(whole[order][:, order], options.damping, where)
+    ordered = whole[order][:, order]
+    if not options.feedback:
+        ordered = ordered.diagonal().diag()
+    factor = inverse_factor(ordered, options.damping, where)
     rounding = _Rounding(matrix[order], factor, order, group_grids(fmt, columns), fmt, options)
     return rounding.run()
 

@@ -1,0 +1,263 @@
+"""What bits cost in quality, and what each pass buys: quantized weights in torch against float.
+
+    python benchmarks/quantization.py MODEL curve --calibrate self --text HELD_OUT.txt
+    python benchmarks/quantization.py MODEL passes --calibrate self --text HELD_OUT.txt
+
+Every variant is calibrated on the same windows and scored on the same others; results/NAME.json
+keeps what is done, so that an interrupted run goes on. `curve` also draws results/curve.svg,
+`--draw` draws it again without measuring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import morendo
+from morendo.budget import Budget
+from morendo.calibration import calibration_windows
+from morendo.frontend import LoadedModel, load_model
+from morendo.ir.code_store import CodeStore
+from morendo.ir.derived_weights import DerivedWeights
+from morendo.ir.dialect import attrs_of
+from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import calls
+from morendo.ir.reference import dequantize, quantize
+from morendo.passes.base import Calibration, Context, parse_spec
+from morendo.passes.pipeline import known_passes, run_passes
+from morendo.progress import Progress, make_progress
+from morendo.quality.reference import Reference, torch_logits
+from morendo.quality.scores import compare, cut_windows, summarize
+
+CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.3, 3.7, 4.0, 4.25)
+PLAIN = "normalize,quantize-weights{{group_size={size}}}"
+BUDGET = (
+    "normalize,quantize-weights{{group_size=64}},analyze-group-ranges,"
+    "promote-groups{{average_bits={bits}{options}}},{more}calibrate-weights"
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to quantize."""
+
+    name: str
+    spec: str
+
+
+def curve() -> list[Variant]:
+    """The budget from its least to its most, and what it is compared with."""
+    budget = [Budget.of(4, bits, None, None) for bits in CURVE_BITS]
+    by_budget = [
+        Variant(f"{b.average_bits:g} bits", b.passes(True).split(",fuse-")[0]) for b in budget
+    ]
+    feedback = PLAIN + ",calibrate-weights"
+    return [
+        *by_budget,
+        Variant("4 bit, group 64, error feedback", feedback.format(size=64)),
+        Variant("4 bit, group 32, error feedback", feedback.format(size=32)),
+        Variant("4 bit, group 64, to nearest", PLAIN.format(size=64)),
+        Variant("4 bit, group 32, to nearest", PLAIN.format(size=32)),
+    ]
+
+
+def passes(bits: float = 2.9) -> list[Variant]:
+    """What each step is worth: without it, at the same number of bytes."""
+
+    def spec(bits: float, options: str = "", more: str = "") -> str:
+        return BUDGET.format(bits=f"{bits:g}", options=options, more=more)
+
+    outliers = spec(bits, ",outliers=0.003", "split-outliers{fraction=0.003},")
+    # 16-bit scales and zeros would take 32 bits for each group of 64 where we take 16
+    first_order = bits - 16 / 64
+    return [
+        Variant("all", spec(bits)),
+        Variant("with outliers, 0.3 %", outliers),
+        Variant("without ranking of groups", spec(bits, ",ranked=False")),
+        Variant("without order of channels", spec(bits).replace("ranges", "ranges{sort=False}", 1)),
+        Variant("without error feedback", spec(bits) + "{feedback=False}"),
+        Variant("without second-order scales", spec(first_order)),
+    ]
+
+
+class Bench:
+    """Quantizes and scores variants of one model.
+
+    Args:
+        model: directory, hub id or .gguf.
+        windows: token ids for calibration, int64 [W, n].
+        text: to score on.
+        count: windows of it, 512 tokens each.
+    """
+
+    def __init__(
+        self, model: str, loaded: LoadedModel, windows: np.ndarray, text: str, count: int
+    ) -> None:
+        self.loaded, self.windows = loaded, windows
+        self.reference = Reference(model, True, Progress())
+        assert loaded.tokenizer is not None
+        ids = loaded.tokenizer.library.encode(text, add_special_tokens=False).ids
+        bos = loaded.bos if loaded.add_bos else None
+        every = cut_windows(ids, 512, None, bos)
+        self.text = every[np.linspace(0, len(every) - 1, min(count, len(every))).astype(int)]
+
+    def run(self, variant: Variant, progress: Progress) -> dict[str, Any]:
+        """Figures of one variant."""
+        start = time.monotonic()
+        with TemporaryDirectory(prefix="morendo-") as scratch:
+            folder = Path(scratch)
+            (folder / "codes").mkdir()
+            codes = CodeStore(folder / "codes")
+            weights = DerivedWeights(self.loaded.weights)
+            calibration = Calibration(self.windows, codes, folder, progress.task)
+            context = Context(None, weights, calibration=calibration)
+            recipe = parse_spec(variant.spec, known_passes())
+            module, _ = run_passes(self.loaded.module, recipe, context)
+            seconds = time.monotonic() - start
+            matrices = _Matrices(module, weights, codes)
+            torch_model = self.reference.model.build(lambda name, part: matrices.get(name))
+            scores, float_scores = [], []
+            for ids in self.text:
+                want = self.reference.logits(ids)
+                scores.append(compare(torch_logits(torch_model, ids), ids[1:], want))
+                float_scores.append(compare(want, ids[1:]))
+        score, ideal = summarize(scores), summarize(float_scores)
+        return {
+            "name": variant.name,
+            "spec": variant.spec,
+            "bits": matrices.bits,
+            "kl": score.kl_mean,
+            "kl_se": score.kl_error,
+            "kl_p99": score.kl_p99,
+            "perplexity": score.perplexity,
+            "float_perplexity": ideal.perplexity,
+            "top1": score.top1,
+            "seconds": seconds,
+        }
+
+
+class _Matrices:
+    """The weights of a quantized module as floats, by name."""
+
+    def __init__(self, module: Any, weights: DerivedWeights, codes: CodeStore) -> None:
+        self.weights, self.codes = weights, codes
+        self.linears: dict[str, dict[str, Any]] = {}
+        for name, value in calls(module):
+            if name in ("linear", "embedding"):
+                attrs = attrs_of(value)
+                self.linears[attrs["weight"]] = {**self.linears.get(attrs["weight"], {}), **attrs}
+
+    def get(self, name: str) -> np.ndarray:
+        """A weight as it would be stored."""
+        original, attrs = self.weights.get(name), self.linears.get(name)
+        if attrs is None:
+            return original
+        fmt = WeightFormat.parse(attrs["format"])
+        columns = attrs.get("in_features") or attrs["features"]
+        made = self.codes.get(name, fmt)
+        order = attrs.get("order")
+        if made is None:
+            return dequantize(quantize(original, fmt), fmt, columns)
+        values = dequantize(made, fmt, columns)
+        return values[:, np.argsort(self.weights.get(order))] if order else values
+
+    @property
+    def bits(self) -> float:
+        """Bits of a nested weight with all that belongs to it."""
+        nbytes, count, orders = 0, 0, {}
+        for attrs in self.linears.values():
+            fmt = WeightFormat.parse(attrs["format"])
+            if fmt.kind == "q4":
+                rows, columns = attrs["out_features"], attrs["in_features"]
+                nbytes, count = nbytes + fmt.nbytes(rows, columns), count + rows * columns
+                orders[attrs["order"]] = 4 * columns if attrs["order"] else 0
+        return 8 * (nbytes + sum(orders.values())) / count
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """KL divergence by bits, the budget as a line and the others as points."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    line = sorted((r["bits"], r["kl"], r["kl_se"]) for r in results if r["name"].endswith(" bits"))
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    axes.errorbar(*zip(*[(b, kl) for b, kl, _ in line], strict=True), yerr=[e for *_, e in line],
+                  marker="o", label="--average-bits")  # fmt: skip
+    for result in results:
+        if not result["name"].endswith(" bits"):
+            axes.plot(result["bits"], result["kl"], "s", label=result["name"])
+    axes.set(yscale="log", xlabel="bits per weight, everything counted",
+             ylabel="KL divergence from float, nats")  # fmt: skip
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure what is not measured yet, print and draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("what", choices=["curve", "passes"])
+    parser.add_argument("--calibrate", action="append", help="as of `morendo compile`")
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--only", help="variants whose name has this in it")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--draw", action="store_true", help="draw without measuring")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / f"{arguments.what}.json"
+    if not arguments.draw:
+        _measure(arguments, file)
+    results = json.loads(file.read_text("utf-8"))
+    for r in results:
+        print(f"{r['bits']:5.2f} bits  KL {r['kl']:.4f} +- {r['kl_se']:.4f}  "
+              f"perplexity {r['perplexity']:6.2f} (float {r['float_perplexity']:.2f})  "
+              f"{r['seconds']:4.0f} s  {r['name']}")  # fmt: skip
+    if arguments.what == "curve":
+        draw(results, arguments.out / "curve.svg")
+
+
+def _measure(arguments: argparse.Namespace, file: Path) -> None:
+    results = json.loads(file.read_text("utf-8")) if file.exists() else []
+    with make_progress() as progress:
+        loaded = load_model(arguments.model)
+        windows = _windows(arguments, loaded, progress)
+        text = arguments.text.read_text("utf-8")
+        bench = Bench(arguments.model, loaded, windows, text, arguments.windows)
+        for variant in {"curve": curve, "passes": passes}[arguments.what]():
+            known = any(result["spec"] == variant.spec for result in results)
+            if known or (arguments.only and arguments.only not in variant.name):
+                continue
+            with progress.task(variant.name):
+                results.append(bench.run(variant, progress))
+            file.write_text(json.dumps(results, indent=1), "utf-8")
+
+
+def _windows(arguments: argparse.Namespace, loaded: LoadedModel, progress: Progress) -> np.ndarray:
+    """The calibration's windows, kept beside the results."""
+    file = arguments.out / "windows.npy"
+    if not file.exists():
+        texts = arguments.calibrate or ["pydoc"]
+
+        def compile_writer(folder: Path) -> Path:
+            return morendo.compile(arguments.model, bits=8, out=folder)
+
+        np.save(file, calibration_windows(loaded, texts, compile_writer, progress))
+    return np.load(file)
+
+
+if __name__ == "__main__":
+    main()
