@@ -102,7 +102,7 @@ def compile(
                 loaded, texts, partial(_compile_writer, model, target, progress), progress
             )
             key = calibration_key(loaded, ",".join(step.spec for step in recipe), windows)
-            codes = stack.enter_context(kept_codes(out, key))
+            codes = stack.enter_context(kept_codes(out, key, progress.note))
             setting.calibration = Calibration(windows, codes, scratch, progress.task)
         program, plan, records = _lower(
             loaded, machine, recipe, options, setting, dump_ir, progress

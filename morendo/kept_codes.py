@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,10 +29,15 @@ def kept_folder(out: Path) -> Path:
 
 
 @contextmanager
-def kept_codes(out: Path, key: str) -> Iterator[CodeStore]:
+def kept_codes(out: Path, key: str, tell: Callable[[str], None]) -> Iterator[CodeStore]:
     """Codes of earlier tries with the same key; the folder goes when the block ends well.
 
     An error in the block leaves the folder if any matrix is in it.
+
+    Args:
+        out: the artifact to be.
+        key: what the codes depend on; a folder with another key is made anew.
+        tell: says what was found or is left.
 
     Raises:
         ArtifactError: when the folder cannot be written.
@@ -51,10 +56,14 @@ def kept_codes(out: Path, key: str) -> Iterator[CodeStore]:
             hint="give --out in a folder that can be written",
         ) from error
     codes = CodeStore(folder)
+    if len(codes):
+        tell(f"going on with {len(codes)} matrices of an earlier try, kept in {folder}")
     try:
         yield codes
     except BaseException:
-        if not len(codes):
+        if len(codes):
+            tell(f"{len(codes)} rounded matrices are kept in {folder}; the same command goes on")
+        else:
             _remove(folder)
         raise
     _remove(folder)

@@ -40,6 +40,9 @@ class Progress:
 
         yield advance
 
+    def note(self, text: str) -> None:
+        """Say something that the person should know."""
+
     def __enter__(self) -> Progress:
         return self
 
@@ -78,12 +81,17 @@ class PlainProgress(Progress):
             now = self._clock()
             if now - shown >= self.every_seconds:
                 shown = now
-                self._line(f"{title}: {_count(done, total)}, {now - start:.0f} s")
+                left = (now - start) / done * (total - done) if total and done else 0
+                rest = f", {left:.0f} s left" if left else ""
+                self._line(f"{title}: {_count(done, total)}, {now - start:.0f} s{rest}")
 
         yield advance
         seconds = self._clock() - start
         if seconds >= self.min_seconds:
             self._line(f"{title}: done in {seconds:.1f} s")
+
+    def note(self, text: str) -> None:
+        self._line(text)
 
     def _line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -125,6 +133,9 @@ class BarProgress(Progress):
         yield advance
         # Work of unknown length has one step: the whole.
         self._bars.update(task, total=total or 1, completed=total or 1)
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Progress:
         self._bars.start()

@@ -1,0 +1,84 @@
+"""A calibration that was interrupted goes on from the last finished layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import morendo
+from morendo.ir.code_store import CodeStore
+from morendo.ir.errors import ArtifactError
+from morendo.kept_codes import kept_codes, kept_folder
+from morendo.progress import Progress
+
+from .test_streaming import TINY, prose
+
+
+class Notes(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(prose(0, 0.02), encoding="utf-8")
+    return path
+
+
+def compile_tiny(out: Path, text: Path, notes: Notes | None = None) -> Path:
+    return morendo.compile(
+        TINY, out=out, average_bits=3.4, group_size=32, chunk=32, calibrate=text, progress=notes
+    )
+
+
+def test_an_interrupted_calibration_goes_on(tmp_path, text, monkeypatch) -> None:
+    whole = compile_tiny(tmp_path / "whole", text)
+    out, put, count = tmp_path / "out", CodeStore.put, 0
+
+    def put_some(self, *arguments) -> None:
+        nonlocal count
+        count += 1
+        if count == 12:  # in the middle of the second layer
+            raise KeyboardInterrupt
+        put(self, *arguments)
+
+    monkeypatch.setattr(CodeStore, "put", put_some)
+    first = Notes()
+    with pytest.raises(KeyboardInterrupt):
+        compile_tiny(out, text, first)
+    assert not out.exists()
+    assert len(CodeStore(kept_folder(out))) == 11
+    assert "11 rounded matrices are kept" in first.said[-1]
+
+    second = Notes()
+    compile_tiny(out, text, second)
+    assert "going on with 11 matrices" in second.said[0]
+    assert count == 12 + 28 - 11 + 1 or count == 12 + 28 - 10  # stages are made whole
+    assert not kept_folder(out).exists()
+    assert (out / "weights.bin").read_bytes() == (whole / "weights.bin").read_bytes()
+
+
+def test_other_text_starts_anew(tmp_path, text) -> None:
+    notes = Notes()
+    with pytest.raises(RuntimeError), kept_codes(tmp_path / "out", "one", notes.note) as codes:
+        (codes.folder / "w@q4g32.npz").write_bytes(b"")
+        raise RuntimeError
+    with kept_codes(tmp_path / "out", "two", notes.note) as codes:
+        assert not len(codes)
+    assert not kept_folder(tmp_path / "out").exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path) -> None:
+    kept_folder(tmp_path / "out").mkdir()
+    (kept_folder(tmp_path / "out") / "mine").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be kept there"):
+        with kept_codes(tmp_path / "out", "key", print):
+            pass
+    assert (kept_folder(tmp_path / "out") / "mine").exists()
