@@ -62,8 +62,10 @@ class Matrix:
             return pack(self.load(store), self.format)
         named = zip(self.names, self.rows, strict=True)
         parts = [self._quantized(store, codes, name, rows) for name, rows in named]
-        dense = map(self._whole, zip(*(part.dense for part in parts), strict=True))
-        return pack_quantized(Quantized(*dense, self._outliers(parts)), self.format)
+        stacked = zip(*(part.dense for part in parts), strict=True)
+        dense, scale, zero, row_scale = map(self._whole, stacked)
+        whole = Quantized(dense, scale, zero, row_scale, self._outliers(parts))
+        return pack_quantized(whole, self.format)
 
     def _outliers(self, parts: Sequence[Quantized]) -> Outliers:
         """The outliers of all parts with their rows in the whole."""

@@ -66,8 +66,9 @@ class CodeStore:
             return None
         with np.load(path) as arrays:
             parts = [arrays[name] for name in sorted(arrays.files) if name != "figures"]
-        *dense, row, channel, value = parts
-        return Quantized(*dense, Outliers(row, channel, value) if len(row) else None)
+        codes, scale, zero, row_scale, *sparse = parts
+        outliers = Outliers(*sparse) if len(sparse[0]) else None
+        return Quantized(codes, scale, zero, row_scale, outliers)
 
     def figures(self, name: str, fmt: WeightFormat) -> dict[str, float] | None:
         """What was measured of a matrix; None when it has no codes in this format."""

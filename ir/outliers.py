@@ -6,6 +6,7 @@ Source: the outliers of arXiv 2311.16442; here they only count in groups that ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,8 @@ class Outliers:
         fields = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*map(np.concatenate, fields))
 
-    def take(self, wanted: NDArray[np.bool_]) -> Outliers:
-        """The entries at which a mask [E] is true."""
+    def take(self, wanted: NDArray[Any]) -> Outliers:
+        """The entries at which a mask [E] is true, or those at indices in their order."""
         return Outliers(self.row[wanted], self.channel[wanted], self.value[wanted])
 
     def rows(self, start: int, stop: int) -> Outliers:

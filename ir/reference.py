@@ -39,14 +39,15 @@ class Quantized:
     outliers: Outliers | None = None
 
     @property
-    def dense(self) -> tuple[NDArray, ...]:
+    def dense(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """The arrays that have a row for each row of W, in order."""
         return self.codes, self.scale, self.zero, self.row_scale
 
     def rows(self, start: int, stop: int) -> Quantized:
         """The rows start..stop."""
         sparse = self.outliers and self.outliers.rows(start, stop)
-        return Quantized(*(array[start:stop] for array in self.dense), sparse)
+        codes, scale, zero, row_scale = (array[start:stop] for array in self.dense)
+        return Quantized(codes, scale, zero, row_scale, sparse)
 
 
 def pad_columns(weight: NDArray[np.float32], fmt: WeightFormat) -> NDArray[np.float32]:
@@ -141,11 +142,11 @@ def dequantize(
     codes, zero = reading(q, fmt, level)
     unit = STEP if fmt.kind == "q4" else 1
     values = (codes - zero[:, :, None]) * (group_scale(q) / unit)[:, :, None]
-    values = values.reshape(q.codes.shape).astype(np.float32, copy=False)
+    matrix: NDArray[np.float32] = values.reshape(q.codes.shape).astype(np.float32, copy=False)
     if q.outliers is not None:
-        n3, _ = level if level is not None else fmt.plane_groups(values.shape[1])
-        q.outliers.add_to(values, n3 * fmt.group_size)
-    return values[:, :in_features]
+        n3, _ = level if level is not None else fmt.plane_groups(in_features)
+        q.outliers.add_to(matrix, n3 * fmt.group_size)
+    return matrix[:, :in_features]
 
 
 def _tiles(values: NDArray) -> NDArray:

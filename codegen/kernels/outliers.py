@@ -32,7 +32,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class OutlierReader:
-    """The outliers of a matrix with `groups` groups, `slots` entries for each tile."""
+    """The outliers of a matrix with `groups` groups, `slots` entries for each tile; those of groups
+    from n3 on are read.
+    """
 
     groups: int
     value: Any  # float16 [T, S]
@@ -40,12 +42,13 @@ class OutlierReader:
     row: Any  # uint8 [T, S]
     start: Any  # uint16 [T, G]
     slots: Any
+    n3: Any
 
-    def entries(self, tile: Expr, n3: Expr) -> Any:
+    def entries(self, tile: Expr) -> Any:
         """A loop over the entries of the groups n3..G."""
-        last = T.min(n3, T.int32(self.groups - 1))
+        last = T.min(self.n3, T.int32(self.groups - 1))
         first = T.cast(self.start[tile, last], "int32")
-        return T.serial(T.bind(T.Select(n3 < self.groups, first, self.slots)), self.slots)
+        return T.serial(T.bind(T.Select(self.n3 < self.groups, first, self.slots)), self.slots)
 
     def entry(self, tile: Expr, index: Expr) -> Entry:
         """The entry `index` of a tile."""
@@ -57,7 +60,7 @@ class OutlierReader:
 
 
 def add_to_vector(
-    reader: OutlierReader, x: Activations, tile: Expr, n3: Expr, sums: Registers, first: int
+    reader: OutlierReader, x: Activations, tile: Expr, sums: Registers, first: int
 ) -> None:
     """Add a tile's outliers times the only token to the registers from `first` on.
 
@@ -65,7 +68,7 @@ def add_to_vector(
     row, would make every load wait for the store before it.
     """
     lanes = sums.lanes
-    with reader.entries(tile, n3) as index:
+    with reader.entries(tile) as index:
         entry = reader.entry(tile, index)
         row = splat(entry.row, lanes)
         product = splat(T.bind(entry.value * x.value(0, entry.channel)), lanes)
@@ -96,14 +99,14 @@ class MatrixSums:
         shape = (tiles * ROW_TILE * tokens,)
         return cls(reader, x, tokens, T.alloc_buffer(shape, "float32", layout=None))
 
-    def multiply(self, tiles: Sequence[Expr], first_token: Expr, n3: Expr) -> None:
+    def multiply(self, tiles: Sequence[Expr], first_token: Expr) -> None:
         """Set the sums to those of a token block."""
         lanes = math.gcd(self.tokens, self.x.isa.lanes)
         wide = self.x.isa.lanes
         with T.serial(0, len(tiles) * ROW_TILE * self.tokens // wide) as i:
             store(self.sums, (i * wide,), splat_float(0.0, wide), wide)
         for i, tile in enumerate(tiles):
-            with self.reader.entries(tile, n3) as index:
+            with self.reader.entries(tile) as index:
                 entry = self.reader.entry(tile, index)
                 for m in range(0, self.tokens, lanes):
                     at = (i * ROW_TILE + entry.row) * self.tokens + m

@@ -83,9 +83,10 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
         level = (scalar_argument("n3"), scalar_argument("n4"))
         scalar_argument("p3", p3)
         scalar_argument("p4", p4)
-    if spec.outliers:
-        sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
-        outliers = OutlierReader(groups, **sparse, slots=scalar_argument("slots", slots))
+        if spec.outliers:
+            sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
+            scalar_argument("slots", slots)
+            outliers = OutlierReader(groups, **sparse, slots=slots, n3=level[0])
     weights = QuantizedWeights(isa, size, groups, buffers)
     return Kernel(spec, isa, x, weights, epilogue, count, level, outliers)
 
@@ -125,9 +126,7 @@ def _matrix_vector(kernel: Kernel) -> None:
         if kernel.outliers is not None:
             for i in range(tiles):
                 first = i * kernel.halves
-                add_to_vector(
-                    kernel.outliers, kernel.x, task * tiles + i, kernel.level[0], sums, first
-                )
+                add_to_vector(kernel.outliers, kernel.x, task * tiles + i, sums, first)
         kernel.epilogue.write(0, task * tiles, _of_token(kernel, sums, tiles, 0))
 
 
@@ -232,7 +231,7 @@ def _token_block(kernel: Kernel, unpacked, sparse, first_tile, tiles, token, blo
         _multiply_group(kernel, unpacked, first_tile, tiles, group, start, block_tokens, sums)
     _scale_rows(kernel, sums, first_tile, tiles, block_tokens)
     if sparse is not None:
-        with T.If(kernel.level[0] < spec.groups), T.Then():
+        with T.If(sparse.reader.n3 < spec.groups), T.Then():
             _add_outliers(kernel, sparse, sums, first_tile, tiles, start)
     for m in range(block_tokens):
         at = T.bind(start + m)
@@ -263,7 +262,7 @@ def _add_outliers(
     """Add the products of the outliers of a row block with a token block."""
     lanes = kernel.isa.lanes
     block = [T.bind(_last_tile(kernel, first_tile + i, tiles)) for i in range(tiles)]
-    sparse.multiply(block, start, kernel.level[0])
+    sparse.multiply(block, start)
     for m, i, half in itertools.product(range(sparse.tokens), range(tiles), range(kernel.halves)):
         j = (m * tiles + i) * kernel.halves + half
         sums[j] = sums[j] + sparse.rows(i, half * lanes, m)
