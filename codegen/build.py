@@ -18,7 +18,7 @@ from morendo.ir.text import bindings_of
 from .kernels.token_rows import token_positions
 from .lower_generic import lower_generic
 from .lower_ops import lower_op
-from .lowering import LEVELS, FunctionLowering, KernelCall, Options, Program, Scalar
+from .lowering import LEVELS, FunctionLowering, KernelCall, Options, Program
 from .memory import Storage, plan_arena
 from .target import Target
 
@@ -121,7 +121,7 @@ def _step(
     return Step(kernels[call.kernel], tuple(args), call.note)
 
 
-def _dim(dim: Any, scalars: Sequence[tuple[Any, Scalar]], call: KernelCall) -> Any:
+def _dim(dim: Any, scalars: Sequence[tuple[Any, Any]], call: KernelCall) -> Any:
     """A dimension of a kernel's buffer; its symbols are constant arguments or the tokens."""
     if isinstance(dim, tirx.IntImm | int):
         return int(dim)

@@ -54,7 +54,8 @@ def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, An
     fmt = WeightFormat.parse(attrs["format"])
     if fmt != fmt.without_counts:
         raise CompileError(
-            f"an embedding table cannot have fewer planes (got {fmt.name})", where=attrs["weight"]
+            f"an embedding table has all planes and no outliers (got {fmt.name})",
+            where=attrs["weight"],
         )
     rows, features = attrs["rows"], attrs["features"]
     tokens, count = lowering.rows(call.args[0])
@@ -82,6 +83,7 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
         bias=bool(attrs["biases"]),
         residual=bool(residual),
         gate=attrs["gate"],
+        outliers=fmt.slots > 0,
     )
     build = build_quantized_linear if fmt.quantized else build_linear
     out = lowering.new("float32", tokens, spec.output_features)

@@ -19,8 +19,8 @@ from .memory import Storage, aligned
 from .target import Target
 from .weight_layout import Matrix, WeightLayout
 
-LEVELS = ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0))
-"""Fractions (n3, n4) of the groups that each precision level reads at >= 3 and at 4 bit."""
+LEVELS = ((1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.5, 0.0), (0.0, 0.0))
+"""Fractions of the stored groups of plane 3 and of plane 4 that each precision level reads."""
 
 Scalar = Literal["tokens", "position"] | Const | Level
 Operand = Storage | Scalar
@@ -191,12 +191,14 @@ class FunctionLowering:
         return [self.program.weights.vector(attrs["biases"], attrs["out_features"])]
 
     def level(self, fmt: WeightFormat, in_features: int) -> list[Scalar]:
-        """The loop bounds n3 and n4 at every precision level, then the stored groups P3 and P4."""
+        """The loop bounds n3 and n4 at every precision level, then what is stored: groups P3 and
+        P4 of the planes, slots of outliers.
+        """
         if fmt.kind != "q4":
             return []
-        groups, stored = fmt.groups(in_features), fmt.plane_groups(in_features)
-        bounds = [
-            Level(tuple(min(stored[i], round(level[i] * groups)) for level in LEVELS))
-            for i in range(2)
-        ]
-        return [*bounds, *map(Const, stored)]
+        plane3, plane4 = stored = fmt.plane_groups(in_features)
+        n3 = [round(level[0] * plane3) for level in LEVELS]
+        n4 = [round(level[1] * plane4) for level in LEVELS]
+        bounds = [Level(tuple(n3)), Level(tuple(map(min, n3, n4)))]
+        slots = [Const(fmt.slots)] if fmt.slots else []
+        return [*bounds, *map(Const, stored), *slots]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
+from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Arrays, Quantized, check_finite, pack, pack_quantized, quantize
 
 from .memory import Storage, aligned
@@ -61,8 +62,23 @@ class Matrix:
             return pack(self.load(store), self.format)
         named = zip(self.names, self.rows, strict=True)
         parts = [self._quantized(store, codes, name, rows) for name, rows in named]
-        fields = zip(*(vars(part).values() for part in parts), strict=True)
-        return pack_quantized(Quantized(*map(self._whole, fields)), self.format)
+        stacked = zip(*(part.dense for part in parts), strict=True)
+        dense, scale, zero, row_scale = map(self._whole, stacked)
+        whole = Quantized(dense, scale, zero, row_scale, self._outliers(parts))
+        return pack_quantized(whole, self.format)
+
+    def _outliers(self, parts: Sequence[Quantized]) -> Outliers:
+        """The outliers of all parts with their rows in the whole."""
+        moved, first = [Outliers.none()], 0
+        for i, part in enumerate(parts):
+            sparse = part.outliers or Outliers.none()
+            rows = sparse.row + first
+            if self.interleaved:
+                tile, row = np.divmod(sparse.row, ROW_TILE)
+                rows = (tile * len(parts) + i) * ROW_TILE + row
+            moved.append(replace(sparse, row=rows))
+            first += len(part.codes)
+        return Outliers.joined(moved)
 
     def _quantized(
         self, store: Weights, codes: CodeStore | None, name: str, rows: int

@@ -8,6 +8,7 @@ import numpy as np
 
 from .errors import CompileError
 from .formats import WeightFormat
+from .outliers import Outliers
 from .reference import Quantized
 
 
@@ -30,7 +31,7 @@ class CodeStore:
         """
         path = self._files.setdefault((name, fmt.name), self.folder / f"{len(self._files):05d}.npz")
         try:
-            np.savez(path, **vars(codes))
+            np.savez(path, *codes.dense, *vars(codes.outliers or Outliers.none()).values())
         except OSError as error:
             raise CompileError(
                 f"quantized weights cannot be kept ({error.strerror})",
@@ -44,7 +45,9 @@ class CodeStore:
         if path is None:
             return None
         with np.load(path) as arrays:
-            return Quantized(**{key: arrays[key] for key in arrays.files})
+            codes, scale, zero, row_scale, *sparse = (arrays[name] for name in arrays.files)
+        outliers = Outliers(*sparse) if len(sparse[0]) else None
+        return Quantized(codes, scale, zero, row_scale, outliers)
 
     def __len__(self) -> int:
         return len(self._files)

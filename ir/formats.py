@@ -24,6 +24,11 @@ SCALE_STEPS = 255
 
 GROUP_SIZES = (32, 64, 128)
 
+OUTLIER_ARRAYS = ("value", "channel", "row", "start")
+"""The arrays of outliers, in the order in which kernels take them, after "outlier_"."""
+
+_OUTLIER_CHANNELS = 1 << 16  # what 16 bits can number
+
 
 def ceil_div(a: int, b: int) -> int:
     """The least integer that is not below a / b."""
@@ -40,7 +45,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        size = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4}[self.dtype]
+        size = int(re.sub(r"\D", "", self.dtype)) // 8
         for extent in self.shape:
             size *= extent
         return size
@@ -55,11 +60,13 @@ class WeightFormat:
         group_size: input channels that share a scale; 0 for plain kinds.
         planes: for "q4", the numbers of groups (P3, P4) that have the third and the fourth bit
             stored; None is all of them, plain 4 bit.
+        slots: for "q4", sparse entries ("outliers", `ir/outliers.py`) for each tile of 16 rows.
     """
 
     kind: str
     group_size: int = 0
     planes: tuple[int, int] | None = None
+    slots: int = 0
 
     KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", "q4")
 
@@ -74,6 +81,8 @@ class WeightFormat:
             )
         if self.planes and (self.kind != "q4" or not 0 <= self.planes[1] <= self.planes[0]):
             raise InputError(f"bad planes (got {self.planes}, need P3 >= P4 >= 0 in a q4 format)")
+        if self.slots and (self.kind != "q4" or not 0 <= self.slots < 1 << 16):
+            raise InputError(f"bad outliers (got {self.slots}, need 0 to 65535 in a q4 format)")
 
     @property
     def quantized(self) -> bool:
@@ -82,10 +91,11 @@ class WeightFormat:
 
     @property
     def name(self) -> str:
-        """The spelling used in the IR, such as "q4g32" or "q4g32p12,5"."""
+        """The spelling used in the IR, such as "q4g32" or "q4g32p12,5o28"."""
         if not self.quantized:
             return self.kind
         suffix = f"p{self.planes[0]},{self.planes[1]}" if self.planes else ""
+        suffix += f"o{self.slots}" if self.slots else ""
         return f"{self.kind}g{self.group_size}{suffix}"
 
     @classmethod
@@ -95,16 +105,17 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        match = re.fullmatch(r"(f32|f16|q8|q4)(?:g(\d+))?(?:p(\d+),(\d+))?", name)
+        match = re.fullmatch(r"(f32|f16|q8|q4)(?:g(\d+))?(?:p(\d+),(\d+))?(?:o(\d+))?", name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
-        kind, group, plane3, plane4 = match.groups()
-        return cls(kind, int(group or 0), (int(plane3), int(plane4)) if plane3 else None)
+        kind, group, plane3, plane4, slots = match.groups()
+        planes = (int(plane3), int(plane4)) if plane3 else None
+        return cls(kind, int(group or 0), planes, int(slots or 0))
 
     @property
     def without_counts(self) -> WeightFormat:
-        """What the code of a kernel depends on: plane counts are run-time arguments."""
-        return replace(self, planes=None)
+        """What the code of a kernel depends on: planes and slots are run-time arguments."""
+        return replace(self, planes=None, slots=0)
 
     def groups(self, in_features: int) -> int:
         """Column groups G of a matrix with K = `in_features`; the last one may be padded."""
@@ -150,6 +161,23 @@ class WeightFormat:
             scale,
             Array("zero", "int8", (tiles, groups, ROW_TILE)),
             row_scale,
+            *self._outlier_arrays(tiles, in_features),
+        )
+
+    def _outlier_arrays(self, tiles: int, in_features: int) -> tuple[Array, ...]:
+        if not self.slots:
+            return ()
+        if self.padded_features(in_features) > _OUTLIER_CHANNELS:
+            raise InputError(
+                f"a matrix with outliers is too wide (got {in_features} input channels, "
+                f"need at most {_OUTLIER_CHANNELS})"
+            )
+        per_tile = (tiles, self.slots)
+        return (
+            Array("outlier_value", "float16", per_tile),
+            Array("outlier_channel", "uint16", per_tile),
+            Array("outlier_row", "uint8", per_tile),
+            Array("outlier_start", "uint16", (tiles, self.groups(in_features))),
         )
 
     def nbytes(self, out_features: int, in_features: int) -> int:
@@ -157,9 +185,14 @@ class WeightFormat:
         return sum(array.nbytes for array in self.arrays(out_features, in_features))
 
     def bytes_read(self, out_features: int, in_features: int, level: tuple[int, int]) -> int:
-        """Bytes that one pass over the matrix reads at the level (n3, n4)."""
+        """Bytes that one pass over the matrix reads at the level (n3, n4).
+
+        Outliers count as a whole, or not at all where nothing is read at 2 bits.
+        """
         total = 0
         for array in self.arrays(out_features, in_features):
+            if array.name.startswith("outlier") and level[0] == self.groups(in_features):
+                continue
             if array.name in ("plane3", "plane4") and array.shape[1]:
                 used = level[0] if array.name == "plane3" else level[1]
                 total += array.nbytes // array.shape[1] * used

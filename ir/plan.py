@@ -18,7 +18,15 @@ from morendo.ir.errors import ArtifactError
 VERSION = 1
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
 SPACES = ("arena", "weights", "cache", "ids", "logits")
-ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+ITEM_BYTES = {
+    "float32": 4,
+    "float16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "uint16": 2,
+    "int32": 4,
+    "int64": 8,
+}
 FUNCTIONS = ("prefill", "score", "decode")
 MAX_DIMS = 6
 

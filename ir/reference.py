@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import CompileError
 from .formats import ROW_TILE, SCALE_STEPS, WeightFormat, ceil_div
+from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
 STEP = 8  # one code step in units of the zero point: 1 << CODE_SHIFT
@@ -28,12 +29,25 @@ class Quantized:
         scale: uint8 [N, G], 1..255.
         zero: int8 [N, G] in eighths of a code step ("q4"; all 0 for "q8").
         row_scale: float32 [N].
+        outliers: what is added where groups are read at 2 bits ("q4").
     """
 
     codes: NDArray[np.int8]
     scale: NDArray[np.uint8]
     zero: NDArray[np.int8]
     row_scale: NDArray[np.float32]
+    outliers: Outliers | None = None
+
+    @property
+    def dense(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """The arrays that have a row for each row of W, in order."""
+        return self.codes, self.scale, self.zero, self.row_scale
+
+    def rows(self, start: int, stop: int) -> Quantized:
+        """The rows start..stop."""
+        sparse = self.outliers and self.outliers.rows(start, stop)
+        codes, scale, zero, row_scale = (array[start:stop] for array in self.dense)
+        return Quantized(codes, scale, zero, row_scale, sparse)
 
 
 def pad_columns(weight: NDArray[np.float32], fmt: WeightFormat) -> NDArray[np.float32]:
@@ -128,7 +142,11 @@ def dequantize(
     codes, zero = reading(q, fmt, level)
     unit = STEP if fmt.kind == "q4" else 1
     values = (codes - zero[:, :, None]) * (group_scale(q) / unit)[:, :, None]
-    return values.reshape(q.codes.shape)[:, :in_features].astype(np.float32)
+    matrix: NDArray[np.float32] = values.reshape(q.codes.shape).astype(np.float32, copy=False)
+    if q.outliers is not None:
+        n3, _ = level if level is not None else fmt.plane_groups(in_features)
+        q.outliers.add_to(matrix, n3 * fmt.group_size)
+    return matrix[:, :in_features]
 
 
 def _tiles(values: NDArray) -> NDArray:
@@ -168,7 +186,8 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
     if fmt.kind == "q8":
         codes = steps.view(np.int8).reshape(*steps.shape[:3], ROW_TILE, 4)
         return {"codes": codes, "scale": scale, "row_scale": row_scale}
-    plane3, plane4 = fmt.plane_groups(q.codes.shape[1])
+    rows, columns = q.codes.shape
+    plane3, plane4 = fmt.plane_groups(columns)
     return {
         "base": _plane(steps >> 2, 2),
         "plane3": _plane((steps[:, :plane3] >> 1) & 1, 1),
@@ -176,6 +195,7 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
         "scale": scale,
         "zero": np.ascontiguousarray(_tiles(q.zero).transpose(0, 2, 1)),
         "row_scale": row_scale,
+        **pack_outliers(q.outliers, fmt, rows, fmt.groups(columns)),
     }
 
 
@@ -206,7 +226,8 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
         return values.transpose(0, 2, 1).reshape(tiles * ROW_TILE, groups)[:out_features]
 
     scale, row_scale = untile(arrays["scale"]), arrays["row_scale"][:out_features]
-    return Quantized(np.ascontiguousarray(flat), scale, untile(zero), row_scale)
+    sparse = unpack_outliers(arrays) if fmt.slots else None
+    return Quantized(np.ascontiguousarray(flat), scale, untile(zero), row_scale, sparse)
 
 
 def pack(weight: NDArray[np.float32], fmt: WeightFormat) -> Arrays:

@@ -16,8 +16,8 @@ _DESCRIPTION = """\
 Continue a text, or answer as a chat model does. The text goes to standard output as it is made,
 everything else to standard error.
 
-Lower precision levels of a 4-bit artifact (--level 1, 2) read fewer bits of the same weights: they
-are faster and lose quality, much of it where the weights were rounded to nearest, as `morendo
+Lower precision levels of a 4-bit artifact (--level 1 to 4) read fewer bits of the same weights:
+they are faster and lose quality, much of it where the weights were rounded to nearest, as `morendo
 compile` does. `morendo eval` measures every level."""
 
 _EPILOG = """\

@@ -7,6 +7,7 @@ arrays of each step after it ran; poisoned memory shows who reads what nobody wr
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,7 +178,8 @@ class PythonExecutor:
 def _make_tensor(array: np.ndarray) -> tuple[_Tensor, ctypes.Array]:
     """A DLTensor of `array`, and the memory of its shape and strides."""
     rank, dtype = array.ndim, array.dtype
-    strides = [stride // dtype.itemsize for stride in array.strides]
+    # numpy's own are others when an extent is 0
+    strides = [math.prod(array.shape[axis + 1 :]) for axis in range(rank)]
     shapes = (ctypes.c_int64 * max(1, 2 * rank))(*array.shape, *strides)
     address = ctypes.addressof(shapes)
     tensor = _Tensor(

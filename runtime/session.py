@@ -337,10 +337,12 @@ def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
     read = {index: plan.tensors[index].byte_size(1) for index in indexes}
     bounds = [arg.values[level] for arg in step.args if isinstance(arg, Level)]
     # A kernel with precision levels takes base, plane3, plane4, ... and reads n3 and n4 groups of
-    # the planes, whose second axis is the group.
+    # the planes, whose second axis is the group. Outliers are its only tensors with two axes.
     for index, groups in zip(indexes[1:], bounds, strict=False):
         stored = plan.tensors[index].dims[1]
         read[index] = read[index] * groups // int(stored) if stored else 0
+    if bounds and bounds[0] == plan.tensors[indexes[0]].dims[1]:
+        read |= {index: 0 for index in indexes if len(plan.tensors[index].dims) == 2}
     return read
 
 

@@ -232,13 +232,13 @@ def test_errors_of_weights_and_kernels_add_up(artifact, cached):
     report = evaluate(artifact, TEXT, dequantized=True, **options)
     assert [(row.kind, row.level) for row in report.rows] == [
         ("float", None),
-        *((kind, level) for level in range(3) for kind in ("artifact", "weights", "kernels")),
+        *((kind, level) for level in range(5) for kind in ("artifact", "weights", "kernels")),
     ]
     by = {(row.kind, row.level): row.score for row in report.rows}
     assert all(score.tokens == 4 * 63 for score in by.values())
-    divergences = [by["weights", level].kl_mean for level in range(3)]
+    divergences = [by["weights", level].kl_mean for level in range(5)]
     assert divergences == sorted(divergences)
-    for level in range(3):
+    for level in range(5):
         assert by["kernels", level].kl_mean < 2e-3
         assert by["artifact", level].kl_mean == pytest.approx(divergences[level], rel=0.1)
         assert by["artifact", level].loss == by["kernels", level].loss
@@ -269,7 +269,7 @@ def test_the_reference_is_what_transformers_computes(cached):
 def test_options_that_do_not_fit_are_refused(artifact):
     for options, said in (
         ({"window": 4096}, r"longer than the artifact's context \(got 4096, need at most 512\)"),
-        ({"levels": [3]}, r"no such precision level \(got 3, need 0 to 2\)"),
+        ({"levels": [5]}, r"no such precision level \(got 5, need 0 to 4\)"),
         ({"dequantized": True}, "give --reference"),
     ):
         with pytest.raises(InputError, match=said):
@@ -317,7 +317,7 @@ def test_the_command_prints_a_table_and_writes_figures(artifact, tmp_path, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("126 scored tokens in 2 windows of 64, text of ")
     assert lines[1].split() == ["perplexity", "reads"]
-    assert [line.split()[:2] for line in lines[2:]] == [["level", str(i)] for i in range(3)]
+    assert [line.split()[:2] for line in lines[2:]] == [["level", str(i)] for i in range(5)]
     data = json.loads(figures.read_text())
     assert (data["windows"], data["reference"]) == (2, "")
     assert data["rows"][0]["score"]["perplexity"] == pytest.approx(

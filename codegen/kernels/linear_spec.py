@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
@@ -25,12 +25,13 @@ class LinearSpec:
     Attributes:
         out_features: N, rows of W. With a gate: both halves together.
         in_features: K.
-        format: how W is stored, without plane counts: those are run-time arguments.
+        format: how W is stored, without counts: those are run-time arguments.
         max_tokens: M; 1 makes the decode kernel, more the prefill kernel.
         bias: adds float32 [N]; with a gate the first N/2 are the gate's, the others up's.
         residual: adds float32 [M, output_features] to the result.
         gate: "" or an activation: tiles of W alternate between rows of gate and of up, and the
             kernel gives act(gate) * up.
+        outliers: W has sparse entries too.
     """
 
     out_features: int
@@ -40,6 +41,7 @@ class LinearSpec:
     bias: bool = False
     residual: bool = False
     gate: str = ""
+    outliers: bool = False
 
     @property
     def output_features(self) -> int:
@@ -63,16 +65,18 @@ class LinearSpec:
 
     def weight_arrays(self) -> tuple[Array, ...]:
         """The arrays of the packed matrix in the order of the kernel's parameters, all planes
-        whole.
+        whole and with one slot for outliers, if it has any.
         """
-        return self.format.arrays(self.tiles * ROW_TILE, self.in_features)
+        fmt = replace(self.format, slots=1) if self.outliers else self.format
+        return fmt.arrays(self.tiles * ROW_TILE, self.in_features)
 
     def kernel_name(self, isa: VectorISA) -> str:
         """qlinear_<out>_<act>_<weight>_<rows>x<columns>_m<tokens>[_epilogue]_<isa>."""
         kind = "qlinear_f32_i8" if self.format.quantized else "linear_f32_f32"
         shape = f"{self.out_features}x{self.in_features}"
         parts = [kind, self.format.name, shape, f"m{self.max_tokens}"]
-        parts += ["bias"] * self.bias + [self.gate] * bool(self.gate) + ["res"] * self.residual
+        parts += ["outliers"] * self.outliers + ["bias"] * self.bias
+        parts += [self.gate] * bool(self.gate) + ["res"] * self.residual
         return "_".join([*parts, isa.name])
 
 

@@ -18,9 +18,10 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.vectors.isa import VectorISA
 from morendo.codegen.vectors.vector import Registers, load, splat, store, vector_type
-from morendo.ir.formats import ceil_div
+from morendo.ir.formats import OUTLIER_ARRAYS, ceil_div
 
-from .dequantize import BLOCK, STEPS, CodeReader, QuantizedWeights
+from .activations import Activations
+from .dequantize import STEPS, CodeReader, QuantizedWeights
 from .epilogue import Epilogue
 from .linear_spec import (
     LinearSpec,
@@ -30,31 +31,7 @@ from .linear_spec import (
     task_tokens,
     tensor_argument,
 )
-
-
-@dataclass(frozen=True)
-class Activations:
-    """int8 activations: codes [M, Kp], scales f32 [M, G], sums i32 [M, G]."""
-
-    isa: VectorISA
-    group_size: int
-    codes: Any
-    scales: Any
-    sums: Any
-
-    def words(self, token: Expr | int, group: Expr, block: Expr | int, step: int) -> Expr:
-        """Four channels of a token in every lane, as int32."""
-        channel = group * self.group_size + block * BLOCK + step * 4
-        four = T.reinterpret("int32", load(self.codes, (token, channel), 4))
-        return splat(four, self.isa.lanes)
-
-    def scale(self, token, group) -> Expr:
-        """The float32 scale of a token's group in every lane."""
-        return splat(self.scales[token, group], self.isa.lanes)
-
-    def sum(self, token, group) -> Expr:
-        """The sum of a token's codes of a group in every lane."""
-        return splat(self.sums[token, group], self.isa.lanes)
+from .outliers import MatrixSums, OutlierReader, add_to_vector
 
 
 @dataclass(frozen=True)
@@ -68,6 +45,7 @@ class Kernel:
     epilogue: Epilogue
     tokens: Any
     level: tuple[Any, Any] | None
+    outliers: OutlierReader | None
 
     @property
     def halves(self) -> int:
@@ -89,7 +67,9 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
         tensor_argument("scales", (tokens, groups), "float32"),
         tensor_argument("sums", (tokens, groups), "int32"),
     )
-    stored = {"plane3": T.int32(), "plane4": T.int32()}  # groups of each plane
+    p3, p4, slots = T.int32(), T.int32(), T.int32()
+    stored = {"plane3": p3, "plane4": p4}  # extents that are known at run time
+    stored |= {f"outlier_{name}": slots for name in ("value", "channel", "row")}
     buffers = {}
     for array in spec.weight_arrays():
         tiles, *rest = array.shape
@@ -98,21 +78,25 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
         buffers[array.name] = tensor_argument(f"w_{array.name}", (tiles, *rest), array.dtype)
     epilogue = Epilogue.declare(spec, isa)
     count = scalar_argument("tokens")
-    level = None
+    level, outliers = None, None
     if spec.format.kind == "q4":
         level = (scalar_argument("n3"), scalar_argument("n4"))
-        for name, plane in (("p3", "plane3"), ("p4", "plane4")):
-            scalar_argument(name, stored[plane])
-    return Kernel(
-        spec, isa, x, QuantizedWeights(isa, size, groups, buffers), epilogue, count, level
-    )
+        scalar_argument("p3", p3)
+        scalar_argument("p4", p4)
+        if spec.outliers:
+            sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
+            scalar_argument("slots", slots)
+            outliers = OutlierReader(groups, **sparse, slots=slots, n3=level[0])
+    weights = QuantizedWeights(isa, size, groups, buffers)
+    return Kernel(spec, isa, x, weights, epilogue, count, level, outliers)
 
 
 def build_quantized_linear(spec: LinearSpec, isa: VectorISA) -> tirx.PrimFunc:
     """Build the kernel of `spec`; its buffers are those of `LinearSpec` and `ir/formats.py`.
 
     Parameters of the kernel: codes, scales, sums, weights..., [bias], [residual], out, tokens,
-    and for nested codes n3, n4 (the level) and p3, p4 (the groups that the planes have stored).
+    for nested codes n3, n4 (the level) and p3, p4 (the groups that the planes have stored), and
+    with outliers their slots.
     """
     with kernel_builder(spec.kernel_name(isa)) as builder:
         kernel = _declare(spec, isa)
@@ -138,14 +122,12 @@ def _matrix_vector(kernel: Kernel) -> None:
                 with T.serial(first, end) as group:
                     for half in range(kernel.halves):
                         _add_group(kernel, reader, tile, group, half, sums, i)
-        finished = [
-            [
-                sums[i * kernel.halves + half] * kernel.weights.row_scale(task * tiles + i, half)
-                for half in range(kernel.halves)
-            ]
-            for i in range(tiles)
-        ]
-        kernel.epilogue.write(0, task * tiles, finished)
+        _scale_rows(kernel, sums, task * tiles, tiles, 1)
+        if kernel.outliers is not None:
+            for i in range(tiles):
+                first = i * kernel.halves
+                add_to_vector(kernel.outliers, kernel.x, task * tiles + i, sums, first)
+        kernel.epilogue.write(0, task * tiles, _of_token(kernel, sums, tiles, 0))
 
 
 def _add_group(kernel: Kernel, reader: CodeReader, tile, group, half, sums, i) -> None:
@@ -188,10 +170,13 @@ def _matrix_matrix(kernel: Kernel) -> None:
             for reader, first, end in kernel.weights.ranges(kernel.level):
                 with T.serial(first, end) as group:
                     _unpack_group(kernel, reader, first_tile, tiles, group, unpacked)
+            sparse = None
+            if kernel.outliers is not None:
+                sparse = MatrixSums.allocate(kernel.outliers, kernel.x, tiles, block)
             end_token = T.min(kernel.tokens, first_token + chunk)
             with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
                 token = T.bind(first_token + i * block)
-                _token_block(kernel, unpacked, first_tile, tiles, token, block)
+                _token_block(kernel, unpacked, sparse, first_tile, tiles, token, block)
 
 
 def _last_tile(kernel: Kernel, tile: Expr, tiles: int) -> Expr:
@@ -233,7 +218,7 @@ def _add_bytes(a: Expr, b: Expr, lanes: int) -> Expr:
     return T.reinterpret(vector_type("uint32", lanes), total)
 
 
-def _token_block(kernel: Kernel, unpacked, first_tile, tiles, token, block_tokens) -> None:
+def _token_block(kernel: Kernel, unpacked, sparse, first_tile, tiles, token, block_tokens) -> None:
     """The output of `block_tokens` tokens from `token` on for a row block."""
     spec, lanes, vectors = kernel.spec, kernel.isa.lanes, tiles * kernel.halves
     # The last block may hang over the buffers: it starts earlier and does some tokens again.
@@ -244,24 +229,43 @@ def _token_block(kernel: Kernel, unpacked, first_tile, tiles, token, block_token
         sums[i] = splat(T.float32(0), lanes)
     with T.serial(0, spec.groups) as group:
         _multiply_group(kernel, unpacked, first_tile, tiles, group, start, block_tokens, sums)
+    _scale_rows(kernel, sums, first_tile, tiles, block_tokens)
+    if sparse is not None:
+        with T.If(sparse.reader.n3 < spec.groups), T.Then():
+            _add_outliers(kernel, sparse, sums, first_tile, tiles, start)
     for m in range(block_tokens):
         at = T.bind(start + m)
         wanted = T.And(at >= token, at < kernel.tokens) if overhang else at < kernel.tokens
         with T.If(wanted), T.Then():
-            kernel.epilogue.write(at, first_tile, _scaled(kernel, sums, first_tile, tiles, m))
+            kernel.epilogue.write(at, first_tile, _of_token(kernel, sums, tiles, m))
 
 
-def _scaled(kernel: Kernel, sums: Registers, first_tile, tiles, m) -> list[list[Expr]]:
-    """The float sums of token m times the scales of the rows: per tile, per half."""
-    halves = kernel.halves
-    return [
-        [
-            sums[(m * tiles + i) * halves + half]
-            * kernel.weights.row_scale(_last_tile(kernel, first_tile + i, tiles), half)
-            for half in range(halves)
-        ]
-        for i in range(tiles)
-    ]
+def _of_token(kernel: Kernel, sums: Registers, tiles, m) -> list[list[Expr]]:
+    """The float sums of token m: per tile, per half."""
+    halves = range(kernel.halves)
+    return [[sums[(m * tiles + i) * len(halves) + half] for half in halves] for i in range(tiles)]
+
+
+def _scale_rows(kernel: Kernel, sums: Registers, first_tile, tiles, block_tokens) -> None:
+    """Multiply the float sums with the scales of their rows."""
+    for i, half in itertools.product(range(tiles), range(kernel.halves)):
+        tile = _last_tile(kernel, first_tile + i, tiles)
+        scale = T.bind(kernel.weights.row_scale(tile, half))
+        for m in range(block_tokens):
+            j = (m * tiles + i) * kernel.halves + half
+            sums[j] = sums[j] * scale
+
+
+def _add_outliers(
+    kernel: Kernel, sparse: MatrixSums, sums: Registers, first_tile, tiles, start
+) -> None:
+    """Add the products of the outliers of a row block with a token block."""
+    lanes = kernel.isa.lanes
+    block = [T.bind(_last_tile(kernel, first_tile + i, tiles)) for i in range(tiles)]
+    sparse.multiply(block, start)
+    for m, i, half in itertools.product(range(sparse.tokens), range(tiles), range(kernel.halves)):
+        j = (m * tiles + i) * kernel.halves + half
+        sums[j] = sums[j] + sparse.rows(i, half * lanes, m)
 
 
 def _initial_sums(kernel: Kernel, first_tile, tiles, group, start, block_tokens) -> Registers:

@@ -20,7 +20,7 @@ from morendo.codegen.weight_layout import Matrix
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import Level, Plan
-from morendo.ir.reference import Quantized, dequantize, unpack, unpack_quantized
+from morendo.ir.reference import dequantize, unpack, unpack_quantized
 from morendo.ir.weight_views import parse_view
 from morendo.runtime.artifact import MATRICES, WEIGHTS, read_plan
 
@@ -164,8 +164,7 @@ class DequantizedWeights:
         q = unpack_quantized(arrays, matrix.format, matrix.packed_rows)
         parts = []
         for start in range(0, matrix.packed_rows, _ROWS):
-            rows = slice(start, start + _ROWS)
-            some = Quantized(q.codes[rows], q.scale[rows], q.zero[rows], q.row_scale[rows])
+            some = q.rows(start, start + _ROWS)
             parts.append(dequantize(some, matrix.format, matrix.columns, bounds))
         return matrix.split(np.concatenate(parts), self._order(stored))
 

@@ -168,7 +168,7 @@ class Calibrator:
             start = 0
             for attrs, matrix in zip(linears, matrices, strict=True):
                 stop = start + len(matrix)
-                part = Quantized(*(array[start:stop] for array in vars(rounded).values()))
+                part = rounded.rows(start, stop)
                 self.codes.put(attrs["weight"], fmt, part)
                 results.append(_measure(attrs["weight"], matrix, part, fmt, hessian))
                 start = stop

@@ -24,7 +24,8 @@ static const struct {
   const char *name;
   uint8_t code, bits;
 } dtypes[] = {{"float32", CODE_FLOAT, 32}, {"float16", CODE_FLOAT, 16}, {"int8", CODE_INT, 8},
-              {"uint8", CODE_UINT, 8},     {"int32", CODE_INT, 32},     {"int64", CODE_INT, 64}};
+              {"uint8", CODE_UINT, 8},     {"uint16", CODE_UINT, 16},   {"int32", CODE_INT, 32},
+              {"int64", CODE_INT, 64}};
 enum { DTYPES = sizeof dtypes / sizeof *dtypes, ALIGNMENT_BYTES = 64 };
 
 static void *keep(Plan *plan, void *memory) {

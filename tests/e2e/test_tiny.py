@@ -102,7 +102,7 @@ def test_lower_levels_read_fewer_bits(
             session.set_level(level)
             divergences.append(kl_divergence(want, session.logits(ids)))
     assert divergences == sorted(divergences)
-    assert divergences[0] < 0.1 < divergences[2]
+    assert divergences[0] < 0.1 < divergences[-1]
 
 
 def test_generation_is_repeatable_and_stops(compile_tiny: Callable[..., Path]) -> None:

@@ -17,6 +17,7 @@ from morendo.codegen.kernels.linear_spec import LinearSpec
 from morendo.codegen.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.vectors.isa import VectorISA
 from morendo.ir import reference
+from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized
 from morendo.targets.x86 import isa as x86
 
@@ -116,6 +117,17 @@ def random_weights(rng: np.random.Generator, spec: LinearSpec) -> Quantized:
     return Quantized(codes, scale, zero, row_scale)
 
 
+def random_outliers(rng: np.random.Generator, spec: LinearSpec, slots: int) -> Outliers:
+    """Entries with small whole values, up to `slots` a tile: the first is full, the last empty."""
+    counts = rng.integers(0, slots + 1, spec.tiles)
+    counts[0], counts[-1] = slots, 0 if spec.tiles > 1 else slots
+    row = np.repeat(np.arange(spec.tiles) * 16, counts) + rng.integers(0, 16, counts.sum())
+    channel = rng.integers(0, spec.in_features, len(row))
+    channel[:2] = 0, spec.in_features - 1
+    value = rng.integers(-9, 10, len(row))
+    return Outliers(row.astype(np.int32), channel.astype(np.int32), value.astype(np.float16))
+
+
 def exact_scales(
     spec: LinearSpec, weights: Quantized, x: Activations
 ) -> tuple[Quantized, Activations]:
@@ -137,7 +149,13 @@ def expected_sums(
     dots -= zero[None].astype(np.int64) * x.sums[:, None].astype(np.int64)
     unit = 2040 if spec.format.kind == "q4" else 255
     scales = x.scales[:, None].astype(np.float64) * weights.scale[None] / unit
-    return (dots * scales).sum(-1) * weights.row_scale
+    sums = (dots * scales).sum(-1) * weights.row_scale
+    if weights.outliers is None or level is None:
+        return sums
+    sparse = np.zeros(weights.codes.shape, np.float32)
+    weights.outliers.add_to(sparse, level[0] * spec.format.group_size)
+    values = x.codes * np.repeat(x.scales.astype(np.float64), spec.format.group_size, axis=1)
+    return sums + values @ sparse.T
 
 
 def finish(

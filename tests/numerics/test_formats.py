@@ -10,7 +10,7 @@ from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import ROW_TILE, WeightFormat, format_for_bits
 
 SHAPES = [(16, 32), (1, 1), (17, 33), (100, 577), (48, 256)]
-QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p1,0"]
+QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p1,0", "q4g32o3", "q4g32p1,1o28"]
 
 
 def random_weight(shape: tuple[int, int]) -> np.ndarray:
@@ -104,10 +104,12 @@ def test_bytes_read_fall_with_the_level() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["q5g32", "q4", "q4g48", "q4g32p1,2", "q8g32p1,0", "q4g32p0.5,0", ""]
+    "name", ["q5g32", "q4", "q4g48", "q4g32p1,2", "q8g32p1,0", "q4g32p0.5,0", "q8g32o4", ""]
 )
 def test_unknown_formats_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"unknown weight format|group size|bad planes"):
+    with pytest.raises(
+        InputError, match=r"unknown weight format|group size|bad planes|bad outliers"
+    ):
         WeightFormat.parse(name)
 
 

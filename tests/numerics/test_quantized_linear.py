@@ -17,6 +17,7 @@ from tests.numerics.linear_cases import (
     expected_sums,
     finish,
     random_epilogue,
+    random_outliers,
     random_weights,
     run_poisoned,
     runnable_isas,
@@ -54,18 +55,25 @@ def levels(spec: LinearSpec, fmt: WeightFormat) -> list[tuple[int, int]]:
     return sorted({(a, min(b, a, n4)) for a, b in mixes}, reverse=True)
 
 
+SLOTS = 21
+
+
 def run_case(spec, isa, tokens: int, exact: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     run = compile_kernel(spec, isa)
     weights, x = random_weights(rng, spec), Activations.random(rng, spec)
+    if spec.outliers:
+        weights = replace(weights, outliers=random_outliers(rng, spec, SLOTS))
     if exact:
         weights, x = exact_scales(spec, weights, x)
     epilogue = random_epilogue(rng, spec)
     for fmt in stored_formats(spec):
+        fmt = replace(fmt, slots=SLOTS) if spec.outliers else fmt
         packed = reference.pack_quantized(weights, fmt)
         inputs = [x.codes, x.scales, x.sums, *packed.values(), *epilogue]
         for level in levels(spec, fmt) if fmt.kind == "q4" else [None]:
             counts = (*level, *fmt.plane_groups(spec.in_features)) if level else ()
+            counts += (SLOTS,) if spec.outliers else ()
             y = run_poisoned(run, spec, inputs, tokens, *counts)
             expected = finish(spec, expected_sums(spec, weights, x, level), *epilogue)[:tokens]
             check(y, expected, exact)
@@ -92,6 +100,25 @@ def test_one_token_is_exact(isa, fmt, rows, columns):
 def test_many_tokens_are_exact(isa, fmt, tokens):
     spec = LinearSpec(71, 416, WeightFormat.parse(fmt), max_tokens=31)
     run_case(spec, isa, tokens, exact=True, seed=tokens)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=label)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (71, 416), (33, 100)])
+@pytest.mark.parametrize(("max_tokens", "tokens"), [(1, 1), (3, 2), (8, 8), (31, 29)])
+def test_outliers_are_exact(isa, rows, columns, max_tokens, tokens):
+    spec = LinearSpec(rows, columns, WeightFormat("q4", 32), max_tokens, outliers=True)
+    run_case(spec, isa, tokens, exact=True, seed=rows + tokens)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 13])
+@pytest.mark.parametrize("gate", ["", "silu"])
+@pytest.mark.parametrize("isa", ISAS, ids=label)
+def test_outliers_with_epilogues(isa, gate, max_tokens):
+    fmt = WeightFormat("q4", 64)
+    spec = LinearSpec(
+        2 * 45, 200, fmt, max_tokens, bias=True, residual=True, gate=gate, outliers=True
+    )
+    run_case(spec, isa, max_tokens, exact=False, seed=max_tokens)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 13])

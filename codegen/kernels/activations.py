@@ -1,0 +1,44 @@
+"""8-bit activations as linear kernels read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.vectors.vector import load, splat
+
+from .dequantize import BLOCK
+
+
+@dataclass(frozen=True)
+class Activations:
+    """int8 activations: codes [M, Kp], scales f32 [M, G], sums i32 [M, G]."""
+
+    isa: VectorISA
+    group_size: int
+    codes: Any
+    scales: Any
+    sums: Any
+
+    def words(self, token: Expr | int, group: Expr, block: Expr | int, step: int) -> Expr:
+        """Four channels of a token in every lane, as int32."""
+        channel = group * self.group_size + block * BLOCK + step * 4
+        four = T.reinterpret("int32", load(self.codes, (token, channel), 4))
+        return splat(four, self.isa.lanes)
+
+    def scale(self, token, group) -> Expr:
+        """The float32 scale of a token's group in every lane."""
+        return splat(self.scales[token, group], self.isa.lanes)
+
+    def sum(self, token, group) -> Expr:
+        """The sum of a token's codes of a group in every lane."""
+        return splat(self.sums[token, group], self.isa.lanes)
+
+    def value(self, token: Expr | int, channel: Expr) -> Expr:
+        """One channel of a token as float32."""
+        scale = self.scales[token, T.floordiv(channel, self.group_size)]
+        return T.cast(self.codes[token, channel], "float32") * scale
