@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def parse_options() -> Options:
     tokens = [int(t) for t in a.tokens.split(",")]
     return Options(
         threads=a.threads,
-        formats=a.formats.split(","),
+        formats=re.split(",(?=[fq])", a.formats),  # q4g32p9,4 is one
         tokens=tokens,
         shapes=shapes,
         cpu=a.cpu,
@@ -212,6 +213,10 @@ def kernel_calls(
     stored = fmt.arrays(spec.out_features, spec.in_features)
     weights = [random_array(rng, a.dtype, a.shape) for a in stored]
     level = 2 * list(fmt.plane_groups(spec.in_features)) if fmt.kind == "q4" else []
+    if fmt.slots:
+        weights[-2] %= 16  # the rows of a tile
+        weights[-1][:] = 0  # every entry is in a group that is read at 2 bits
+        level.append(fmt.slots)
     sets = [[tvm.runtime.tensor(w) for w in weights] for _ in range(copies)]
     calls = [lambda w=w: kernel(*x, *w, out, tokens, *level) for w in sets]
     return calls, compile_seconds
@@ -226,7 +231,7 @@ def measure(options: Options, machine: Machine, memory: Limit, dot: Limit) -> It
         options.formats, options.shapes, options.tokens
     ):
         fmt = WeightFormat.parse(name)
-        spec = LinearSpec(rows, columns, fmt.without_counts, tokens)
+        spec = LinearSpec(rows, columns, fmt.without_counts, tokens, outliers=fmt.slots > 0)
         nbytes, operations = fmt.nbytes(rows, columns), 2 * rows * columns * tokens
         streamed = -(-options.streamed_megabytes * 1_000_000 // nbytes)
         for copies in (1, streamed) if tokens == 1 else (1,):

@@ -341,7 +341,7 @@ def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
     for index, groups in zip(indexes[1:], bounds, strict=False):
         stored = plan.tensors[index].dims[1]
         read[index] = read[index] * groups // int(stored) if stored else 0
-    if bounds and bounds[0] == plan.tensors[indexes[0]].dims[1]:
+    if indexes and bounds and bounds[0] == plan.tensors[indexes[0]].dims[1]:
         read |= {index: 0 for index in indexes if len(plan.tensors[index].dims) == 2}
     return read
 
