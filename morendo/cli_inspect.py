@@ -104,7 +104,7 @@ def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
         plane3, plane4 = fmt.plane_groups(columns)
         groups = (plane4, plane3 - plane4, fmt.groups(columns) - plane3)
     bits = f"{8 * entry['nbytes'] / (sum(entry['rows']) * columns):.2f}"
-    found = []
+    found: list[tuple[str | int, ...]] = []
     for name, rows, figures in zip(entry["names"], entry["rows"], entry["figures"], strict=True):
         outliers = fmt.slots * ceil_div(rows, ROW_TILE) if fmt.slots else "-"
         errors = ("-", "-")
