@@ -30,7 +30,8 @@ from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 from morendo.ir.reference import dequantize, quantize
-from morendo.passes.base import Calibration, Context, parse_spec
+from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
+from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.pipeline import known_passes, run_passes
 from morendo.progress import Progress, make_progress
 from morendo.quality.reference import Reference, torch_logits
@@ -101,6 +102,7 @@ class Bench:
         self, model: str, loaded: LoadedModel, windows: np.ndarray, text: str, count: int
     ) -> None:
         self.loaded, self.windows = loaded, windows
+        self.analyses: dict[str, list[Any]] = {}
         self.reference = Reference(model, True, Progress())
         assert loaded.tokenizer is not None
         ids = loaded.tokenizer.library.encode(text, add_special_tokens=False).ids
@@ -118,8 +120,12 @@ class Bench:
             weights = DerivedWeights(self.loaded.weights)
             calibration = Calibration(self.windows, codes, folder, progress.task)
             context = Context(None, weights, calibration=calibration)
-            recipe = parse_spec(variant.spec, known_passes())
+            recipe = self._without_known(parse_spec(variant.spec, known_passes()), calibration)
             module, _ = run_passes(self.loaded.module, recipe, context)
+            for index, step in enumerate(recipe):
+                if isinstance(step, AnalyzeGroupRanges):
+                    prefix = ",".join(each.spec for each in recipe[: index + 1])
+                    self.analyses[prefix] = calibration.analyses
             seconds = time.monotonic() - start
             matrices = _Matrices(module, weights, codes)
             torch_model = self.reference.model.build(lambda name, part: matrices.get(name))
@@ -141,6 +147,15 @@ class Bench:
             "top1": score.top1,
             "seconds": seconds,
         }
+
+    def _without_known(self, recipe: list[Pass], calibration: Calibration) -> list[Pass]:
+        """The recipe, without an analysis that an earlier variant made."""
+        for index, step in enumerate(recipe):
+            known = self.analyses.get(",".join(each.spec for each in recipe[: index + 1]))
+            if isinstance(step, AnalyzeGroupRanges) and known:
+                calibration.analyses = known
+                return recipe[:index] + recipe[index + 1 :]
+        return recipe
 
 
 class _Matrices:
