@@ -126,9 +126,7 @@ def test_softcap_and_interleaved_rope() -> None:
     np.testing.assert_allclose(
         TORCH_RULES["rope"](state, rope, q, torch.from_numpy(positions)), turned, atol=1e-6
     )
-    np.testing.assert_allclose(
-        TORCH_RULES["attention"](state, attention, q, k, v), want, atol=1e-6
-    )
+    np.testing.assert_allclose(TORCH_RULES["attention"](state, attention, q, k, v), want, atol=1e-6)
 
 
 def test_torch_with_codes_computes_what_numpy_computes(calibrated, windows, monkeypatch) -> None:
@@ -151,7 +149,9 @@ def formats(module) -> list[tuple[str, WeightFormat]]:
     from morendo.ir.invariants import calls
 
     found = [attrs_of(c) for name, c in calls(module) if name == "linear"]
-    return [(a["weight"], WeightFormat.parse(a["format"])) for a in found if "layers" in a["weight"]]
+    return [
+        (a["weight"], WeightFormat.parse(a["format"])) for a in found if "layers" in a["weight"]
+    ]
 
 
 def example(spec: str, features: int) -> tuple[Quantized, WeightFormat, np.ndarray]:
