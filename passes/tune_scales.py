@@ -24,10 +24,11 @@ class TuneScales(Pass):
 
     Codes stay what calibrate-weights made them. Each of `steps` runs one of the calibration's
     windows through the float and the quantized model and follows the gradient of KL(float ||
-    quantized) with Adam, one cycle up to `learning_rate` (of a scale's relative change). Windows
-    held back tell whether the stored result is better; if not, the codes stay as they were. Does
-    not fire on a model whose float weights take more than `memory_mb` megabytes, or with generic
-    ops that torch has no rule for here; matrices without codes are used as they will be packed.
+    quantized) with Adam, one cycle up to `learning_rate`, which is in units of a group's spacing of
+    codes. Windows held back tell whether the stored result is better; if not, the codes stay as
+    they were. Does not fire on a model whose float weights take more than `memory_mb` megabytes
+    (in all it needs about three times as much), or with ops that have no gradient here; matrices
+    without codes are used as they will be packed.
 
     Source: end-to-end training of quantization parameters of EfficientQAT, arXiv 2407.11062.
     """

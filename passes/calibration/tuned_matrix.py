@@ -2,9 +2,11 @@
 
 What a group of a row stands for is (code - zero) * step; both can change a little, by
 
-    W' = W * (1 + growth) + shift * UNIT * std(W)
+    W' = W * (1 + growth * GROWTH * spacing / rms(W)) + shift * spacing
 
-and only W' is ever as large as the matrix: it is made for each use, forward and backward.
+with the spacing between two codes of the group: the fewer its bits, the more there is to win, and
+one learning rate does for all. Only W' is ever as large as the matrix: it is made for each use,
+forward and backward.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from torch.nn import functional
 from morendo.ir.formats import SCALE_STEPS, WeightFormat
 from morendo.ir.reference import STEP, Quantized, group_scale, reading
 
+from .error_feedback import group_grids
 from .fit import LARGEST_ZERO
 
-UNIT = 0.3
-"""A shift of 1 in standard deviations of the group: it then moves as readily as the growth."""
+GROWTH = 3.0
+"""At 4 bits a growth of 1 then about doubles the scale, and moves weights more than a shift."""
 
 
 class TunedMatrix:
@@ -48,6 +51,8 @@ class TunedMatrix:
         self.codes = torch.from_numpy(read.astype(np.int8))  # [N, G, g], at most 8 * 15 or 127
         self.zero = torch.from_numpy(zero.astype(np.float32))
         self.middle = torch.from_numpy(codes.zero.astype(np.float32)) - self.zero
+        self.scale = torch.from_numpy(codes.scale.astype(np.float32))
+        self.row_scale = torch.from_numpy(codes.row_scale)
         self.step = torch.from_numpy(group_scale(codes) / self.unit)
         self.sparse: tuple[torch.Tensor, ...] = ()
         if codes.outliers is not None:
@@ -56,7 +61,10 @@ class TunedMatrix:
             self.sparse = tuple(torch.from_numpy(part) for part in vars(found).values())
         self.growth = torch.zeros_like(self.step, requires_grad=not fixed)
         self.shift = torch.zeros_like(self.step, requires_grad=nested and not fixed)
-        self.spread = UNIT * self.dense().std(-1)
+        size = self.dense().square_().mean(-1).sqrt_()
+        grids = group_grids(fmt, codes.codes.shape[1])
+        self.spacing = self.step * self.unit * torch.tensor([grid.spacing for grid in grids])
+        self.relative = torch.where(size > 0, GROWTH * self.spacing / size, 0.0)
 
     @property
     def parameters(self) -> list[torch.Tensor]:
@@ -69,9 +77,9 @@ class TunedMatrix:
 
     def values(self) -> torch.Tensor:
         """W' as it is stored: float32 [N, Kp]."""
-        grown = self.step * (1 + self.growth.detach())
+        grown = self.step * (1 + self.growth.detach() * self.relative)
         values = (self.codes - self.zero[..., None]).mul_(grown[..., None])
-        values.add_((self.shift.detach() * self.spread)[..., None])
+        values.add_((self.shift.detach() * self.spacing)[..., None])
         values = values.reshape(len(values), -1)
         if self.sparse:
             row, channel, value = self.sparse
@@ -101,8 +109,9 @@ class TunedMatrix:
         what it was, whatever rounding did to the step.
         """
         mean = self.codes.float().mean(-1)
-        wanted = (mean - self.zero) * self.step * (1 + self.growth) + self.shift * self.spread
-        step = self.step * self.unit * (1 + self.growth)
+        grown = self.step * (1 + self.growth * self.relative)
+        wanted = (mean - self.zero) * grown + self.shift * self.spacing
+        step = grown * self.unit
         self.row_scale = step.amax(1)
         safe = torch.where(self.row_scale > 0, self.row_scale, 1.0)[:, None]
         self.scale = torch.round(step / safe * SCALE_STEPS).clamp_(1, SCALE_STEPS)
@@ -145,6 +154,6 @@ class _Linear(torch.autograd.Function):
             grad_x = matrix.natural_input(grad_y @ matrix.values(), x.shape[-1]).reshape(x.shape)
         if ctx.needs_input_grad[1]:
             grad = (grad_y.T @ matrix.stored_input(x)).reshape(matrix.codes.shape)
-            shift = grad.sum(-1) * matrix.spread if ctx.needs_input_grad[2] else None
-            growth = grad.mul_(matrix.dense()).sum(-1)
+            shift = grad.sum(-1) * matrix.spacing if ctx.needs_input_grad[2] else None
+            growth = grad.mul_(matrix.dense()).sum(-1) * matrix.relative
         return grad_x, growth, shift, None

@@ -190,12 +190,11 @@ def test_gradients(spec: str, features: int) -> None:
     target = torch.randn(1, 5, 20)
     inputs = [x, *matrix.parameters]
     got = torch.autograd.grad((matrix(x) * target).sum(), inputs)
-    dense = matrix.dense()
-    sparse = matrix.values().detach() - (
-        dense * (1 + matrix.growth)[..., None] + (matrix.shift * matrix.spread)[..., None]
-    ).reshape(20, -1)
-    weight = dense * (1 + matrix.growth)[..., None] + (matrix.shift * matrix.spread)[..., None]
-    weight = (weight.reshape(20, -1) + sparse.detach())[:, :features]
+    growth, shift = matrix.growth * matrix.relative, matrix.shift * matrix.spacing
+    weight = (matrix.dense() * (1 + growth)[..., None] + shift[..., None]).reshape(20, -1)
+    sparse = matrix.values() - weight.detach()
+    assert (sparse.abs() > 1e-3).sum() == (0 if codes.outliers is None else 2)
+    weight = (weight + sparse)[:, :features]
     plain = (x[..., torch.from_numpy(order).long()] @ weight.T * target).sum()
     for mine, want in zip(got, torch.autograd.grad(plain, inputs), strict=True):
         torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-4)
@@ -206,7 +205,7 @@ def test_what_is_stored_is_near_and_exact(spec: str, features: int) -> None:
     codes, fmt, _ = example(spec, features)
     matrix = TunedMatrix(codes, fmt, None)
     for parameter in matrix.parameters:
-        parameter.data = 0.03 * torch.randn_like(parameter)
+        parameter.data = 0.1 * torch.randn_like(parameter)
     wanted, before = matrix.values(), dequantize(codes, fmt, features)
     matrix.settle()
     stored = matrix.settled(codes)
@@ -226,7 +225,7 @@ def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
     figures = report.figures["all matrices"]
     assert report.counts == {"matrices tuned": 28}
     assert figures["steps"] == 24
-    assert figures["kl_after"] < 0.95 * figures["kl_before"]
+    assert figures["kl_after"] < 0.92 * figures["kl_before"]
     old = calibrated[1].calibration.codes
     for name, fmt in formats(module):
         mine, other = context.calibration.codes.get(name, fmt), old.get(name, fmt)
