@@ -27,8 +27,8 @@ class TuneScales(Pass):
     quantized) with Adam, one cycle up to `learning_rate`, which is in units of a group's spacing of
     codes. Windows held back tell whether the stored result is better; if not, the codes stay as
     they were. Does not fire on a model whose float weights take more than `memory_mb` megabytes
-    (in all it needs about three times as much), or with ops that have no gradient here; matrices
-    without codes are used as they will be packed.
+    (in all it needs twice as much, and one to two gigabytes for activations), or with ops that have
+    no gradient here; matrices without codes are used as they will be packed.
 
     Source: end-to-end training of quantization parameters of EfficientQAT, arXiv 2407.11062.
     """

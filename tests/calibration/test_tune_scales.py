@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +158,7 @@ def formats(module) -> list[tuple[str, WeightFormat]]:
 def example(spec: str, features: int) -> tuple[Quantized, WeightFormat, np.ndarray]:
     """Codes of a random matrix, with outliers if the format has them, and an order."""
     rng = np.random.default_rng(3)
+    torch.manual_seed(3)
     fmt = WeightFormat.parse(spec)
     codes = quantize(rng.standard_normal((20, features), np.float32), fmt)
     if fmt.slots:
@@ -257,6 +259,21 @@ def test_what_is_left_alone(options, count: int, why: str, calibrated, tmp_path:
     assert [(where, why in text) for where, text in report.misses] == [("main", True)]
     assert not report.counts
     assert unchanged(few, context)
+
+
+def test_an_interrupted_run_leaves_the_codes(calibrated, tmp_path: Path) -> None:
+    module, context = calibrated
+
+    @contextmanager
+    def track(title: str, steps: int):
+        assert (title, steps) == ("tune scales", 3)
+        done = iter(range(2))
+        yield lambda: next(done)
+
+    stopped = with_codes(context, tmp_path, track=track)
+    with pytest.raises(StopIteration):
+        passes("tune-scales{steps=3}", module, stopped)
+    assert unchanged(stopped, context)
 
 
 def test_an_op_without_gradients(calibrated, tmp_path: Path, monkeypatch) -> None:
