@@ -37,7 +37,7 @@ from morendo.progress import Progress, make_progress
 from morendo.quality.reference import Reference, torch_logits
 from morendo.quality.scores import compare, cut_windows, summarize
 
-CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.3, 3.7, 4.0, 4.25)
+CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
 PLAIN = "normalize,quantize-weights{{group_size={size}}}"
 BUDGET = (
     "normalize,quantize-weights{{group_size=64}},analyze-group-ranges,"
@@ -80,6 +80,7 @@ def passes(bits: float = 2.9) -> list[Variant]:
     first_order = bits - 16 / 64
     return [
         Variant("all", spec(bits)),
+        Variant("with tuned scales, the default", spec(bits) + ",tune-scales"),
         Variant("with outliers, 0.3 %", outliers),
         Variant("without ranking of groups", spec(bits, ",ranked=False")),
         Variant("without order of channels", spec(bits).replace("ranges", "ranges{sort=False}", 1)),

@@ -12,7 +12,9 @@ from morendo.ir.formats import format_for_bits
 
 GROUP_SIZE = 32
 BUDGET_GROUP_SIZE = 64
-"""Under a budget larger groups are better: their scales take half as many bits."""
+"""Under a budget larger groups are better: their scales take half as many bits,"""
+BITS_FOR_SMALL_GROUPS = 4.5
+"""up to where groups of 32 have 4 bits nearly everywhere."""
 DEFAULT_TEXT = "pydoc"
 
 
@@ -52,7 +54,8 @@ class Budget:
             )
         if given and str(bits) != "4":
             raise InputError(f"a budget is for 4-bit weights (got bits {bits!r})")
-        size = group_size or (BUDGET_GROUP_SIZE if given else GROUP_SIZE)
+        large = given and (average_bits or 0) < BITS_FOR_SMALL_GROUPS
+        size = group_size or (BUDGET_GROUP_SIZE if large else GROUP_SIZE)
         format_for_bits(bits, size)
         return cls(bits, average_bits or 0.0, size_mb or 0.0, size)
 
@@ -97,12 +100,14 @@ class Budget:
             steps += ["analyze-group-ranges", f"promote-groups{{{limit}}}"]
         if calibrated:
             steps.append("calibrate-weights")
+        if calibrated and self.limited:
+            steps.append("tune-scales")
         steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
         return ",".join(steps)
 
 
 def default_name(model: str | Path, target: str, label: str) -> str:
-    """SmolLM2-135M-x86-4bit for .../SmolLM2-135M.gguf; hub ids lose their owner."""
+    """MODEL-TARGET-4bit for .../MODEL.gguf; hub ids lose their owner."""
     path = Path(model)
     stem = re.sub(r"\.gguf$", "", path.name or path.resolve().name, flags=re.IGNORECASE)
     return f"{stem}-{target}-{label}"

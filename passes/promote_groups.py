@@ -22,6 +22,9 @@ from .split_outliers import LARGEST_FRACTION, outlier_slots
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
 
+SLACK = 1.1
+"""A budget may be so much more than 4 bits everywhere take; one beyond that is a mistake."""
+
 
 @dataclass(frozen=True)
 class PromoteGroups(Pass):
@@ -79,7 +82,7 @@ class PromoteGroups(Pass):
     def _check(self, budget: float, inputs: list[_Input], fixed: int, count: int) -> None:
         least = sum(i.nbytes(0, 0) for i in inputs)
         most = sum(i.nbytes(i.groups, i.groups) for i in inputs)
-        if least <= budget and (budget <= most or self.size_mb):
+        if least <= budget and (budget <= SLACK * most or self.size_mb):
             return
         nearest = least if budget < least else most
         if self.size_mb:

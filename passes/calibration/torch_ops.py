@@ -1,0 +1,188 @@
+"""The numpy meaning of the dialect (`ir/evaluate_dialect.py`) in torch, so that it has gradients.
+
+For normalized modules; values are float32 tensors, token ids and positions int64 ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+from tvm import relax
+
+from morendo.ir.dialect import PREFIX, op_name
+from morendo.ir.evaluate import Interpreter
+from morendo.ir.evaluate_dialect import State
+from morendo.ir.text import bindings_of
+
+from .stages import Attrs
+
+
+class TorchWeights(Protocol):
+    """What a function reads besides its inputs."""
+
+    def get(self, name: str) -> torch.Tensor:
+        """A vector, or what a generic op reads."""
+        ...
+
+    def rows(self, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of an embedding's table by ids [1, n]: [1, n, C]."""
+        ...
+
+    def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+        """x [1, n, K] times a linear's matrix, without bias: [1, n, N]."""
+        ...
+
+
+class TorchFunction:
+    """A function of token ids and positions that torch runs and differentiates.
+
+    Args:
+        function: main of a normalized module.
+    """
+
+    def __init__(self, function: relax.Function) -> None:
+        self.function = function
+        self.bindings = bindings_of(function)
+        last: dict[relax.Var, int] = {}
+        for index, binding in enumerate(self.bindings):
+            for var in relax.analysis.free_vars(binding.value):
+                last[var] = index
+        for var in relax.analysis.free_vars(function.body.body):
+            last.pop(var, None)
+        self.dead: list[list[relax.Var]] = [[] for _ in self.bindings]
+        for var, index in last.items():
+            self.dead[index].append(var)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Ops that have no rule here."""
+        calls = [b.value for b in self.bindings if isinstance(b.value, relax.Call)]
+        names = {op_name(c) or str(c.op.name).removeprefix("relax."): c for c in calls}
+        missing = set(names) - set(TORCH_RULES)
+        return sorted(PREFIX + n if op_name(names[n]) else f"relax.{n}" for n in missing)
+
+    def __call__(self, weights: TorchWeights, ids: np.ndarray) -> torch.Tensor:
+        """Logits float32 [n, V] of token ids int64 [n]; values go after their last use."""
+        state: Any = State(weights)  # type: ignore[arg-type]  # tensors take the arrays' place
+        interpreter = Interpreter(state, TORCH_RULES)
+        inputs = torch.from_numpy(ids)[None], torch.arange(len(ids))[None]
+        for param, value in zip(self.function.params, inputs, strict=True):
+            interpreter.bind(param, value)
+        for binding, dead in zip(self.bindings, self.dead, strict=True):
+            interpreter.bind(binding.var, interpreter.value(binding.value))
+            for var in dead:
+                interpreter.env.pop(var, None)
+        return interpreter.value(self.function.body.body)[0]
+
+
+def _weight(state: State, attrs: Attrs) -> Any:
+    return state.weight(attrs["name"])
+
+
+def _embedding(state: Any, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
+    return state.weights.rows(attrs, ids)
+
+
+def _linear(state: Any, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+    y = state.weights.linear(attrs, x)
+    bias = state.weight(attrs["bias"])
+    return y if bias is None else y + bias
+
+
+def _rms_norm(state: State, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+    weight = state.weight(attrs["weight"]) + attrs["offset"]
+    return functional.rms_norm(x, x.shape[-1:], weight, attrs["eps"])
+
+
+def _layer_norm(state: State, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = state.weight(attrs["weight"]), state.weight(attrs["bias"])
+    return functional.layer_norm(x, x.shape[-1:], weight, bias, attrs["eps"])
+
+
+def _rope(state: State, attrs: Attrs, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    frequencies: Any = state.weight(attrs["inv_freq"])
+    angle = positions[..., None, None].float() * frequencies  # (1, n, 1, R/2)
+    cos, sin = angle.cos() * attrs["scaling"], angle.sin() * attrs["scaling"]
+    turned, rest = x.split([2 * len(frequencies), x.shape[-1] - 2 * len(frequencies)], -1)
+    if attrs["interleaved"]:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+    else:
+        first, second = turned.chunk(2, -1)
+    pair = first * cos - second * sin, second * cos + first * sin
+    turned = torch.stack(pair, -1).flatten(-2) if attrs["interleaved"] else torch.cat(pair, -1)
+    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
+
+
+def _attention(
+    state: State, attrs: Attrs, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """Of whole windows: as many keys as queries."""
+    repeats = q.shape[2] // k.shape[2]
+    k, v = (t.repeat_interleave(repeats, 2) if repeats > 1 else t for t in (k, v))
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (1, H, n, D)
+    if attrs["window"] or attrs["softcap"] or attrs["alibi"]:
+        y = _explicit_attention(attrs, q, k, v, state.weight(attrs["alibi"]))
+    else:
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attrs["scale"])
+    return y.transpose(1, 2)
+
+
+def _explicit_attention(
+    attrs: Attrs, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, alibi: Any
+) -> torch.Tensor:
+    scores = q @ k.transpose(-1, -2) * attrs["scale"]
+    if attrs["softcap"]:
+        scores = attrs["softcap"] * torch.tanh(scores / attrs["softcap"])
+    key = torch.arange(k.shape[2])
+    if alibi is not None:
+        scores = scores + alibi[:, None, None] * key.float()
+    behind = key[:, None] - key
+    hidden = (behind < 0) | (behind >= (attrs["window"] or len(key)))
+    return torch.softmax(scores.masked_fill(hidden, -torch.inf), -1) @ v
+
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": functional.silu,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
+
+def _gated(state: State, attrs: Attrs, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return _ACTIVATIONS[attrs["activation"]](gate) * up
+
+
+def _plain(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A generic op's rule; constants among its operands are numpy arrays."""
+
+    def rule(call: relax.Call, *args: Any) -> torch.Tensor:
+        return function(*(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args))
+
+    return rule
+
+
+TORCH_RULES: dict[str, Callable[..., Any]] = {
+    "weight": _weight,
+    "embedding": _embedding,
+    "linear": _linear,
+    "rms_norm": _rms_norm,
+    "layer_norm": _layer_norm,
+    "rope": _rope,
+    "attention": _attention,
+    "gated": _gated,
+    "add": _plain(torch.add),
+    "subtract": _plain(torch.sub),
+    "multiply": _plain(torch.mul),
+    "divide": _plain(torch.div),
+    "tanh": _plain(torch.tanh),
+    "sigmoid": _plain(torch.sigmoid),
+    "reshape": _plain(torch.reshape),
+    "permute_dims": lambda call, x: x.permute([int(axis) for axis in call.attrs.axes]),
+    "concat": lambda call, parts: torch.cat(parts, int(call.attrs.axis)),
+    **{f"nn.{name}": _plain(function) for name, function in _ACTIVATIONS.items()},
+}

@@ -1,0 +1,214 @@
+"""Tuning the scales and zeros of all matrices together: the model's output shall stay the same.
+
+The loss is KL(float model || quantized model) of the next token on windows of text; some windows
+are held back to tell whether it helped. Source: end-to-end training of quantization parameters as
+in EfficientQAT, arXiv 2407.11062, by distillation and for few steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from morendo.ir.code_store import CodeStore
+from morendo.ir.evaluate_dialect import formatted
+from morendo.ir.formats import WeightFormat
+from morendo.ir.reference import quantize
+
+from .stages import Attrs
+from .stream import Weights
+from .torch_ops import TorchFunction
+from .tuned_matrix import TunedMatrix
+
+HELD_BACK = 4
+"""Windows that no step sees."""
+WARM_UP = 0.15
+"""Part of the steps in which the learning rate rises."""
+SEED = 0
+
+
+class FloatWeights:
+    """The model as it came, kept in memory as far as it was read."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def get(self, name: str) -> torch.Tensor:
+        """A weight as the checkpoint has it."""
+        if name not in self._kept:
+            self._kept[name] = torch.from_numpy(np.ascontiguousarray(self.weights.get(name)))
+        return self._kept[name]
+
+    def rows(self, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of an embedding's table by ids [1, n]: [1, n, C]."""
+        return functional.embedding(ids, self.get(attrs["weight"]))
+
+    def matrix(self, attrs: Attrs) -> torch.Tensor:
+        """A linear's matrix [N, K]."""
+        weight = self.get(attrs["weight"])
+        return weight.T if attrs["transposed"] else weight
+
+    def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+        """x [1, n, K] times a linear's matrix: [1, n, N]."""
+        return functional.linear(x, self.matrix(attrs))
+
+
+class TunedWeights(FloatWeights):
+    """The model as it will be stored, with gradients to the scales of what is in a code store.
+
+    Args:
+        floats: the model as it came.
+        codes: of matrices; those that are not in it are rounded to nearest.
+    """
+
+    def __init__(self, floats: FloatWeights, codes: CodeStore) -> None:
+        super().__init__(floats.weights)
+        self.floats, self.codes = floats, codes
+        self.tuned: dict[tuple[str, WeightFormat], TunedMatrix] = {}
+        self._fixed: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+
+    def get(self, name: str) -> torch.Tensor:
+        """What has no format."""
+        return self.floats.get(name)
+
+    def rows(self, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
+        """Rows are rounded one by one, so the table need not be."""
+        rows = self.floats.rows(attrs, ids)
+        return torch.from_numpy(formatted(rows[0].numpy(), attrs["format"]))[None]
+
+    def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+        """x [1, n, K] times what a linear's matrix is stored as: [1, n, N]."""
+        name, fmt = attrs["weight"], WeightFormat.parse(attrs["format"])
+        if (name, fmt) not in self.tuned and name not in self._fixed:
+            self._load(attrs, fmt)
+        run = self.tuned.get((name, fmt)) or self._fixed[name]
+        return run(x)
+
+    def _load(self, attrs: Attrs, fmt: WeightFormat) -> None:
+        order = self.weights.get(attrs["order"]) if attrs["order"] else None
+        codes = self.codes.get(attrs["weight"], fmt) if fmt.quantized else None
+        if codes is not None:
+            self.tuned[attrs["weight"], fmt] = TunedMatrix(codes, fmt, order)
+            return
+        matrix = self.floats.matrix(attrs).numpy()
+        if fmt.quantized:
+            matrix = matrix if order is None else matrix[:, order]
+            fixed = TunedMatrix(quantize(matrix, fmt), fmt, order, fixed=True)
+        else:
+            values = torch.from_numpy(formatted(matrix, attrs["format"]))
+            fixed = partial(functional.linear, weight=values)
+        self._fixed[attrs["weight"]] = fixed
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What the steps did.
+
+    Attributes:
+        matrices: that were tuned.
+        before, after: mean KL in nats a token on the windows held back; after with what is stored.
+    """
+
+    matrices: int
+    before: float
+    after: float
+
+    @property
+    def better(self) -> bool:
+        """Whether the new scales are worth keeping; not when the loss is not finite."""
+        return self.after < self.before
+
+
+class Tuner:
+    """Runs the steps.
+
+    Args:
+        function: main of a normalized module whose formats are chosen.
+        weights: of the model.
+        codes: of its matrices; scales and zeros are replaced at the end of a run that helped.
+        learning_rate: of Adam, at its peak.
+    """
+
+    def __init__(
+        self, function: TorchFunction, weights: Weights, codes: CodeStore, learning_rate: float
+    ) -> None:
+        self.function, self.codes, self.learning_rate = function, codes, learning_rate
+        self.floats = FloatWeights(weights)
+        self.student = TunedWeights(self.floats, codes)
+
+    def run(self, windows: np.ndarray, steps: int, advance: Callable[[], None]) -> Tuned:
+        """Tune, and keep what came of it if it helped.
+
+        Args:
+            windows: token ids int64 [W, n], at least 2.
+            steps: of one window each.
+            advance: called after every step.
+        """
+        seen, held = hold_back(windows)
+        before = self._mean_divergence(held)
+        matrices = self.student.tuned
+        self._steps(_in_random_order(seen, steps), [*matrices.values()], advance)
+        for matrix in matrices.values():
+            matrix.settle()
+        tuned = Tuned(len(matrices), before, self._mean_divergence(held))
+        if tuned.better:
+            for (name, fmt), matrix in matrices.items():
+                codes = self.codes.get(name, fmt)
+                assert codes is not None, name
+                figures = self.codes.figures(name, fmt)
+                self.codes.put(name, fmt, matrix.settled(codes), figures)
+        return tuned
+
+    def _steps(
+        self, windows: np.ndarray, matrices: list[TunedMatrix], advance: Callable[[], None]
+    ) -> None:
+        parameters = [p for matrix in matrices for p in matrix.parameters]
+        optimizer = torch.optim.Adam(parameters, betas=(0.9, 0.95))
+        for index, ids in enumerate(windows):
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * part_of_rate((index + 1) / (len(windows) + 1))
+            optimizer.zero_grad()
+            self._divergence(ids).backward()
+            optimizer.step()
+            advance()
+
+    def _divergence(self, ids: np.ndarray) -> torch.Tensor:
+        """KL(float model || quantized model) of a window, mean over its tokens."""
+        with torch.no_grad():
+            target = functional.log_softmax(self.function(self.floats, ids), -1)
+        found = functional.log_softmax(self.function(self.student, ids), -1)
+        loss = functional.kl_div(found, target, log_target=True, reduction="sum")
+        return loss / len(ids)
+
+    @torch.no_grad()
+    def _mean_divergence(self, windows: np.ndarray) -> float:
+        return float(np.mean([float(self._divergence(ids)) for ids in windows]))
+
+
+def hold_back(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows for the steps, and a few from all parts of the text that are kept from them."""
+    count = min(HELD_BACK, max(len(windows) // 4, 1))
+    held = ((np.arange(count) + 0.5) * len(windows) / count).astype(int)
+    return np.delete(windows, held, axis=0), windows[held]
+
+
+def _in_random_order(windows: np.ndarray, count: int) -> np.ndarray:
+    """`count` windows; none comes again before all others came."""
+    rng = np.random.default_rng(SEED)
+    rounds = -(-count // len(windows))
+    order = np.concatenate([rng.permutation(len(windows)) for _ in range(rounds)])
+    return windows[order[:count]]
+
+
+def part_of_rate(done: float) -> float:
+    """The learning rate at a part of the steps, as a part of its peak: one cycle."""
+    if done < WARM_UP:
+        return done / WARM_UP
+    return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2

@@ -1,0 +1,100 @@
+"""tune-scales: move the scales and zeros of rounded matrices until the model's output is closer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tvm
+from tvm import relax
+
+from morendo.ir.dialect import attrs_of, op_name
+from morendo.ir.errors import CompileError, InputError
+from morendo.ir.text import bindings_of
+
+from .base import Context, Pass, needed_calibration
+
+
+@dataclass(frozen=True)
+class TuneScales(Pass):
+    """Tune scales and zeros of all matrices together, by the output of the float model.
+
+        y = M.linear(x, weight="w", ..., format="q4g32")
+        ->  the same; codes of "w" in the calibration's code store have other scales and zeros
+
+    Codes stay what calibrate-weights made them. Each of `steps` runs one of the calibration's
+    windows through the float and the quantized model and follows the gradient of KL(float ||
+    quantized) with Adam, one cycle up to `learning_rate`, which is in units of a group's spacing of
+    codes. Windows held back tell whether the stored result is better; if not, the codes stay as
+    they were. Does not fire on a model whose float weights take more than `memory_mb` megabytes
+    (in all it needs twice as much, and one to two gigabytes for activations), or with ops that have
+    no gradient here; matrices without codes are used as they will be packed.
+
+    Source: end-to-end training of quantization parameters of EfficientQAT, arXiv 2407.11062.
+    """
+
+    name: ClassVar[str] = "tune-scales"
+    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+
+    steps: int = 24
+    learning_rate: float = 2e-3
+    memory_mb: int = 4096
+
+    def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
+        if self.steps < 1 or self.learning_rate <= 0 or self.memory_mb < 0:
+            raise InputError(
+                f"{self.name}: bad option (got {self.spec})",
+                hint="steps and learning_rate are positive",
+            )
+        calibration, weights = needed_calibration(self.name, context)
+        if not len(calibration.codes):
+            raise CompileError(
+                f"{self.name}: no matrix has codes", hint="run calibrate-weights before it"
+            )
+        # torch takes seconds to import: not before it is needed
+        from .calibration.torch_ops import TorchFunction
+        from .calibration.tuner import Tuner
+
+        function = TorchFunction(module["main"])
+        why = self._obstacle(module["main"], function.unknown, len(calibration.windows))
+        if why:
+            context.report.missed("main", why)
+            return module
+        tuner = Tuner(function, weights, calibration.codes, self.learning_rate)
+        with calibration.track("tune scales", self.steps) as advance:
+            tuned = tuner.run(calibration.windows, self.steps, advance)
+        context.report.figures["all matrices"] = {
+            "kl_before": tuned.before,
+            "kl_after": tuned.after,
+            "steps": self.steps,
+        }
+        if tuned.better:
+            context.report.count("matrices tuned", tuned.matrices)
+        else:
+            worse = f"{tuned.after:.4g} instead of {tuned.before:.4g} nats a token"
+            context.report.missed("main", f"no better on windows held back: {worse}")
+        return module
+
+    def _obstacle(self, function: relax.Function, unknown: list[str], windows: int) -> str:
+        """Why the function is left alone; "" when it is not."""
+        megabytes = float_bytes(function) / 2**20
+        if megabytes > self.memory_mb:
+            return f"float weights take {megabytes:.0f} MB, memory_mb is {self.memory_mb}"
+        if unknown:
+            return f"no gradients of {', '.join(unknown)}"
+        if windows < 2:
+            return "one window of text: none can be held back"
+        return ""
+
+
+def float_bytes(function: relax.Function) -> int:
+    """Bytes of a function's matrices in float32."""
+    sizes: dict[str, int] = {}
+    for binding in bindings_of(function):
+        name = op_name(binding.value)
+        if name in ("linear", "embedding"):
+            attrs = attrs_of(binding.value)
+            shape = ("out_features", "in_features") if name == "linear" else ("rows", "features")
+            sizes[attrs["weight"]] = 4 * attrs[shape[0]] * attrs[shape[1]]
+    return sum(sizes.values())
