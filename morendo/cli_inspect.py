@@ -84,9 +84,18 @@ _MATRIX_HEADER = (
 
 def _matrices(artifact: Path) -> str:
     """A row for every matrix; the last two are its output error on the calibration text."""
+    from morendo.ir.errors import ArtifactError, InputError
     from morendo.runtime.artifact import read_matrix_list
 
-    rows = [row for entry in read_matrix_list(artifact) for row in _matrix_rows(entry)]
+    entries = read_matrix_list(artifact)
+    try:
+        rows = [row for entry in entries for row in _matrix_rows(entry)]
+    except (KeyError, TypeError, InputError) as error:
+        raise ArtifactError(
+            f"the list of weights is malformed ({type(error).__name__}: {error})",
+            where=str(artifact),
+            hint="compile it again",
+        ) from None
     notes = [
         "4, 3 and 2 bit: groups of input channels stored with so many. to nearest, kept: part of",
         "the output that is lost on the calibration text, with all bits rounded to nearest, and as",

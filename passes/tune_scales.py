@@ -8,8 +8,11 @@ from typing import ClassVar
 import tvm
 from tvm import relax
 
+from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of, op_name
 from morendo.ir.errors import CompileError, InputError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import calls
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass, needed_calibration
@@ -54,8 +57,11 @@ class TuneScales(Pass):
             )
         # torch takes seconds to import: not before it is needed
         from .calibration.torch_ops import TorchFunction
-        from .calibration.tuner import Tuner
+        from .calibration.tuner import TUNED, Tuner
 
+        if all(TUNED in figures for figures in _all_figures(module, calibration.codes)):
+            context.report.count("matrices tuned before", len(calibration.codes))
+            return module
         function = TorchFunction(module["main"])
         why = self._obstacle(module["main"], function.unknown, len(calibration.windows))
         if why:
@@ -98,3 +104,10 @@ def float_bytes(function: relax.Function) -> int:
             shape = ("out_features", "in_features") if name == "linear" else ("rows", "features")
             sizes[attrs["weight"]] = 4 * attrs[shape[0]] * attrs[shape[1]]
     return sum(sizes.values())
+
+
+def _all_figures(module: tvm.IRModule, codes: CodeStore) -> list[dict[str, float]]:
+    """What was measured of each matrix with codes."""
+    linears = [attrs_of(value) for name, value in calls(module) if name == "linear"]
+    found = [codes.figures(a["weight"], WeightFormat.parse(a["format"])) for a in linears]
+    return [figures for figures in found if figures is not None]

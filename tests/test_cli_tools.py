@@ -172,6 +172,29 @@ def test_inspect_shows_what_is_inside(artifact, capsys):
     assert " ".join(row.split()) == "q4g32 2 1000 600 B 4.80 layers.*.mlp.gate + up"
 
 
+ENTRY = {
+    "names": ["layers.0.up.weight"],
+    "rows": [32],
+    "columns": 96,
+    "format": "q4g32p2,1o3",
+    "nbytes": 1500,
+    "figures": [{"nearest": 0.01, "feedback": 0.02, "dead": 0.0}],
+}
+
+
+def test_inspect_weights_says_where_the_bits_went(artifact, capsys):
+    (artifact / "weights.json").write_text(json.dumps([ENTRY]))
+    assert cli.main(["inspect", str(artifact), "--weights"]) == 0
+    row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("layers.0"))
+    assert " ".join(row.split()) == "layers.0.up 32 x 96 1 1 1 6 3.91 1.00e-02 2.00e-02"
+    (artifact / "weights.json").write_text(json.dumps([{**ENTRY, "format": "q5"}]))
+    assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
+    assert "malformed" in capsys.readouterr().err
+    (artifact / "weights.json").unlink()
+    assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
+    assert "weights.json" in capsys.readouterr().err
+
+
 def test_inspect_json_is_the_manifest(artifact, capsys):
     assert cli.main(["inspect", str(artifact), "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)

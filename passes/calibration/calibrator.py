@@ -84,7 +84,8 @@ class Calibrator:
     def _known(self, attrs: Attrs) -> Rounded | None:
         fmt = WeightFormat.parse(attrs["format"])
         figures = self.codes.figures(attrs["weight"], fmt)
-        return Rounded(attrs["weight"], **figures) if figures else None
+        wanted = ("nearest", "feedback", "dead")
+        return Rounded(attrs["weight"], *(figures[key] for key in wanted)) if figures else None
 
     def _round(self, linears: list[Attrs], hessian: torch.Tensor) -> list[Rounded]:
         """Round linears of one input, order and format together."""

@@ -107,6 +107,10 @@ class TunedWeights(FloatWeights):
         self._fixed[attrs["weight"]] = fixed
 
 
+TUNED = "tuned"
+"""The figure that marks codes with tuned scales."""
+
+
 @dataclass(frozen=True)
 class Tuned:
     """What the steps did.
@@ -162,7 +166,7 @@ class Tuner:
             for (name, fmt), matrix in matrices.items():
                 codes = self.codes.get(name, fmt)
                 assert codes is not None, name
-                figures = self.codes.figures(name, fmt)
+                figures = {**(self.codes.figures(name, fmt) or {}), TUNED: 1.0}
                 self.codes.put(name, fmt, matrix.settled(codes), figures)
         return tuned
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,22 @@ def test_an_interrupted_calibration_goes_on(tmp_path, text, monkeypatch) -> None
     second = Notes()
     compile_tiny(out, text, second)
     assert "going on with 11 matrices" in second.said[0]
-    assert count == 12 + 28 - 11
+    assert count == 12 + (28 - 11) + 28  # what was missing, then all with tuned scales
     assert not kept_folder(out).exists()
+    assert (out / "weights.bin").read_bytes() == (whole / "weights.bin").read_bytes()
+
+
+def test_tuned_codes_are_not_tuned_again(tmp_path, text, monkeypatch) -> None:
+    whole, out = compile_tiny(tmp_path / "whole", text), tmp_path / "out"
+
+    def full(*arguments) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(ArtifactError, match="No space left"):
+        patched.setattr("morendo.codegen.weight_layout.WeightLayout.write", full)
+        compile_tiny(out, text)
+    assert len(CodeStore(kept_folder(out))) == 28
+    compile_tiny(out, text)
     assert (out / "weights.bin").read_bytes() == (whole / "weights.bin").read_bytes()
 
 

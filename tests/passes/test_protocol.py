@@ -34,7 +34,7 @@ def test_spec_goes_round() -> None:
         ("", "pass spec is empty"),
         (
             "no-such-pass",
-            r"unknown pass \(got 'no-such-pass'\); known passes: calibrate-weights, fuse",
+            r"unknown pass \(got 'no-such-pass'\); known passes: analyze-group-ranges, cal",
         ),
         ("fuse-linears{x=1}", r"fuse-linears: unknown option \(got 'x'\); options: none"),
         ("quantize-weights{group_size=many}", r"group_size has a wrong value \(got 'many'"),
