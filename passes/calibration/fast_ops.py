@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from morendo.ir import evaluate_dialect
 from morendo.ir.evaluate_dialect import State, formatted
+
+from .torch_ops import ACTIVATIONS, attention
 
 Attrs = dict[str, Any]
 
@@ -32,30 +33,19 @@ def _embedding(state: State, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
 
 
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> np.ndarray:
-    if attrs["window"] or attrs["softcap"] or attrs["alibi"]:
-        return evaluate_dialect.DIALECT["attention"](state, attrs, q, k, v)
-    parts = [torch.from_numpy(np.ascontiguousarray(x)).transpose(1, 2) for x in (q, k, v)]
-    y = functional.scaled_dot_product_attention(
-        *parts, is_causal=True, scale=attrs["scale"], enable_gqa=True
-    )
-    return y.transpose(1, 2).contiguous().numpy()
-
-
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": functional.silu,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-}
+    slopes = state.weight(attrs["alibi"])
+    slopes = None if slopes is None else torch.from_numpy(slopes)
+    parts = [torch.from_numpy(np.ascontiguousarray(x)) for x in (q, k, v)]
+    return attention(attrs, *parts, slopes).contiguous().numpy()
 
 
 def _gated(state: State, attrs: Attrs, gate: Any, up: Any) -> np.ndarray:
     gate, up = torch.from_numpy(gate), torch.from_numpy(up)
-    return (_ACTIVATIONS[attrs["activation"]](gate) * up).numpy()
+    return (ACTIVATIONS[attrs["activation"]](gate) * up).numpy()
 
 
 def _unary(name: str) -> Callable[..., np.ndarray]:
-    return lambda call, x: _ACTIVATIONS[name](torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    return lambda call, x: ACTIVATIONS[name](torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
 
 FAST_RULES: dict[str, Callable[..., Any]] = {
@@ -63,5 +53,5 @@ FAST_RULES: dict[str, Callable[..., Any]] = {
     "embedding": _embedding,
     "attention": _attention,
     "gated": _gated,
-    **{f"nn.{name}": _unary(name) for name in _ACTIVATIONS},
+    **{f"nn.{name}": _unary(name) for name in ACTIVATIONS},
 }

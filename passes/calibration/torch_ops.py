@@ -117,15 +117,19 @@ def _rope(state: State, attrs: Attrs, x: torch.Tensor, positions: torch.Tensor) 
     return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
 
-def _attention(
-    state: State, attrs: Attrs, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+def _attention(state: State, attrs: Attrs, *parts: torch.Tensor) -> torch.Tensor:
+    return attention(attrs, *parts, state.weight(attrs["alibi"]))
+
+
+def attention(
+    attrs: Attrs, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, alibi: Any
 ) -> torch.Tensor:
-    """Of whole windows: as many keys as queries."""
+    """Of whole windows, as many keys as queries: (1, n, H, D); alibi float32 [H] or None."""
     repeats = q.shape[2] // k.shape[2]
     k, v = (t.repeat_interleave(repeats, 2) if repeats > 1 else t for t in (k, v))
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (1, H, n, D)
     if attrs["window"] or attrs["softcap"] or attrs["alibi"]:
-        y = _explicit_attention(attrs, q, k, v, state.weight(attrs["alibi"]))
+        y = _explicit_attention(attrs, q, k, v, alibi)
     else:
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attrs["scale"])
     return y.transpose(1, 2)
@@ -145,7 +149,7 @@ def _explicit_attention(
     return torch.softmax(scores.masked_fill(hidden, -torch.inf), -1) @ v
 
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "relu": functional.relu,
     "gelu": functional.gelu,
@@ -154,7 +158,7 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def _gated(state: State, attrs: Attrs, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return _ACTIVATIONS[attrs["activation"]](gate) * up
+    return ACTIVATIONS[attrs["activation"]](gate) * up
 
 
 def _plain(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -184,5 +188,5 @@ TORCH_RULES: dict[str, Callable[..., Any]] = {
     "reshape": _plain(torch.reshape),
     "permute_dims": lambda call, x: x.permute([int(axis) for axis in call.attrs.axes]),
     "concat": lambda call, parts: torch.cat(parts, int(call.attrs.axis)),
-    **{f"nn.{name}": _plain(function) for name, function in _ACTIVATIONS.items()},
+    **{f"nn.{name}": _plain(function) for name, function in ACTIVATIONS.items()},
 }
