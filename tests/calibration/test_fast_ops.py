@@ -14,9 +14,10 @@ class Slopes:
         return {"slopes": SLOPES}[name]
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"window": 5}, {"softcap": 3.0}, {"alibi": "slopes"}, {"window": 3, "softcap": 2.0}]
-)  # fmt: skip
+OPTIONS = ({}, {"window": 5}, {"softcap": 3.0}, {"alibi": "slopes"}, {"window": 3, "softcap": 2.0})
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_attention(options) -> None:
     rng = np.random.default_rng()
     q = rng.normal(size=(1, 17, 4, 8)).astype(np.float32)
