@@ -42,7 +42,7 @@ class TuneScales(Pass):
 
     steps: int = 24
     learning_rate: float = 2e-3
-    memory_mb: int = 4096
+    memory_mb: int = 2048
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         if self.steps < 1 or self.learning_rate <= 0 or self.memory_mb < 0:
