@@ -113,8 +113,7 @@ class Analyzer:
         columns = len(hessian)
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
         order = order if self.sort else torch.arange(columns)
-        stored = hessian.double()[order][:, order]
-        factor = inverse_factor(stored, self.damping, linears[0]["weight"])
+        factor = inverse_factor(hessian, order, self.damping, linears[0]["weight"])
         importance = _grouped(factor.diagonal().square().reciprocal(), size)
         losses = torch.zeros(len(BITS), len(importance), dtype=torch.float64)
         for matrix in matrices:

@@ -21,6 +21,7 @@ from morendo.ir.reference import Quantized
 
 from .fit import Grid, GroupFit, fit_group
 
+_COLUMNS = 512  # of an inverse at a time
 BLOCK = 128  # columns rounded before the rest of the matrix is updated, as in GPTQ
 
 
@@ -61,13 +62,12 @@ def round_with_feedback(
     padded = fmt.padded_features(columns)
     matrix = torch.zeros(padded, rows)  # columns lie one after another
     matrix[:columns] = weight.T
-    whole = torch.zeros(padded, padded, dtype=torch.float64)
-    whole[:columns, :columns] = hessian
-    order = _order(whole.diagonal(), fmt.group_size, options.order)
-    ordered = whole[order][:, order]
+    if padded > columns:
+        hessian = torch.nn.functional.pad(hessian, (0, padded - columns, 0, padded - columns))
     if not options.feedback:
-        ordered = ordered.diagonal().diag()
-    factor = inverse_factor(ordered, options.damping, where)
+        hessian = hessian.diagonal().diag()
+    order = _order(hessian.diagonal(), fmt.group_size, options.order)
+    factor = inverse_factor(hessian, order, options.damping, where)
     rounding = _Rounding(matrix[order], factor, order, group_grids(fmt, columns), fmt, options)
     return rounding.run()
 
@@ -93,26 +93,36 @@ def _order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:
     return (groups[:, None] * group + inside[groups]).reshape(-1)
 
 
-def inverse_factor(hessian: torch.Tensor, damping: float, where: str) -> torch.Tensor:
-    """Upper triangular U with U'U = H^-1, float32; H (changed in place) gets its damping first.
+def inverse_factor(
+    hessian: torch.Tensor, order: torch.Tensor, damping: float, where: str
+) -> torch.Tensor:
+    """Upper triangular U with U'U = H^-1 for the damped H [K, K] in an order: float32 [K, K].
 
     With J the reversal of the order and L L' = J H J, U = J L^-1 J: one factorization and one
-    triangular inverse, in float64.
+    triangular inverse, in float64. At most two such matrices are in memory beside H and U.
     """
-    diagonal = hessian.diagonal()
+    backward = order.flip(0)
+    reversed_ = hessian[backward][:, backward].double()
+    diagonal = reversed_.diagonal()
     mean = diagonal.mean().clamp_min(1e-30)
     diagonal[diagonal <= 0] = mean  # dead: nothing is known, rounded to nearest
     diagonal += damping * mean
-    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    lower, failed = torch.linalg.cholesky_ex(reversed_)
+    del reversed_, diagonal
     if failed:
         raise CompileError(
             "the inputs' second moments cannot be factored",
             where=where,
             hint="calibrate with more text or more damping",
         )
-    identity = torch.eye(len(lower), dtype=torch.float64)
-    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return inverse.flip(0, 1).float()
+    inverse = torch.empty_like(hessian)
+    for start in range(0, len(lower), _COLUMNS):
+        unit = torch.zeros(len(lower), min(_COLUMNS, len(lower) - start), dtype=torch.float64)
+        unit[start:].fill_diagonal_(1.0)
+        inverse[:, start : start + _COLUMNS] = torch.linalg.solve_triangular(
+            lower, unit, upper=False
+        )
+    return inverse.flip(0, 1)
 
 
 class _Rounding:
