@@ -80,8 +80,8 @@ def test_stages_end_before_linears_of_one_input(loaded) -> None:
     names = [[a["weight"].split(".")[-2] for a in stage.linears] for stage in stages]
     layer = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     assert names == 3 * layer
-    # the input and the residual stream; at the end what is still needed
-    assert [len(stage.live) for stage in stages] == [2] * 10 + [1, 0]
+    # the input and the residual stream
+    assert [len(stage.live) for stage in stages] == [2] * 11 + [0]
 
 
 def test_later_layers_see_rounded_earlier_ones(loaded, windows, calibrated) -> None:
