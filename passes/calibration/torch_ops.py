@@ -117,8 +117,10 @@ def _rope(state: State, attrs: Attrs, x: torch.Tensor, positions: torch.Tensor) 
     return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
 
-def _attention(state: State, attrs: Attrs, *parts: torch.Tensor) -> torch.Tensor:
-    return attention(attrs, *parts, state.weight(attrs["alibi"]))
+def _attention(
+    state: State, attrs: Attrs, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    return attention(attrs, q, k, v, state.weight(attrs["alibi"]))
 
 
 def attention(
