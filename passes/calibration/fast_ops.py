@@ -35,8 +35,8 @@ def _embedding(state: State, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> np.ndarray:
     slopes = state.weight(attrs["alibi"])
     slopes = None if slopes is None else torch.from_numpy(slopes)
-    parts = [torch.from_numpy(np.ascontiguousarray(x)) for x in (q, k, v)]
-    return attention(attrs, *parts, slopes).contiguous().numpy()
+    q, k, v = (torch.from_numpy(np.ascontiguousarray(x)) for x in (q, k, v))
+    return attention(attrs, q, k, v, slopes).contiguous().numpy()
 
 
 def _gated(state: State, attrs: Attrs, gate: Any, up: Any) -> np.ndarray:
