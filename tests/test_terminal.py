@@ -57,7 +57,7 @@ def test_plain_progress_speaks_only_of_what_takes_long():
     with progress.task("link"):
         now += 2
     assert stream.getvalue().splitlines() == [
-        "pack: 2 of 4, 12 s",
+        "pack: 2 of 4, 12 s, 12 s left",
         "pack: 4 of 4, 24 s",
         "pack: done in 24.0 s",
         "link: done in 2.0 s",
