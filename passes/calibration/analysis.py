@@ -64,7 +64,7 @@ def weigh_by_influence(analyses: Sequence[InputAnalysis]) -> list[InputAnalysis]
     Linears inside of a block count as much as the one that ends it. Where a model has none that
     ends a block, losses stay parts of the outputs.
     """
-    if any(a.influence is None for a in analyses[-1:]):
+    if analyses and analyses[-1].influence is None:
         return list(analyses)
     weighed, influence = [], 1.0
     for analysis in reversed(analyses):

@@ -15,7 +15,7 @@ from tvm import relax
 
 from morendo.ir.dialect import PREFIX, op_name
 from morendo.ir.evaluate import Interpreter
-from morendo.ir.evaluate_dialect import State
+from morendo.ir.evaluate_dialect import DIALECT, State
 from morendo.ir.text import bindings_of
 
 from .stages import Attrs
@@ -77,10 +77,6 @@ class TorchFunction:
             for var in dead:
                 interpreter.env.pop(var, None)
         return interpreter.value(self.function.body.body)[0]
-
-
-def _weight(state: State, attrs: Attrs) -> Any:
-    return state.weight(attrs["name"])
 
 
 def _embedding(state: Any, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
@@ -173,7 +169,7 @@ def _plain(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 TORCH_RULES: dict[str, Callable[..., Any]] = {
-    "weight": _weight,
+    "weight": DIALECT["weight"],
     "embedding": _embedding,
     "linear": _linear,
     "rms_norm": _rms_norm,
