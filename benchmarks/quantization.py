@@ -22,7 +22,7 @@ import numpy as np
 
 import morendo
 from morendo.budget import Budget
-from morendo.calibration import calibration_windows
+from morendo.calibration import CalibrationText, calibration_windows, spread
 from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
@@ -94,22 +94,22 @@ class Bench:
 
     Args:
         model: directory, hub id or .gguf.
-        windows: token ids for calibration, int64 [W, n].
-        text: to score on.
+        text: to calibrate on.
+        held_out: text to score on.
         count: windows of it, 512 tokens each.
     """
 
     def __init__(
-        self, model: str, loaded: LoadedModel, windows: np.ndarray, text: str, count: int
+        self, model: str, loaded: LoadedModel, text: CalibrationText, held_out: str, count: int
     ) -> None:
-        self.loaded, self.windows = loaded, windows
+        self.loaded, self.text = loaded, text
         self.analyses: dict[str, list[Any]] = {}
         self.reference = Reference(model, True, Progress())
         assert loaded.tokenizer is not None
-        ids = loaded.tokenizer.library.encode(text, add_special_tokens=False).ids
+        ids = loaded.tokenizer.library.encode(held_out, add_special_tokens=False).ids
         bos = loaded.bos if loaded.add_bos else None
         every = cut_windows(ids, 512, None, bos)
-        self.text = every[np.linspace(0, len(every) - 1, min(count, len(every))).astype(int)]
+        self.held_out = spread(every.astype(np.int64), count)
 
     def run(self, variant: Variant, progress: Progress) -> dict[str, Any]:
         """Figures of one variant."""
@@ -119,7 +119,9 @@ class Bench:
             (folder / "codes").mkdir()
             codes = CodeStore(folder / "codes")
             weights = DerivedWeights(self.loaded.weights)
-            calibration = Calibration(self.windows, codes, folder, progress.task)
+            calibration = Calibration(
+                self.text.rounding, codes, folder, progress.task, tuning=self.text.tuning
+            )
             context = Context(None, weights, calibration=calibration)
             recipe = self._without_known(parse_spec(variant.spec, known_passes()), calibration)
             module, _ = run_passes(self.loaded.module, recipe, context)
@@ -131,7 +133,7 @@ class Bench:
             matrices = _Matrices(module, weights, codes)
             torch_model = self.reference.model.build(lambda name, part: matrices.get(name))
             scores, float_scores = [], []
-            for ids in self.text:
+            for ids in self.held_out:
                 want = self.reference.logits(ids)
                 scores.append(compare(torch_logits(torch_model, ids), ids[1:], want))
                 float_scores.append(compare(want, ids[1:]))
@@ -250,9 +252,9 @@ def _measure(arguments: argparse.Namespace, file: Path) -> None:
     results = json.loads(file.read_text("utf-8")) if file.exists() else []
     with make_progress() as progress:
         loaded = load_model(arguments.model)
-        windows = _windows(arguments, loaded, progress)
-        text = arguments.text.read_text("utf-8")
-        bench = Bench(arguments.model, loaded, windows, text, arguments.windows)
+        text = _text(arguments, loaded, progress)
+        held_out = arguments.text.read_text("utf-8")
+        bench = Bench(arguments.model, loaded, text, held_out, arguments.windows)
         for variant in {"curve": curve, "passes": passes}[arguments.what]():
             known = any(result["spec"] == variant.spec for result in results)
             if known or (arguments.only and arguments.only not in variant.name):
@@ -262,17 +264,21 @@ def _measure(arguments: argparse.Namespace, file: Path) -> None:
             file.write_text(json.dumps(results, indent=1), "utf-8")
 
 
-def _windows(arguments: argparse.Namespace, loaded: LoadedModel, progress: Progress) -> np.ndarray:
-    """The calibration's windows, kept beside the results."""
-    file = arguments.out / "windows.npy"
+def _text(
+    arguments: argparse.Namespace, loaded: LoadedModel, progress: Progress
+) -> CalibrationText:
+    """What to calibrate on, kept beside the results."""
+    file = arguments.out / "text.npz"
     if not file.exists():
-        texts = arguments.calibrate or ["pydoc"]
+        sources = arguments.calibrate or ["pydoc"]
 
         def compile_writer(folder: Path) -> Path:
             return morendo.compile(arguments.model, bits=8, out=folder)
 
-        np.save(file, calibration_windows(loaded, texts, compile_writer, progress))
-    return np.load(file)
+        text = calibration_windows(loaded, sources, compile_writer, progress)
+        np.savez(file, rounding=text.rounding, tuning=text.tuning)
+    with np.load(file) as kept:
+        return CalibrationText(kept["rounding"], kept["tuning"])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,21 @@ PYDOC = "pydoc"
 WINDOW = 512  # tokens
 WINDOWS = 64
 SELF_WINDOWS = 48  # these are written token by token
+TUNING_WINDOWS = 192
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Windows of token ids.
+
+    Attributes:
+        rounding: int64 [W, n], what matrices are rounded by.
+        tuning: int64 [T, n], these and more of the same kind: a window of it is used once or not
+            at all, so it can be longer.
+    """
+
+    rounding: NDArray[np.int64]
+    tuning: NDArray[np.int64]
 
 
 def calibration_windows(
@@ -26,29 +42,32 @@ def calibration_windows(
     sources: Sequence[str | Path],
     compile_model: Callable[[Path], Path],
     progress: Progress,
-) -> NDArray[np.int64]:
-    """Windows of all texts together: int64 [W, n].
+) -> CalibrationText:
+    """Windows of all texts together.
 
     Args:
         loaded: the model.
         sources: text files, "pydoc" (the topics of Python's help, which every Python has) or
-            "self" (text that the model writes); each gives an equal part of the windows.
+            "self" (text that the model writes, with more of pydoc for tuning); each gives an
+            equal part of the windows.
         compile_model: compiles the model with 8-bit weights into the directory it is given.
         progress: shows what is going on.
 
     Raises:
         InputError: when there is no such text, no tokenizer, or less than one window.
     """
-    count = -(-WINDOWS // len(sources))
-    parts = []
+    count, most = (-(-total // len(sources)) for total in (WINDOWS, TUNING_WINDOWS))
+    rounding, tuning = [], []
     for source in sources:
         if str(source) == SELF:
-            wanted = min(count, SELF_WINDOWS)
             lengths = loaded.vocabulary, min(WINDOW, loaded.context)
-            parts.append(write_windows(compile_model, *lengths, wanted, progress))
+            written = write_windows(compile_model, *lengths, min(count, SELF_WINDOWS), progress)
+            rounding.append(written)
+            tuning += [written, read_windows(loaded, PYDOC, most - len(written))]
         else:
-            parts.append(read_windows(loaded, source, count))
-    return np.concatenate(parts)
+            tuning.append(read_windows(loaded, source, most))
+            rounding.append(spread(tuning[-1], count))
+    return CalibrationText(np.concatenate(rounding), np.concatenate(tuning))
 
 
 def read_windows(
@@ -75,9 +94,13 @@ def read_windows(
             hint="give a longer text; some hundred kilobytes are good",
         )
     windows = np.array(ids[: len(ids) // length * length], np.int64).reshape(-1, length)
-    count = min(count, len(windows))
-    picked = windows[np.linspace(0, len(windows) - 1, count).astype(int)]
+    picked = spread(windows, count)
     return np.insert(picked, 0, np.array(start, np.int64)[:, None], axis=1) if start else picked
+
+
+def spread(windows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """As many windows, evenly over all of them; all if there are no more."""
+    return windows[np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int)]
 
 
 def _read(source: str | Path) -> str:

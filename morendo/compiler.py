@@ -98,12 +98,14 @@ def compile(
         weights = DerivedWeights(loaded.weights)
         setting = Context(machine.capabilities, weights)
         if texts:
-            windows = calibration_windows(
+            text = calibration_windows(
                 loaded, texts, partial(_compile_writer, model, target, progress), progress
             )
-            key = calibration_key(loaded, ",".join(step.spec for step in recipe), windows)
+            key = calibration_key(loaded, ",".join(step.spec for step in recipe), text)
             codes = stack.enter_context(kept_codes(out, key, progress.note))
-            setting.calibration = Calibration(windows, codes, scratch, progress.task)
+            setting.calibration = Calibration(
+                text.rounding, codes, scratch, progress.task, tuning=text.tuning
+            )
         program, plan, records = _lower(
             loaded, machine, recipe, options, setting, dump_ir, progress
         )

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from morendo.calibration import CalibrationText
 from morendo.frontend import LoadedModel
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import ArtifactError
@@ -75,13 +75,14 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def calibration_key(loaded: LoadedModel, spec: str, windows: NDArray[np.int64]) -> str:
+def calibration_key(loaded: LoadedModel, spec: str, text: CalibrationText) -> str:
     """What codes depend on: the model's weights, the passes and the text, as a digest.
 
     Of large models not all is read: every shape, every vector (norms, biases) and some matrices.
     """
     digest = hashlib.sha256(spec.encode())
-    digest.update(np.ascontiguousarray(windows).tobytes())
+    for windows in (text.rounding, text.tuning):
+        digest.update(np.ascontiguousarray(windows).tobytes())
     store = loaded.weights
     names = sorted(store.names())
     matrices = [name for name in names if len(store.shape(name)) > 1]

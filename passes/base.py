@@ -45,6 +45,7 @@ class Calibration:
 
     Attributes:
         windows: token ids int64 [W, n].
+        tuning: more of them, int64 [T, n], for tune-scales; `windows` where there are none.
         codes: filled by calibrate-weights, read when weights are packed.
         scratch: an existing folder for activations that do not fit in memory.
         track: shows the progress of a number of stages under a title; its result is called after
@@ -59,6 +60,7 @@ class Calibration:
         default=lambda title, stages: nullcontext(lambda steps=1: None)
     )
     analyses: list[InputAnalysis] = field(default_factory=list)
+    tuning: np.ndarray | None = None
 
 
 @dataclass

@@ -35,8 +35,10 @@ class PromoteGroups(Pass):
 
     One ranking of the steps 2 -> 3 -> 4 bit of all groups of all matrices by loss removed per byte,
     as analyze-group-ranges found it. Groups of a matrix are promoted in storage order, which is the
-    order of the analysis; linears that share an input share the order and the counts. A group of
-    32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is aligned.
+    order of the analysis; linears that share an input share the order and the counts. Where all
+    groups get 4 bits, channels stay in their places: groups of sorted channels are worse at 4 bits.
+    A group of 32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is
+    aligned.
     The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, or
     `size_mb` megabytes for all weights. `outliers` reserves that part of the 2-bit weights for
     split-outliers. With `ranked=False` every matrix gets the same part of each plane, to see what
@@ -104,8 +106,7 @@ class _Input:
         self.analysis, self.outliers = analysis, outliers
         self.groups = analysis.losses.shape[1]
         self.planes = [0, 0]
-        natural = np.array_equal(analysis.order, np.arange(analysis.columns))
-        self.order = "" if natural else f"{analysis.names[0]}.order"
+        self.sorted = not np.array_equal(analysis.order, np.arange(analysis.columns))
         self.rows = [
             attrs_of(c)["out_features"]
             for name, c in calls(module)
@@ -121,6 +122,14 @@ class _Input:
         """The format with as many planes as were promoted."""
         return self._format(*self.planes)
 
+    @property
+    def order(self) -> str:
+        """The name of the channels' order; "" when they stay in their places."""
+        return f"{self.analysis.names[0]}.order" if self._ordered(self.planes[1]) else ""
+
+    def _ordered(self, plane4: int) -> bool:
+        return self.sorted and plane4 < self.groups
+
     def _format(self, plane3: int, plane4: int) -> WeightFormat:
         planes = None if plane4 == self.groups else (plane3, plane4)
         return WeightFormat("q4", self.analysis.group_size, planes)
@@ -131,7 +140,7 @@ class _Input:
         fmt = self._format(plane3, plane4)
         fmt = replace(fmt, slots=outlier_slots(fmt, columns, self.outliers))
         total = sum(fmt.nbytes(rows, columns) for rows in self.rows)
-        return total + (4 * columns if self.order else 0)
+        return total + (4 * columns if self._ordered(plane4) else 0)
 
     def steps(self) -> list[tuple[float, int]]:
         """(loss removed per byte, which plane) of the groups in storage order, for both planes.

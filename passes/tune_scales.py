@@ -63,13 +63,14 @@ class TuneScales(Pass):
             context.report.count("matrices tuned before", len(calibration.codes))
             return module
         function = TorchFunction(module["main"])
-        why = self._obstacle(module["main"], function.unknown, len(calibration.windows))
+        windows = calibration.windows if calibration.tuning is None else calibration.tuning
+        why = self._obstacle(module["main"], function.unknown, len(windows))
         if why:
             context.report.missed("main", why)
             return module
         tuner = Tuner(function, weights, calibration.codes, self.learning_rate)
         with calibration.track("tune scales", self.steps) as advance:
-            tuned = tuner.run(calibration.windows, self.steps, advance)
+            tuned = tuner.run(windows, self.steps, advance)
         context.report.figures["all matrices"] = {
             "kl_before": tuned.before,
             "kl_after": tuned.after,

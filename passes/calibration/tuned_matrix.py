@@ -5,8 +5,7 @@ What a group of a row stands for is (code - zero) * step; both can change a litt
     W' = W * (1 + growth * GROWTH * spacing / rms(W)) + shift * spacing
 
 with the spacing between two codes of the group: the fewer its bits, the more there is to win, and
-one learning rate does for all. Only W' is ever as large as the matrix: it is made for each use,
-forward and backward.
+one learning rate does for all. W' is made for each use and kept until the gradients are known.
 """
 
 from __future__ import annotations
@@ -35,15 +34,20 @@ class TunedMatrix:
         codes: of the matrix.
         fmt: its format.
         order: int64 [K], which input channel is stored at each place; None for each at its own.
-        fixed: that it shall have no gradients.
+        dtype: that products are computed in.
 
     Attributes:
         growth, shift: float32 [N, G], the parameters.
     """
 
     def __init__(
-        self, codes: Quantized, fmt: WeightFormat, order: np.ndarray | None, fixed: bool = False
+        self,
+        codes: Quantized,
+        fmt: WeightFormat,
+        order: np.ndarray | None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.dtype = dtype
         read, zero = reading(codes, fmt, None)
         nested = fmt.kind == "q4"
         self.unit = STEP if nested else 1
@@ -59,8 +63,8 @@ class TunedMatrix:
             plane3, _ = fmt.plane_groups(codes.codes.shape[1])
             found = codes.outliers.take(codes.outliers.channel >= plane3 * fmt.group_size)
             self.sparse = tuple(torch.from_numpy(part) for part in vars(found).values())
-        self.growth = torch.zeros_like(self.step, requires_grad=not fixed)
-        self.shift = torch.zeros_like(self.step, requires_grad=nested and not fixed)
+        self.growth = torch.zeros_like(self.step, requires_grad=True)
+        self.shift = torch.zeros_like(self.step, requires_grad=nested)
         size = self.dense().square_().mean(-1).sqrt_()
         grids = group_grids(fmt, codes.codes.shape[1])
         self.spacing = self.step * self.unit * torch.tensor([grid.spacing for grid in grids])
@@ -134,26 +138,30 @@ class TunedMatrix:
 
 
 class _Linear(torch.autograd.Function):
-    """x W'^T with gradients to x, growth and shift; of W', nothing is kept between."""
+    """x W'^T with gradients to x, growth and shift."""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, growth: torch.Tensor, shift: torch.Tensor, matrix: TunedMatrix
     ) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        ctx.matrix = matrix
-        y = matrix.stored_input(x) @ matrix.values().T
-        return y.reshape(*x.shape[:-1], len(growth))
+        inputs = matrix.stored_input(x).to(matrix.dtype)
+        values = matrix.values().to(matrix.dtype)
+        ctx.save_for_backward(inputs, values)
+        ctx.matrix, ctx.shape = matrix, x.shape
+        return (inputs @ values.T).to(x.dtype).reshape(*x.shape[:-1], len(growth))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (x,), matrix = ctx.saved_tensors, ctx.matrix
-        grad_y = grads[0].reshape(-1, len(matrix.codes))
+        (inputs, values), matrix = ctx.saved_tensors, ctx.matrix
+        grad_y = grads[0].reshape(-1, len(values)).to(matrix.dtype)
         grad_x = growth = shift = None
         if ctx.needs_input_grad[0]:
-            grad_x = matrix.natural_input(grad_y @ matrix.values(), x.shape[-1]).reshape(x.shape)
+            stored = (grad_y @ values).to(grads[0].dtype)
+            grad_x = matrix.natural_input(stored, ctx.shape[-1]).reshape(ctx.shape)
         if ctx.needs_input_grad[1]:
-            grad = (grad_y.T @ matrix.stored_input(x)).reshape(matrix.codes.shape)
-            shift = grad.sum(-1) * matrix.spacing if ctx.needs_input_grad[2] else None
-            growth = grad.mul_(matrix.dense()).sum(-1) * matrix.relative
+            grad = (grad_y.T @ inputs).float().reshape(matrix.codes.shape)
+            total = grad.sum(-1)
+            shift = total * matrix.spacing if ctx.needs_input_grad[2] else None
+            by_code = grad.mul_(matrix.codes).sum(-1) - matrix.zero * total
+            growth = by_code * matrix.step * matrix.relative
         return grad_x, growth, shift, None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,10 +18,9 @@ from torch.nn import functional
 from morendo.ir.code_store import CodeStore
 from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
-from morendo.ir.reference import quantize
 
 from .stages import Attrs
-from .stream import Weights
+from .stream import Weights, float_matrix, stored_order
 from .torch_ops import TorchFunction
 from .tuned_matrix import TunedMatrix
 
@@ -34,11 +32,17 @@ SEED = 0
 
 
 class FloatWeights:
-    """The model as it came, kept in memory as far as it was read."""
+    """The model as it came, kept in memory as far as it was read.
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+    Args:
+        weights: of the model.
+        dtype: that products are computed in.
+    """
+
+    def __init__(self, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
+        self.weights, self.dtype = weights, dtype
         self._kept: dict[str, torch.Tensor] = {}
+        self._matrices: dict[str, torch.Tensor] = {}
 
     def get(self, name: str) -> torch.Tensor:
         """A weight as the checkpoint has it."""
@@ -50,14 +54,16 @@ class FloatWeights:
         """Rows of an embedding's table by ids [1, n]: [1, n, C]."""
         return functional.embedding(ids, self.get(attrs["weight"]))
 
-    def matrix(self, attrs: Attrs) -> torch.Tensor:
-        """A linear's matrix [N, K]."""
-        weight = self.get(attrs["weight"])
-        return weight.T if attrs["transposed"] else weight
-
     def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
         """x [1, n, K] times a linear's matrix: [1, n, N]."""
-        return functional.linear(x, self.matrix(attrs))
+        name = attrs["weight"]
+        if name not in self._matrices:
+            self._matrices[name] = self._matrix(attrs)
+        return functional.linear(x.to(self.dtype), self._matrices[name]).to(x.dtype)
+
+    def _matrix(self, attrs: Attrs) -> torch.Tensor:
+        """A linear's matrix [N, K] in `dtype`."""
+        return torch.tensor(float_matrix(self.weights, attrs), dtype=self.dtype)
 
 
 class TunedWeights(FloatWeights):
@@ -69,10 +75,9 @@ class TunedWeights(FloatWeights):
     """
 
     def __init__(self, floats: FloatWeights, codes: CodeStore) -> None:
-        super().__init__(floats.weights)
+        super().__init__(floats.weights, floats.dtype)
         self.floats, self.codes = floats, codes
         self.tuned: dict[tuple[str, WeightFormat], TunedMatrix] = {}
-        self._fixed: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
 
     def get(self, name: str) -> torch.Tensor:
         """What has no format."""
@@ -85,26 +90,27 @@ class TunedWeights(FloatWeights):
 
     def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
         """x [1, n, K] times what a linear's matrix is stored as: [1, n, N]."""
-        name, fmt = attrs["weight"], WeightFormat.parse(attrs["format"])
-        if (name, fmt) not in self.tuned and name not in self._fixed:
-            self._load(attrs, fmt)
-        run = self.tuned.get((name, fmt)) or self._fixed[name]
-        return run(x)
+        key = attrs["weight"], WeightFormat.parse(attrs["format"])
+        if key not in self.tuned and attrs["weight"] not in self._matrices:
+            codes = self.codes.get(*key) if key[1].quantized else None
+            if codes is None:
+                return super().linear(attrs, x)
+            order = self.weights.get(attrs["order"]) if attrs["order"] else None
+            self.tuned[key] = TunedMatrix(codes, key[1], order, self.dtype)
+        return self.tuned[key](x) if key in self.tuned else super().linear(attrs, x)
 
-    def _load(self, attrs: Attrs, fmt: WeightFormat) -> None:
-        order = self.weights.get(attrs["order"]) if attrs["order"] else None
-        codes = self.codes.get(attrs["weight"], fmt) if fmt.quantized else None
-        if codes is not None:
-            self.tuned[attrs["weight"], fmt] = TunedMatrix(codes, fmt, order)
-            return
-        matrix = self.floats.matrix(attrs).numpy()
-        if fmt.quantized:
-            matrix = matrix if order is None else matrix[:, order]
-            fixed = TunedMatrix(quantize(matrix, fmt), fmt, order, fixed=True)
-        else:
-            values = torch.from_numpy(formatted(matrix, attrs["format"]))
-            fixed = partial(functional.linear, weight=values)
-        self._fixed[attrs["weight"]] = fixed
+    def _matrix(self, attrs: Attrs) -> torch.Tensor:
+        """Rounded to nearest, in the order in which it is stored."""
+        order = stored_order(self.weights, attrs)
+        rounded = formatted(float_matrix(self.weights, attrs)[:, order], attrs["format"])
+        return torch.tensor(rounded[:, np.argsort(order)], dtype=self.dtype)
+
+
+def fastest_dtype() -> torch.dtype:
+    """bfloat16 where the processor multiplies it faster than float32."""
+    has = torch.cpu.get_capabilities()
+    fast = has.get("avx512_bf16") or has.get("amx_bf16")
+    return torch.bfloat16 if fast else torch.float32
 
 
 TUNED = "tuned"
@@ -144,7 +150,7 @@ class Tuner:
         self, function: TorchFunction, weights: Weights, codes: CodeStore, learning_rate: float
     ) -> None:
         self.function, self.codes, self.learning_rate = function, codes, learning_rate
-        self.floats = FloatWeights(weights)
+        self.floats = FloatWeights(weights, fastest_dtype())
         self.student = TunedWeights(self.floats, codes)
 
     def run(self, windows: np.ndarray, steps: int, advance: Callable[[], None]) -> Tuned:

@@ -92,7 +92,10 @@ def test_the_budget_is_kept_and_used(loaded, windows, tmp_path, bits: float) -> 
     layer = "model.layers.1.self_attn."
     q, k, v = (linears[f"{layer}{kind}_proj.weight"] for kind in "qkv")
     assert q["format"] == k["format"] == v["format"]
-    assert q["order"] == k["order"] == v["order"] != ""
+    assert q["order"] == k["order"] == v["order"]
+    for attrs in linears.values():  # channels stay where nothing is read in part
+        fmt = WeightFormat.parse(attrs["format"])
+        assert bool(attrs.get("order")) == (fmt.kind == "q4" and fmt.planes is not None)
 
 
 def test_more_bits_keep_what_fewer_had(loaded, windows, tmp_path) -> None:

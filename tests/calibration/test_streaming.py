@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import morendo
+from morendo.calibration import calibration_windows
 from morendo.codegen.weight_layout import Matrix
 from morendo.frontend import load_model
 from morendo.ir.code_store import CodeStore
@@ -22,6 +23,7 @@ from morendo.passes.base import Calibration, Context, parse_spec
 from morendo.passes.calibration.stages import split_stages
 from morendo.passes.calibration.stream import token_weights
 from morendo.passes.pipeline import known_passes, run_passes
+from morendo.progress import Progress
 from tests.e2e.quality import kl_divergence, torch_logits
 
 TINY = Path(__file__).parent.parent / "models" / "tiny_llama"
@@ -237,6 +239,20 @@ def test_bad_calibration_is_refused(options, message: str, tmp_path: Path, monke
     with pytest.raises(InputError, match=message):
         morendo.compile(TINY, out=tmp_path / "out", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_texts_share_the_windows(loaded, tmp_path: Path) -> None:
+    """Rounding takes an even part of what there is to tune by; each text has its share."""
+    (tmp_path / "long.txt").write_text(prose(0, 1), encoding="utf-8")
+    (tmp_path / "short.txt").write_text(prose(0.9, 0.91), encoding="utf-8")
+    sources = [tmp_path / "long.txt", tmp_path / "short.txt"]
+    alone = calibration_windows(loaded, sources[:1], lambda _: tmp_path, Progress())
+    assert (len(alone.rounding), len(alone.tuning)) == (64, 192)
+    both = calibration_windows(loaded, sources, lambda _: tmp_path, Progress())
+    short = len(both.tuning) - 96
+    assert 0 < short < 32 and len(both.rounding) == 32 + short
+    known = {row.tobytes() for row in both.tuning}
+    assert all(row.tobytes() in known for row in both.rounding)
 
 
 def test_the_model_writes_its_own_text(tmp_path: Path, monkeypatch) -> None:

@@ -20,6 +20,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized, dequantize, quantize
 from morendo.passes.base import Calibration, Context, parse_spec
+from morendo.passes.calibration.stream import stored_order
 from morendo.passes.calibration.torch_ops import TORCH_RULES, TorchFunction
 from morendo.passes.calibration.tuned_matrix import TunedMatrix
 from morendo.passes.calibration.tuner import (
@@ -86,7 +87,7 @@ class Codes(State):
         if made is None:
             return super().matrix(attrs, name)
         natural = dequantize(made, fmt, attrs["in_features"])
-        return natural[:, np.argsort(self.weights.get(attrs["order"]))]
+        return natural[:, np.argsort(stored_order(self.weights, attrs))]
 
 
 def numpy_logits(module, weights, ids: np.ndarray) -> np.ndarray:
