@@ -37,7 +37,7 @@ from morendo.progress import Progress, make_progress
 from morendo.quality.reference import Reference, torch_logits
 from morendo.quality.scores import compare, cut_windows, summarize
 
-CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
+CURVE_BITS = (2.35, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
 PLAIN = "normalize,quantize-weights{{group_size={size}}}"
 BUDGET = (
     "normalize,quantize-weights{{group_size=64}},analyze-group-ranges,"

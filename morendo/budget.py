@@ -88,8 +88,18 @@ class Budget:
             )
         return [calibrate] if isinstance(calibrate, str | Path) else list(calibrate)
 
-    def passes(self, calibrated: bool) -> str:
-        """The spec of the passes that `compile` runs."""
+    def passes(self, calibrated: bool, tuning_steps: int | None = None) -> str:
+        """The spec of the passes that `compile` runs.
+
+        Args:
+            calibrated: whether there is text.
+            tuning_steps: of tune-scales; by default its own number under a budget, else none.
+
+        Raises:
+            InputError: for tuning without text.
+        """
+        if tuning_steps and not calibrated:
+            raise InputError("tuning needs text", hint="give --calibrate FILE or --calibrate self")
         steps = ["normalize", f"quantize-weights{{bits={self.bits},group_size={self.group_size}}}"]
         if self.limited:
             limit = (
@@ -100,8 +110,8 @@ class Budget:
             steps += ["analyze-group-ranges", f"promote-groups{{{limit}}}"]
         if calibrated:
             steps.append("calibrate-weights")
-        if calibrated and self.limited:
-            steps.append("tune-scales")
+        if tuning_steps or (calibrated and self.limited and tuning_steps is None):
+            steps.append(f"tune-scales{{steps={tuning_steps}}}" if tuning_steps else "tune-scales")
         steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
         return ",".join(steps)
 

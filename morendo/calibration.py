@@ -18,8 +18,7 @@ from morendo.runtime.session import Session
 SELF = "self"
 PYDOC = "pydoc"
 WINDOW = 512  # tokens
-WINDOWS = 64
-SELF_WINDOWS = 48  # these are written token by token
+WINDOWS = 48
 TUNING_WINDOWS = 192
 
 
@@ -61,7 +60,7 @@ def calibration_windows(
     for source in sources:
         if str(source) == SELF:
             lengths = loaded.vocabulary, min(WINDOW, loaded.context)
-            written = write_windows(compile_model, *lengths, min(count, SELF_WINDOWS), progress)
+            written = write_windows(compile_model, *lengths, count, progress)
             rounding.append(written)
             tuning += [written, read_windows(loaded, PYDOC, most - len(written))]
         else:

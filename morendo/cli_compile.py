@@ -78,6 +78,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "writes; `pydoc`: on Python's help, the default under a budget; may be given several times",
     )
     add(
+        "--tuning-steps",
+        type=_count,
+        metavar="N",
+        help="windows of text by which scales are tuned after rounding: more is better and takes "
+        "longer; 0: none (default: 32 under a budget, else 0)",
+    )
+    add(
         "--context",
         type=_positive,
         metavar="TOKENS",
@@ -103,6 +110,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
+
+
 def _positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -125,8 +139,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         key: value
         for key in (
-            "out", "average_bits", "group_size", "calibrate", "context", "chunk", "dump_ir",
-            "passes",
+            "out", "average_bits", "group_size", "calibrate", "tuning_steps", "context", "chunk",
+            "dump_ir", "passes",
         )
         if (value := getattr(arguments, key)) is not None
     }  # fmt: skip

@@ -49,6 +49,7 @@ def compile(
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
     calibrate: str | Path | Sequence[str | Path] | None = None,
+    tuning_steps: int | None = None,
     passes: str | None = None,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
@@ -70,6 +71,8 @@ def compile(
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, "pydoc" for the text of Python's help, which is
             the default under a budget. Without it weights are rounded to nearest.
+        tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
+            for a small model; by default 32 under a budget, else 0.
         passes: pass spec to run instead of the default recipe.
         dump_ir: folder for the IR and the report of every pass.
         progress: shows what is going on; silent by default.
@@ -86,7 +89,8 @@ def compile(
     machine = find_target(target)
     budget = Budget.of(bits, average_bits, size_mb, group_size)
     texts = budget.texts(calibrate)
-    recipe = parse_spec(budget.passes(bool(texts)) if passes is None else passes, known_passes())
+    spec = budget.passes(bool(texts), tuning_steps) if passes is None else passes
+    recipe = parse_spec(spec, known_passes())
     _check_calibrated(recipe, texts)
     out = Path(out or default_name(model, target, budget.label))
     with ExitStack() as stack:

@@ -25,13 +25,15 @@ class TuneScales(Pass):
         y = M.linear(x, weight="w", ..., format="q4g32")
         ->  the same; codes of "w" in the calibration's code store have other scales and zeros
 
-    Codes stay what calibrate-weights made them. Each of `steps` runs one of the calibration's
-    windows through the float and the quantized model and follows the gradient of KL(float ||
-    quantized) with Adam, one cycle up to `learning_rate`, which is in units of a group's spacing of
-    codes. Windows held back tell whether the stored result is better; if not, the codes stay as
-    they were. Does not fire on a model whose float weights take more than `memory_mb` megabytes
-    (in all it needs twice as much, and one to two gigabytes for activations), or with ops that have
-    no gradient here; matrices without codes are used as they will be packed.
+    Codes stay what calibrate-weights made them. Each of `steps` runs one window of text through
+    the float and the quantized model and follows the gradient of KL(float || quantized) with Adam,
+    one cycle up to `learning_rate`, which is in units of a group's spacing of codes. More steps are
+    better, the more so the fewer the bits, as long as no window comes twice. Windows held back tell
+    whether the stored result is better; if not, the codes stay as they were. Products are in
+    bfloat16 where the processor is faster with it. Does not fire on a model whose float weights
+    take more than `memory_mb` megabytes (in all it needs twice as much, and one to two gigabytes
+    for activations), or with ops that have no gradient here; matrices without codes are used as
+    they will be packed.
 
     Source: end-to-end training of quantization parameters of EfficientQAT, arXiv 2407.11062.
     """
@@ -40,8 +42,8 @@ class TuneScales(Pass):
     needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
-    steps: int = 24
-    learning_rate: float = 2e-3
+    steps: int = 32
+    learning_rate: float = 1e-3
     memory_mb: int = 2048
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:

@@ -146,11 +146,13 @@ def _grouped(values: torch.Tensor, size: int) -> torch.Tensor:
 
 def _losses(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
     """Energy lost in each group [G, g, N] with importance [G, g] at `BITS`: float64 [3, G]."""
-    losses = torch.zeros(len(BITS), len(groups), dtype=torch.float64)
+    count, size, rows = groups.shape
+    weight = groups.transpose(0, 1).reshape(size, -1)  # all groups as rows of one: [g, G * N]
+    weights = importance.T[:, :, None].expand(size, count, rows).reshape(size, -1)
+    losses = torch.zeros(len(BITS), count, dtype=torch.float64)
     for index, grid in enumerate(map(Grid, BITS)):
-        row_scale = torch.stack([grid.range(group)[0] for group in groups]).amax(0)
-        for g, (weight, weights) in enumerate(zip(groups, importance, strict=True)):
-            fit = fit_group(weight, weights, row_scale, grid)
-            error = (fit.value(fit.round(weight)) - weight).square_().sum(1)
-            losses[index, g] = float(error @ weights)
+        row_scale = grid.range(groups, 1)[0].amax(0).repeat(count)
+        fit = fit_group(weight, weights, row_scale, grid)
+        error = (fit.value(fit.round(weight)) - weight).square_().mul_(weights)
+        losses[index] = error.sum(0).reshape(count, rows).sum(1, dtype=torch.float64)
     return losses

@@ -21,7 +21,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import check_finite, dequantize
 
 from .activations import ActivationStore
-from .fast_ops import FAST_RULES
+from .fast_ops import FAST_RULES, fastest_dtype
 from .stages import Attrs, Stage, split_stages
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class StageWeights:
 
     def __init__(self, weights: Weights, codes: CodeStore | None) -> None:
         self.weights, self.codes = weights, codes
+        self.dtype = fastest_dtype()
         self._kept: dict[str, np.ndarray] = {}
         self._matrices: dict[str, torch.Tensor] = {}
 
@@ -72,7 +73,7 @@ class StageWeights:
         return self._kept[name]
 
     def matrix(self, attrs: Attrs) -> torch.Tensor:
-        """A linear's matrix float32 [N, K] as it will be stored, if that is known already."""
+        """A linear's matrix [N, K] as it will be stored, if that is known already, in `dtype`."""
         name = attrs["weight"]
         if name not in self._matrices:
             fmt = WeightFormat.parse(attrs["format"])
@@ -82,7 +83,7 @@ class StageWeights:
             else:
                 matrix = dequantize(codes, fmt, attrs["in_features"])
                 matrix = matrix[:, np.argsort(stored_order(self.weights, attrs))]
-            self._matrices[name] = torch.from_numpy(np.ascontiguousarray(matrix))
+            self._matrices[name] = torch.from_numpy(np.ascontiguousarray(matrix)).to(self.dtype)
         return self._matrices[name]
 
 

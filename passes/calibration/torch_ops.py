@@ -22,7 +22,13 @@ from .stages import Attrs
 
 
 class TorchWeights(Protocol):
-    """What a function reads besides its inputs."""
+    """What a function reads besides its inputs.
+
+    Attributes:
+        dtype: that products are computed in; values between ops are float32.
+    """
+
+    dtype: torch.dtype
 
     def get(self, name: str) -> torch.Tensor:
         """A vector, or what a generic op reads."""
@@ -116,7 +122,9 @@ def _rope(state: State, attrs: Attrs, x: torch.Tensor, positions: torch.Tensor) 
 def _attention(
     state: State, attrs: Attrs, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> torch.Tensor:
-    return attention(attrs, q, k, v, state.weight(attrs["alibi"]))
+    weights: Any = state.weights
+    slopes, dtype = state.weight(attrs["alibi"]), weights.dtype
+    return attention(attrs, q.to(dtype), k.to(dtype), v.to(dtype), slopes).to(q.dtype)
 
 
 def attention(

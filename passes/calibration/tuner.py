@@ -19,6 +19,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
 
+from .fast_ops import fastest_dtype
 from .stages import Attrs
 from .stream import Weights, float_matrix, stored_order
 from .torch_ops import TorchFunction
@@ -104,13 +105,6 @@ class TunedWeights(FloatWeights):
         order = stored_order(self.weights, attrs)
         rounded = formatted(float_matrix(self.weights, attrs)[:, order], attrs["format"])
         return torch.tensor(rounded[:, np.argsort(order)], dtype=self.dtype)
-
-
-def fastest_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it faster than float32."""
-    has = torch.cpu.get_capabilities()
-    fast = has.get("avx512_bf16") or has.get("amx_bf16")
-    return torch.bfloat16 if fast else torch.float32
 
 
 TUNED = "tuned"

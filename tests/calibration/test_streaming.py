@@ -247,19 +247,19 @@ def test_texts_share_the_windows(loaded, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text(prose(0.9, 0.91), encoding="utf-8")
     sources = [tmp_path / "long.txt", tmp_path / "short.txt"]
     alone = calibration_windows(loaded, sources[:1], lambda _: tmp_path, Progress())
-    assert (len(alone.rounding), len(alone.tuning)) == (64, 192)
+    assert (len(alone.rounding), len(alone.tuning)) == (48, 192)
     both = calibration_windows(loaded, sources, lambda _: tmp_path, Progress())
     short = len(both.tuning) - 96
-    assert 0 < short < 32 and len(both.rounding) == 32 + short
+    assert 0 < short < 24 and len(both.rounding) == 24 + short
     known = {row.tobytes() for row in both.tuning}
     assert all(row.tobytes() in known for row in both.rounding)
 
 
 def test_the_model_writes_its_own_text(tmp_path: Path, monkeypatch) -> None:
-    """24 windows take a while: here it is 2; the artifact that wrote them is gone afterwards."""
+    """48 windows take a while: here it is 2; the artifact that wrote them is gone afterwards."""
     import morendo.calibration
 
-    monkeypatch.setattr(morendo.calibration, "SELF_WINDOWS", 2)
+    monkeypatch.setattr(morendo.calibration, "WINDOWS", 2)
     out = morendo.compile(TINY, out=tmp_path / "out", calibrate="self", dump_ir=tmp_path / "ir")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ir", "out"]
     figures = json.loads((tmp_path / "ir" / "03_calibrate_weights.json").read_text())["figures"]

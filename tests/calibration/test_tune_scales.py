@@ -124,7 +124,7 @@ def test_softcap_and_interleaved_rope() -> None:
     positions = np.arange(9)[None]
     want = DIALECT["attention"](State(weights), attention, q, k, v)
     turned = DIALECT["rope"](State(weights), rope, q, positions)
-    state = State({"f": torch.from_numpy(weights["f"])})
+    state = State(FloatWeights(weights))
     q, k, v = map(torch.from_numpy, (q, k, v))
     np.testing.assert_allclose(
         TORCH_RULES["rope"](state, rope, q, torch.from_numpy(positions)), turned, atol=1e-6
@@ -222,9 +222,10 @@ def test_what_is_stored_is_near_and_exact(spec: str, features: int) -> None:
 
 
 def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
+    tuning = "tune-scales{steps=24,learning_rate=2e-3}"
     module, context = calibrated
     context = with_codes(context, tmp_path)
-    after, report = passes("tune-scales{steps=24}", module, context)
+    after, report = passes(tuning, module, context)
     assert after is module or after.same_as(module)
     figures = report.figures["all matrices"]
     assert report.counts == {"matrices tuned": 28}
@@ -238,7 +239,7 @@ def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
         marked = {**old.figures(name, fmt), TUNED: 1.0}
         assert context.calibration.codes.figures(name, fmt) == marked
     again = with_codes(calibrated[1], tmp_path / "again")
-    assert passes("tune-scales{steps=24}", module, again)[1].figures == report.figures
+    assert passes(tuning, module, again)[1].figures == report.figures
 
 
 def unchanged(context: Context, other: Context) -> bool:
