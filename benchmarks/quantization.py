@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 import morendo
 from morendo.budget import Budget
@@ -38,6 +39,8 @@ from morendo.quality.reference import Reference, torch_logits
 from morendo.quality.scores import compare, cut_windows, summarize
 
 CURVE_BITS = (2.35, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
+LLAMA_CPP = ("Q4_0", "Q4_1")
+"""K-quants have blocks of 256 channels, which does not divide the width of every model."""
 PLAIN = "normalize,quantize-weights{{group_size={size}}}"
 BUDGET = (
     "normalize,quantize-weights{{group_size=64}},analyze-group-ranges,"
@@ -47,10 +50,16 @@ BUDGET = (
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to quantize."""
+    """One way to quantize.
+
+    Attributes:
+        spec: of passes.
+        peer: a type of llama.cpp that takes the place of every 4-bit format.
+    """
 
     name: str
     spec: str
+    peer: str = ""
 
 
 def curve() -> list[Variant]:
@@ -66,6 +75,7 @@ def curve() -> list[Variant]:
         Variant("4 bit, group 32, error feedback", feedback.format(size=32)),
         Variant("4 bit, group 64, to nearest", PLAIN.format(size=64)),
         Variant("4 bit, group 32, to nearest", PLAIN.format(size=32)),
+        *(Variant(f"llama.cpp {name}", PLAIN.format(size=32), name) for name in LLAMA_CPP),
     ]
 
 
@@ -130,7 +140,7 @@ class Bench:
                     prefix = ",".join(each.spec for each in recipe[: index + 1])
                     self.analyses[prefix] = calibration.analyses
             seconds = time.monotonic() - start
-            matrices = _Matrices(module, weights, codes)
+            matrices = _Matrices(module, weights, codes, variant.peer)
             torch_model = self.reference.model.build(lambda name, part: matrices.get(name))
             scores, float_scores = [], []
             for ids in self.held_out:
@@ -162,10 +172,13 @@ class Bench:
 
 
 class _Matrices:
-    """The weights of a quantized module as floats, by name."""
+    """The weights of a quantized module as floats, by name; 4-bit ones in a peer's type."""
 
-    def __init__(self, module: Any, weights: DerivedWeights, codes: CodeStore) -> None:
+    def __init__(
+        self, module: Any, weights: DerivedWeights, codes: CodeStore, peer: str = ""
+    ) -> None:
         self.weights, self.codes = weights, codes
+        self.peer = GGMLQuantizationType[peer] if peer else None
         self.linears: dict[str, dict[str, Any]] = {}
         for name, value in calls(module):
             if name in ("linear", "embedding"):
@@ -179,6 +192,8 @@ class _Matrices:
             return original
         fmt = WeightFormat.parse(attrs["format"])
         columns = attrs.get("in_features") or attrs["features"]
+        if self.peer is not None and fmt.kind == "q4":
+            return quants.dequantize(quants.quantize(original, self.peer), self.peer)
         made = self.codes.get(name, fmt)
         order = attrs.get("order")
         if made is None:
@@ -188,7 +203,10 @@ class _Matrices:
 
     @property
     def bits(self) -> float:
-        """Bits of a nested weight with all that belongs to it."""
+        """Bits of a nested weight, or one in the peer's type, with all that belongs to it."""
+        if self.peer is not None:
+            weights, nbytes = GGML_QUANT_SIZES[self.peer]
+            return 8 * nbytes / weights
         nbytes, count, orders = 0, 0, {}
         for attrs in self.linears.values():
             fmt = WeightFormat.parse(attrs["format"])
@@ -208,8 +226,9 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
     line = sorted((r["bits"], r["kl"], r["kl_se"]) for r in results if r["name"].endswith(" bits"))
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    axes.errorbar(*zip(*[(b, kl) for b, kl, _ in line], strict=True), yerr=[e for *_, e in line],
-                  marker="o", label="--average-bits")  # fmt: skip
+    if line:
+        bits, divergences, errors = zip(*line, strict=True)
+        axes.errorbar(bits, divergences, errors, marker="o", label="--average-bits")
     for result in results:
         if not result["name"].endswith(" bits"):
             axes.plot(result["bits"], result["kl"], "s", label=result["name"])
@@ -256,7 +275,7 @@ def _measure(arguments: argparse.Namespace, file: Path) -> None:
         held_out = arguments.text.read_text("utf-8")
         bench = Bench(arguments.model, loaded, text, held_out, arguments.windows)
         for variant in {"curve": curve, "passes": passes}[arguments.what]():
-            known = any(result["spec"] == variant.spec for result in results)
+            known = any((r["name"], r["spec"]) == (variant.name, variant.spec) for r in results)
             if known or (arguments.only and arguments.only not in variant.name):
                 continue
             with progress.task(variant.name):
