@@ -89,6 +89,10 @@ def compile(
     machine = find_target(target)
     budget = Budget.of(bits, average_bits, size_mb, group_size)
     texts = budget.texts(calibrate)
+    if passes is not None and tuning_steps is not None:
+        raise InputError(
+            "give tuning steps or passes, not both", hint="write tune-scales{steps=N} in --passes"
+        )
     spec = budget.passes(bool(texts), tuning_steps) if passes is None else passes
     recipe = parse_spec(spec, known_passes())
     _check_calibrated(recipe, texts)

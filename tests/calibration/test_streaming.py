@@ -231,6 +231,8 @@ def test_bad_options_are_refused(option: str, loaded, windows, tmp_path: Path) -
         ({"calibrate": "short.txt", "bits": "f16"}, "nothing to calibrate in float weights"),
         ({"calibrate": "short.txt", "passes": "normalize"}, "no pass uses it"),
         ({"passes": FORMATS + "calibrate-weights"}, "calibrate-weights needs text"),
+        ({"passes": "normalize", "tuning_steps": 4}, "tuning steps or passes, not both"),
+        ({"tuning_steps": 4}, "tuning needs text"),
     ],
 )
 def test_bad_calibration_is_refused(options, message: str, tmp_path: Path, monkeypatch) -> None:
