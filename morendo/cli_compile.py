@@ -47,43 +47,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="Hugging Face directory, hub id, or .gguf file")
     add("--target", default="x86", help="what to compile for (default: x86, this machine's CPU)")
-    precision = parser.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--bits", choices=list(_BITS), default="4", help="weight format (default: 4)"
-    )
-    precision.add_argument(
-        "--average-bits",
-        type=_positive_float,
-        metavar="BITS",
-        help="2, 3 or 4 bits for each group of channels, this many on average with scales and "
-        "all, about 2.3 to 4.6; embeddings and the output head stay at 8",
-    )
-    precision.add_argument(
-        "--size",
-        type=_size,
-        metavar="SIZE",
-        help="the same by the bytes of all weights, such as 90MB",
-    )
-    add(
-        "--group-size",
-        type=int,
-        choices=[32, 64, 128],
-        help="input channels that share one scale (default: 32, under a budget 64)",
-    )
-    add(
-        "--calibrate",
-        metavar="TEXT",
-        action="append",
-        help="round weights with error feedback on this text file; `self`: on text that the model "
-        "writes; `pydoc`: on Python's help, the default under a budget; may be given several times",
-    )
-    add(
-        "--tuning-steps",
-        type=_count,
-        metavar="N",
-        help="windows of text by which scales are tuned after rounding: more is better and takes "
-        "longer; 0: none (default: 32 under a budget, else 0)",
-    )
+    _add_quantization(parser)
     add(
         "--context",
         type=_positive,
@@ -101,6 +65,47 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--passes", metavar="SPEC", help="run these passes instead of the default ones")
     add("--quiet", "-q", action="store_true", help="no progress and no summary")
     parser.set_defaults(run=_compile)
+
+
+def _add_quantization(parser: argparse.ArgumentParser) -> None:
+    """How many bits weights get, and how they are rounded."""
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--bits", choices=list(_BITS), default="4", help="weight format (default: 4)"
+    )
+    precision.add_argument(
+        "--average-bits",
+        type=_positive_float,
+        metavar="BITS",
+        help="2, 3 or 4 bits for each group of channels, this many on average with scales and "
+        "all, about 2.3 to 4.6; embeddings and the output head stay at 8",
+    )
+    precision.add_argument(
+        "--size",
+        type=_size,
+        metavar="SIZE",
+        help="the same by the bytes of all weights, such as 90MB",
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        choices=[32, 64, 128],
+        help="input channels that share one scale (default: 32, under a budget 64)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="TEXT",
+        action="append",
+        help="round weights with error feedback on this text file; `self`: on text that the model "
+        "writes; `pydoc`: on Python's help, the default under a budget; may be given several times",
+    )
+    parser.add_argument(
+        "--tuning-steps",
+        type=_count,
+        metavar="N",
+        help="windows of text by which scales are tuned after rounding: more is better and takes "
+        "longer; 0: none (default: 32 under a budget, else 0)",
+    )
 
 
 def _positive(text: str) -> int:

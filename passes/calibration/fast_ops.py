@@ -24,9 +24,8 @@ def fastest_dtype() -> torch.dtype:
 
     Its rounding, of a 512th, is small beside that of codes.
     """
-    has = torch.cpu.get_capabilities()
-    fast = has.get("avx512_bf16") or has.get("amx_bf16")
-    return torch.bfloat16 if fast else torch.float32
+    fast = (on for feature, on in torch.cpu.get_capabilities().items() if "bf16" in feature)
+    return torch.bfloat16 if any(fast) else torch.float32
 
 
 def _linear(state: State, attrs: Attrs, x: np.ndarray) -> np.ndarray:
