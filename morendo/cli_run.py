@@ -18,7 +18,7 @@ everything else to standard error.
 
 Lower precision levels of a 4-bit artifact (--level 1 to 4) read fewer bits of the same weights:
 they are faster and lose quality, much of it where the weights were rounded to nearest, as `morendo
-compile` does. `morendo eval` measures every level."""
+compile` does without a text. `morendo eval` measures every level."""
 
 _EPILOG = """\
 examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -86,16 +87,18 @@ class PromoteGroups(Pass):
         most = sum(i.nbytes(i.groups, i.groups) for i in inputs)
         if least <= budget and (budget <= SLACK * most or self.size_mb):
             return
-        nearest = least if budget < least else most
+        low = budget < least
+        nearest = least if low else most
         if self.size_mb:
-            text = f"{self.size_mb:g} MB for all weights"
-            can = f"{(nearest + fixed) / 1e6:.1f} MB"
+            unit, asked, value = "MB for all weights", self.size_mb, (nearest + fixed) / 1e6
         else:
-            text, can = f"{self.average_bits:g} bits", f"{8 * nearest / count:.2f} bits"
+            unit, asked, value = "bits", self.average_bits, 8 * nearest / count
+        rounded = (math.ceil if low else math.floor)(100 * value) / 100  # one that is accepted
         raise CompileError(
-            f"{self.name}: the budget cannot be met (got {text}, the nearest is {can})",
+            f"{self.name}: the budget cannot be met "
+            f"(got {asked:g} {unit}, the nearest is {rounded:.2f})",
             hint="everything counts: codes, scales, zeros, outliers and orders; "
-            "a larger --group-size takes less",
+            + ("groups of more channels take less" if low else "for more there is --bits 8"),
         )
 
 
