@@ -62,7 +62,9 @@ def calibration_windows(
             lengths = loaded.vocabulary, min(WINDOW, loaded.context)
             written = write_windows(compile_model, *lengths, count, progress)
             rounding.append(written)
-            tuning += [written, read_windows(loaded, PYDOC, most - len(written))]
+            tuning.append(written)
+            if loaded.tokenizer is not None:
+                tuning.append(read_windows(loaded, PYDOC, most - len(written)))
         else:
             tuning.append(read_windows(loaded, source, most))
             rounding.append(spread(tuning[-1], count))
