@@ -10,7 +10,6 @@ import pytest
 
 import morendo
 from morendo.budget import Budget, parse_size
-from morendo.frontend import load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dialect import attrs_of
@@ -28,14 +27,8 @@ ANALYZED = "normalize,quantize-weights{group_size=32},analyze-group-ranges,"
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return load_model(TINY)
-
-
-@pytest.fixture(scope="module")
-def windows(loaded) -> np.ndarray:
-    ids = loaded.tokenizer.library.encode(prose(0, 0.02)).ids
-    return np.array(ids[: 8 * 128], np.int64).reshape(8, 128)
+def windows(prose_windows) -> np.ndarray:
+    return prose_windows(8)
 
 
 def run(loaded, windows: np.ndarray, folder: Path, spec: str):

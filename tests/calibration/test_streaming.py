@@ -13,7 +13,6 @@ import torch
 import morendo
 from morendo.calibration import calibration_windows
 from morendo.codegen.weight_layout import Matrix
-from morendo.frontend import load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.evaluate import evaluate
@@ -39,14 +38,8 @@ def prose(start: float, stop: float) -> str:
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return load_model(TINY)
-
-
-@pytest.fixture(scope="module")
-def windows(loaded) -> np.ndarray:
-    ids = loaded.tokenizer.library.encode(prose(0, 0.02)).ids
-    return np.array(ids[: 12 * 128], np.int64).reshape(12, 128)
+def windows(prose_windows) -> np.ndarray:
+    return prose_windows(12)
 
 
 def calibrate(loaded, windows: np.ndarray, folder: Path, spec: str, weights=None):

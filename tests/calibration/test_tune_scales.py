@@ -34,23 +34,13 @@ from morendo.passes.calibration.tuner import (
 from morendo.passes.pipeline import known_passes, run_passes
 from tests.frontend.families import VOCABULARY, save_model
 
-from .test_streaming import prose
-
-TINY = Path(__file__).parent.parent / "models" / "tiny_llama"
 FORMATS = "normalize,quantize-weights{group_size=64},"
 PLANES = "analyze-group-ranges{windows=2},promote-groups{average_bits=3.0},"
-MATRIX = "model.layers.1.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return load_model(TINY)
-
-
-@pytest.fixture(scope="module")
-def windows(loaded) -> np.ndarray:
-    ids = loaded.tokenizer.library.encode(prose(0, 0.05)).ids
-    return np.array(ids[: 28 * 128], np.int64).reshape(28, 128)
+def windows(prose_windows) -> np.ndarray:
+    return prose_windows(28)
 
 
 def passes(spec: str, module, context: Context):
@@ -169,6 +159,13 @@ def example(spec: str, features: int) -> tuple[Quantized, WeightFormat, np.ndarr
     return codes, fmt, rng.permutation(features).astype(np.int32)
 
 
+def moved(matrix: TunedMatrix) -> TunedMatrix:
+    """The matrix with other scales and zeros."""
+    for parameter in matrix.parameters:
+        parameter.data = 0.1 * torch.randn_like(parameter)
+    return matrix
+
+
 SPECS = [("q4g32", 100), ("q4g32p2,1", 100), ("q4g32p1,0o4", 96), ("q8g32", 96)]
 
 
@@ -187,9 +184,7 @@ def test_a_matrix_is_what_its_codes_stand_for(spec: str, features: int) -> None:
 def test_gradients(spec: str, features: int) -> None:
     """Against autograd through the plain formula."""
     codes, fmt, order = example(spec, features)
-    matrix = TunedMatrix(codes, fmt, order)
-    for parameter in matrix.parameters:
-        parameter.data = 0.1 * torch.randn_like(parameter)
+    matrix = moved(TunedMatrix(codes, fmt, order))
     x = torch.randn(1, 5, features, requires_grad=True)
     target = torch.randn(1, 5, 20)
     inputs = [x, *matrix.parameters]
@@ -207,9 +202,7 @@ def test_gradients(spec: str, features: int) -> None:
 @pytest.mark.parametrize(("spec", "features"), SPECS)
 def test_what_is_stored_is_near_and_exact(spec: str, features: int) -> None:
     codes, fmt, _ = example(spec, features)
-    matrix = TunedMatrix(codes, fmt, None)
-    for parameter in matrix.parameters:
-        parameter.data = 0.1 * torch.randn_like(parameter)
+    matrix = moved(TunedMatrix(codes, fmt, None))
     wanted, before = matrix.values(), dequantize(codes, fmt, features)
     matrix.settle()
     stored = matrix.settled(codes)
