@@ -26,7 +26,7 @@ from morendo.budget import Budget
 from morendo.calibration import CalibrationText, calibration_windows, spread
 from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
-from morendo.ir.derived_weights import DerivedWeights
+from morendo.ir.derived_weights import DerivedWeights, tuned_name
 from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
@@ -43,7 +43,7 @@ LLAMA_CPP = ("Q4_0", "Q4_1")
 """K-quants have blocks of 256 channels, which does not divide the width of every model."""
 PLAIN = "normalize,quantize-weights{{group_size={size}}}"
 BUDGET = (
-    "normalize,quantize-weights{{group_size=64}},analyze-group-ranges,"
+    "normalize,quantize-weights{{compact=True}},analyze-group-ranges,"
     "promote-groups{{average_bits={bits}{options}}},{more}calibrate-weights"
 )
 
@@ -189,7 +189,8 @@ class _Matrices:
         """A weight as it would be stored."""
         original, attrs = self.weights.get(name), self.linears.get(name)
         if attrs is None:
-            return original
+            tuned = tuned_name(name)
+            return self.weights.get(tuned if tuned in self.weights else name)
         fmt = WeightFormat.parse(attrs["format"])
         columns = attrs.get("in_features") or attrs["features"]
         if self.peer is not None and fmt.kind == "q4":

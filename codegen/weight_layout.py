@@ -250,11 +250,15 @@ class WeightLayout:
         parts += [Part(o.name, "i32", o.size, 4 * o.size) for o in self._orders]
         return parts + [Part("constant", "f32", c.size, c.nbytes) for c, _ in self._constants]
 
-    def describe(self, codes: CodeStore | None = None) -> list[dict[str, Any]]:
-        """Every matrix with the byte offsets of its arrays, as weights.json lists them.
+    def describe(self, codes: CodeStore | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Every matrix and vector with its byte offsets, as weights.json lists them.
 
-        What was measured when `codes` were made is listed for each of its weights.
+        What was measured when `codes` were made is listed for each weight of a matrix.
         """
+        vectors = [{**asdict(v), "offset": place.offset} for v, place in self._vectors.items()]
+        return {"matrices": self._describe_matrices(codes), "vectors": vectors}
+
+    def _describe_matrices(self, codes: CodeStore | None) -> list[dict[str, Any]]:
         orders = {order.name: place.offset for order, place in self._orders.items()}
         return [
             {

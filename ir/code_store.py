@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 import numpy as np
@@ -40,24 +41,9 @@ class CodeStore:
         Raises:
             CompileError: when the disk is full.
         """
-        path = self._path(name, fmt)
-        partial = path.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(
-                    file,
-                    *codes.dense,
-                    *vars(codes.outliers or Outliers.none()).values(),
-                    figures=json.dumps(dict(figures or {})),
-                )
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise CompileError(
-                f"quantized weights cannot be kept ({error.strerror})",
-                where=str(self.folder),
-                hint="free disk space there",
-            ) from error
+        arrays = *codes.dense, *vars(codes.outliers or Outliers.none()).values()
+        notes = json.dumps(dict(figures or {}))
+        self._write(self._path(name, fmt), lambda file: np.savez(file, *arrays, figures=notes))
 
     def get(self, name: str, fmt: WeightFormat) -> Quantized | None:
         """What was kept; None when the matrix has no codes in this format."""
@@ -77,6 +63,37 @@ class CodeStore:
             return None
         with np.load(path) as arrays:
             return json.loads(str(arrays["figures"]))
+
+    def put_vector(self, name: str, values: np.ndarray) -> None:
+        """Keep a float32 vector that belongs to the codes.
+
+        Raises:
+            CompileError: when the disk is full.
+        """
+        self._write(self._vector(name), lambda file: np.save(file, values))
+
+    def vector(self, name: str) -> np.ndarray | None:
+        """What was kept; None when there is none."""
+        path = self._vector(name)
+        return np.load(path) if path.exists() else None
+
+    def _vector(self, name: str) -> Path:
+        return self.folder / f"{quote(name, safe='')}.npy"
+
+    def _write(self, path: Path, save: Callable[[IO[bytes]], None]) -> None:
+        """A whole file or none."""
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                save(file)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise CompileError(
+                f"quantized weights cannot be kept ({error.strerror})",
+                where=str(self.folder),
+                hint="free disk space there",
+            ) from error
 
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.glob("*.npz"))

@@ -6,6 +6,18 @@ from typing import Protocol
 
 import numpy as np
 
+_TUNED = ".tuned"
+
+
+def tuned_name(name: str) -> str:
+    """The name of a vector's values after tuning."""
+    return name + _TUNED
+
+
+def untuned_name(name: str) -> str | None:
+    """The name of what was tuned; None when `name` is not that of tuned values."""
+    return name.removesuffix(_TUNED) if name.endswith(_TUNED) else None
+
 
 class Weights(Protocol):
     """What passes ask of a WeightStore: names, shapes, and one matrix at a time."""

@@ -89,6 +89,9 @@ def _stacked(types: list[Any], attrs: Attrs) -> Any:
     return tensor([batch, tokens, attrs["heads"] * attrs["head_dim"]])
 
 
+NORMS = ("rms_norm", "layer_norm")
+"""Ops whose weights multiply each channel."""
+
 NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0}
 LAYER_NORM: Attrs = {"weight": str, "bias": "", "eps": float}
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}

@@ -22,6 +22,34 @@ the byte is a good signed operand too. Zero points are in the same eighths of a 
 SCALE_STEPS = 255
 """Scales are `row_scale * code / 255` with a code of 8 bits for each row and group."""
 
+
+@dataclass(frozen=True)
+class Ladder:
+    """The evenly spaced whole numbers that a stored code can mean: first + step * code.
+
+    Attributes:
+        first: what code 0 means.
+        step: between two codes.
+        count: of codes.
+    """
+
+    first: int
+    step: int
+    count: int
+
+    @property
+    def last(self) -> int:
+        """The largest number."""
+        return self.first + self.step * (self.count - 1)
+
+
+SCALES = Ladder(1, 1, SCALE_STEPS)
+ZEROS = Ladder(0, 1, 128)
+COMPACT_SCALES = Ladder(60, 13, 16)
+"""Scale codes that 4 bits number: from a quarter of the row's largest step to all of it."""
+COMPACT_ZEROS = Ladder(38, 3, 16)
+"""Zeros that 4 bits number, in eighths of a step: less than three steps from the middle of 15."""
+
 GROUP_SIZES = (32, 64, 128)
 
 OUTLIER_ARRAYS = ("value", "channel", "row", "start")
@@ -61,12 +89,15 @@ class WeightFormat:
         planes: for "q4", the numbers of groups (P3, P4) that have the third and the fourth bit
             stored; None is all of them, plain 4 bit.
         slots: for "q4", sparse entries ("outliers", `ir/outliers.py`) for each tile of 16 rows.
+        compact: for "q4", scale and zero of a row and group share a byte, and row scales have
+            16 bits: half of what they take otherwise.
     """
 
     kind: str
     group_size: int = 0
     planes: tuple[int, int] | None = None
     slots: int = 0
+    compact: bool = False
 
     KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", "q4")
 
@@ -83,6 +114,8 @@ class WeightFormat:
             raise InputError(f"bad planes (got {self.planes}, need P3 >= P4 >= 0 in a q4 format)")
         if self.slots and (self.kind != "q4" or not 0 <= self.slots < 1 << 16):
             raise InputError(f"bad outliers (got {self.slots}, need 0 to 65535 in a q4 format)")
+        if self.compact and self.kind != "q4":
+            raise InputError(f"only q4 formats have compact scales (got {self.kind})")
 
     @property
     def quantized(self) -> bool:
@@ -91,10 +124,11 @@ class WeightFormat:
 
     @property
     def name(self) -> str:
-        """The spelling used in the IR, such as "q4g32" or "q4g32p12,5o28"."""
+        """The spelling used in the IR, such as "q4g32" or "q4g32cp12,5o28"."""
         if not self.quantized:
             return self.kind
-        suffix = f"p{self.planes[0]},{self.planes[1]}" if self.planes else ""
+        suffix = "c" if self.compact else ""
+        suffix += f"p{self.planes[0]},{self.planes[1]}" if self.planes else ""
         suffix += f"o{self.slots}" if self.slots else ""
         return f"{self.kind}g{self.group_size}{suffix}"
 
@@ -105,12 +139,23 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        match = re.fullmatch(r"(f32|f16|q8|q4)(?:g(\d+))?(?:p(\d+),(\d+))?(?:o(\d+))?", name)
+        parts = r"(f32|f16|q8|q4)(?:g(\d+))?(c)?(?:p(\d+),(\d+))?(?:o(\d+))?"
+        match = re.fullmatch(parts, name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
-        kind, group, plane3, plane4, slots = match.groups()
+        kind, group, compact, plane3, plane4, slots = match.groups()
         planes = (int(plane3), int(plane4)) if plane3 else None
-        return cls(kind, int(group or 0), planes, int(slots or 0))
+        return cls(kind, int(group or 0), planes, int(slots or 0), bool(compact))
+
+    @property
+    def scales(self) -> Ladder:
+        """The scale codes that can be stored."""
+        return COMPACT_SCALES if self.compact else SCALES
+
+    @property
+    def zeros(self) -> Ladder:
+        """The zeros of a "q4" format that can be stored, in eighths of a step."""
+        return COMPACT_ZEROS if self.compact else ZEROS
 
     @property
     def without_counts(self) -> WeightFormat:
@@ -147,22 +192,27 @@ class WeightFormat:
             dtype = {"f32": "float32", "f16": "float16"}[self.kind]
             return (Array("data", dtype, (tiles, in_features, ROW_TILE)),)
         size, groups = self.group_size, self.groups(in_features)
-        scale = Array("scale", "uint8", (tiles, groups, ROW_TILE))
-        row_scale = Array("row_scale", "float32", (tiles * ROW_TILE,))
         if self.kind == "q8":
             codes = Array("codes", "int8", (tiles, groups, size // 4, ROW_TILE, 4))
-            return (codes, scale, row_scale)
+            return (codes, *self._scale_arrays(tiles, groups))
         plane3, plane4 = self.plane_groups(in_features)
         chunk = ROW_TILE * 4  # bytes: 4 channels of every row of the tile
         return (
             Array("base", "uint8", (tiles, groups, size // 16, chunk)),
             Array("plane3", "uint8", (tiles, plane3, size // 32, chunk)),
             Array("plane4", "uint8", (tiles, plane4, size // 32, chunk)),
-            scale,
-            Array("zero", "int8", (tiles, groups, ROW_TILE)),
-            row_scale,
+            *self._scale_arrays(tiles, groups),
             *self._outlier_arrays(tiles, in_features),
         )
+
+    def _scale_arrays(self, tiles: int, groups: int) -> tuple[Array, ...]:
+        shape = (tiles, groups, ROW_TILE)
+        if self.compact:
+            row_scale = Array("row_scale", "uint16", (tiles * ROW_TILE,))
+            return Array("scale_zero", "uint8", shape), row_scale
+        zero = [Array("zero", "int8", shape)] if self.kind == "q4" else []
+        row_scale = Array("row_scale", "float32", (tiles * ROW_TILE,))
+        return (Array("scale", "uint8", shape), *zero, row_scale)
 
     def _outlier_arrays(self, tiles: int, in_features: int) -> tuple[Array, ...]:
         if not self.slots:

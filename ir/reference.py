@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError
-from .formats import ROW_TILE, SCALE_STEPS, WeightFormat, ceil_div
+from .formats import ROW_TILE, SCALE_STEPS, Ladder, WeightFormat, ceil_div
 from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
@@ -26,9 +26,9 @@ class Quantized:
 
     Attributes:
         codes: int8 [N, Kp]; 0..15 for "q4", -127..127 for "q8".
-        scale: uint8 [N, G], 1..255.
-        zero: int8 [N, G] in eighths of a code step ("q4"; all 0 for "q8").
-        row_scale: float32 [N].
+        scale: uint8 [N, G], 1..255; of `fmt.scales`.
+        zero: int8 [N, G] in eighths of a code step ("q4"; all 0 for "q8"); of `fmt.zeros`.
+        row_scale: float32 [N]; in compact formats the lower 16 bits are 0.
         outliers: what is added where groups are read at 2 bits ("q4").
     """
 
@@ -72,15 +72,41 @@ def check_finite(weight: NDArray, name: str) -> None:
     )
 
 
-def two_level_scale(step: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def stored_row_scale(
+    row_scale: NDArray[np.float32], fmt: WeightFormat, up: bool = True
+) -> NDArray[np.float32]:
+    """The row scales float32 [N] that a format can store: the next larger ones, or the nearest.
+
+    Compact formats keep the upper 16 bits (bfloat16).
+    """
+    if not fmt.compact:
+        return row_scale
+    bits = np.ascontiguousarray(row_scale, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0xFFFF if up else 0x8000)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def two_level_scale(
+    step: NDArray[np.float32], fmt: WeightFormat
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Split steps float32 [N, G] into codes uint8 [N, G] and one float32 per row.
 
     The code is rounded up, so that the range of a group is never cut off.
     """
-    row_scale = step.max(axis=1)
+    row_scale = stored_row_scale(step.max(axis=1), fmt)
     safe = np.where(row_scale > 0, row_scale, 1.0)
-    codes = np.ceil(step / safe[:, None] * SCALE_STEPS - 1e-4)
-    return np.clip(codes, 1, SCALE_STEPS).astype(np.uint8), row_scale.astype(np.float32)
+    codes = _next_rung(step / safe[:, None] * SCALE_STEPS, fmt.scales)
+    return codes.astype(np.uint8), row_scale.astype(np.float32)
+
+
+def _next_rung(values: NDArray, ladder: Ladder) -> NDArray:
+    """The numbers of a ladder that are not below `values`."""
+    rungs = np.ceil((values - 1e-4 - ladder.first) / ladder.step)
+    return ladder.first + ladder.step * np.clip(rungs, 0, ladder.count - 1)
+
+
+def _nearest_rung(values: NDArray, ladder: Ladder) -> NDArray:
+    rungs = np.rint((values - ladder.first) / ladder.step)
+    return ladder.first + ladder.step * np.clip(rungs, 0, ladder.count - 1)
 
 
 def group_scale(q: Quantized) -> NDArray[np.float32]:
@@ -98,12 +124,15 @@ def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
         step = np.maximum(grouped.max(-1), -grouped.min(-1)) / 127
         low = np.zeros_like(step)
     else:
-        low = np.minimum(grouped.min(-1), 0)
-        step = (np.maximum(grouped.max(-1), 0) - low) / 15
-    scale, row_scale = two_level_scale(step)
+        low, high = np.minimum(grouped.min(-1), 0), np.maximum(grouped.max(-1), 0)
+        first, last = fmt.zeros.first / STEP, fmt.zeros.last / STEP
+        step = np.maximum((high - low) / 15, np.maximum(high / (15 - first), -low / last))
+    scale, row_scale = two_level_scale(step, fmt)
     exact = row_scale[:, None] * (scale.astype(np.float32) / SCALE_STEPS)
     inverse = np.divide(1.0, exact, out=np.zeros_like(exact), where=exact > 0)
-    zero = np.clip(np.rint(-low * inverse * STEP), 0, 15 * STEP)
+    zero = np.zeros_like(low)
+    if fmt.kind == "q4":
+        zero = np.minimum(_nearest_rung(-low * inverse * STEP, fmt.zeros), 15 * STEP)
     grouped = grouped * inverse[:, :, None]
     if fmt.kind == "q4":
         grouped += zero[:, :, None] / STEP
@@ -181,22 +210,37 @@ def _plane(bits: NDArray[Any], width: int) -> NDArray[np.uint8]:
 def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
     """Lay codes out as the kernels read them; shapes as `fmt.arrays(N, K)` says."""
     steps = _by_step(q, fmt)
-    scale = np.ascontiguousarray(_tiles(q.scale).transpose(0, 2, 1))
-    row_scale = _tiles(q.row_scale).reshape(-1)
     if fmt.kind == "q8":
         codes = steps.view(np.int8).reshape(*steps.shape[:3], ROW_TILE, 4)
-        return {"codes": codes, "scale": scale, "row_scale": row_scale}
+        return {"codes": codes, **_pack_scales(q, fmt)}
     rows, columns = q.codes.shape
     plane3, plane4 = fmt.plane_groups(columns)
     return {
         "base": _plane(steps >> 2, 2),
         "plane3": _plane((steps[:, :plane3] >> 1) & 1, 1),
         "plane4": _plane(steps[:, :plane4] & 1, 1),
-        "scale": scale,
-        "zero": np.ascontiguousarray(_tiles(q.zero).transpose(0, 2, 1)),
-        "row_scale": row_scale,
+        **_pack_scales(q, fmt),
         **pack_outliers(q.outliers, fmt, rows, fmt.groups(columns)),
     }
+
+
+def _pack_scales(q: Quantized, fmt: WeightFormat) -> Arrays:
+    """Scales and zeros as [T, G, ROW_TILE]; rows that fill up the last tile have row scale 0."""
+    row_scale = _tiles(q.row_scale).reshape(-1)
+    if not fmt.compact:
+        zeros = {"zero": _by_group(q.zero)} if fmt.kind == "q4" else {}
+        return {"scale": _by_group(q.scale), **zeros, "row_scale": row_scale}
+    low, high = (
+        ((x.astype(np.int32) - ladder.first) // ladder.step).astype(np.uint8)
+        for x, ladder in ((q.scale, fmt.scales), (q.zero, fmt.zeros))
+    )
+    upper = (row_scale.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return {"scale_zero": _by_group(low | (high << np.uint8(4))), "row_scale": upper}
+
+
+def _by_group(values: NDArray) -> NDArray:
+    """[N, G] as [T, G, ROW_TILE]."""
+    return np.ascontiguousarray(_tiles(values).transpose(0, 2, 1))
 
 
 def _unplane(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
@@ -211,13 +255,12 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
     """The inverse of `pack_quantized`; bits of planes that are not stored come back as 0."""
     if fmt.kind == "q8":
         codes = arrays["codes"].reshape(*arrays["codes"].shape[:3], ROW_TILE * 4)
-        zero = np.zeros_like(arrays["scale"], np.int8)
     else:
         codes = _unplane(arrays["base"], 2) << np.uint8(2)
         for name, bit in (("plane3", 1), ("plane4", 0)):
             plane = _unplane(arrays[name], 1)
             codes[:, : plane.shape[1]] |= plane << np.uint8(bit)
-        codes, zero = codes.view(np.int8), arrays["zero"]
+        codes = codes.view(np.int8)
     tiles, groups, steps = codes.shape[:3]
     by_row = codes.reshape(tiles, groups, steps, ROW_TILE, 4).transpose(0, 3, 1, 2, 4)
     flat = by_row.reshape(tiles * ROW_TILE, groups * steps * 4)[:out_features]
@@ -225,9 +268,21 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
     def untile(values: NDArray) -> NDArray:
         return values.transpose(0, 2, 1).reshape(tiles * ROW_TILE, groups)[:out_features]
 
-    scale, row_scale = untile(arrays["scale"]), arrays["row_scale"][:out_features]
+    scale, zero, row_scale = _unpack_scales(arrays, fmt)
     sparse = unpack_outliers(arrays) if fmt.slots else None
-    return Quantized(np.ascontiguousarray(flat), scale, untile(zero), row_scale, sparse)
+    scales = untile(scale), untile(zero), row_scale[:out_features]
+    return Quantized(np.ascontiguousarray(flat), *scales, sparse)
+
+
+def _unpack_scales(arrays: Arrays, fmt: WeightFormat) -> tuple[NDArray, NDArray, NDArray]:
+    """Scales uint8 and zeros int8 as [T, G, ROW_TILE], row scales float32."""
+    if not fmt.compact:
+        scale = arrays["scale"]
+        return scale, arrays.get("zero", np.zeros_like(scale, np.int8)), arrays["row_scale"]
+    both, row_scale = arrays["scale_zero"], arrays["row_scale"].astype(np.uint32)
+    scale = fmt.scales.first + fmt.scales.step * (both & np.uint8(15))
+    zero = fmt.zeros.first + fmt.zeros.step * (both >> np.uint8(4))
+    return scale, zero.astype(np.int8), (row_scale << np.uint32(16)).view(np.float32)
 
 
 def pack(weight: NDArray[np.float32], fmt: WeightFormat) -> Arrays:

@@ -11,10 +11,8 @@ from morendo.ir.errors import InputError
 from morendo.ir.formats import format_for_bits
 
 GROUP_SIZE = 32
-BUDGET_GROUP_SIZE = 64
-"""Under a budget larger groups are better: their scales take half as many bits,"""
-BITS_FOR_SMALL_GROUPS = 4.5
-"""up to where groups of 32 have 4 bits nearly everywhere."""
+BITS_FOR_FINE_SCALES = 4.5
+"""A budget from here on has room for 8-bit scales and zeros in groups of 32."""
 DEFAULT_TEXT = "pydoc"
 
 
@@ -54,8 +52,7 @@ class Budget:
             )
         if given and str(bits) != "4":
             raise InputError(f"a budget is for 4-bit weights (got bits {bits!r})")
-        large = given and (average_bits or 0) < BITS_FOR_SMALL_GROUPS
-        size = group_size or (BUDGET_GROUP_SIZE if large else GROUP_SIZE)
+        size = group_size or GROUP_SIZE
         format_for_bits(bits, size)
         return cls(bits, average_bits or 0.0, size_mb or 0.0, size)
 
@@ -100,7 +97,10 @@ class Budget:
         """
         if tuning_steps and not calibrated:
             raise InputError("tuning needs text", hint="give --calibrate FILE or --calibrate self")
-        steps = ["normalize", f"quantize-weights{{bits={self.bits},group_size={self.group_size}}}"]
+        formats = f"bits={self.bits},group_size={self.group_size}"
+        if calibrated and str(self.bits) == "4" and self.average_bits < BITS_FOR_FINE_SCALES:
+            formats += ",compact=True"
+        steps = ["normalize", f"quantize-weights{{{formats}}}"]
         if self.limited:
             limit = (
                 f"average_bits={self.average_bits:g}"

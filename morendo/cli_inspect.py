@@ -85,9 +85,9 @@ _MATRIX_HEADER = (
 def _matrices(artifact: Path) -> str:
     """A row for every matrix; the last two are its output error on the calibration text."""
     from morendo.ir.errors import ArtifactError, InputError
-    from morendo.runtime.artifact import read_matrix_list
+    from morendo.runtime.artifact import read_weight_list
 
-    entries = read_matrix_list(artifact)
+    entries = read_weight_list(artifact)["matrices"]
     try:
         rows = [row for entry in entries for row in _matrix_rows(entry)]
     except (KeyError, TypeError, InputError) as error:

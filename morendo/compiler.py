@@ -27,7 +27,7 @@ from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.progress import Progress
-from morendo.runtime.artifact import LIBRARY, MATRICES, PLAN, WEIGHTS, create_artifact
+from morendo.runtime.artifact import LIBRARY, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ def compile(
         with progress.task("quantize and pack weights", program.weights.count) as advance:
             with (artifact.path / WEIGHTS).open("wb") as file:
                 program.weights.write(file, weights, advance, codes)
-        (artifact.path / MATRICES).write_text(json.dumps(program.weights.describe(codes)), "utf-8")
+        (artifact.path / WEIGHT_LIST).write_text(
+            json.dumps(program.weights.describe(codes)), "utf-8"
+        )
         write_tokenizer(loaded, artifact.path)
         artifact.finish(_manifest(loaded, machine, program, plan, records))
     return out

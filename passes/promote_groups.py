@@ -36,8 +36,9 @@ class PromoteGroups(Pass):
 
     One ranking of the steps 2 -> 3 -> 4 bit of all groups of all matrices by loss removed per byte,
     as analyze-group-ranges found it. Groups of a matrix are promoted in storage order, which is the
-    order of the analysis; linears that share an input share the order and the counts. Where all
-    groups get 4 bits, channels stay in their places: groups of sorted channels are worse at 4 bits.
+    order of the analysis; linears that share an input share order and counts. Among those of
+    one precision, and where all groups get 4 bits, channels stay in their places: groups of sorted
+    channels are worse.
     A group of 32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is
     aligned.
     The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, or
@@ -77,7 +78,7 @@ class PromoteGroups(Pass):
         promote(inputs, budget, self.ranked)
         for each in inputs:
             if each.order:
-                weights.put(each.order, each.analysis.order)
+                weights.put(each.order, each.channels)
         spent = sum(i.nbytes(*i.planes) for i in inputs)
         context.report.figures["all matrices"] = {"bits": 8 * spent / count, "bytes": spent}
         return _rewrite(module, inputs, context)
@@ -130,12 +131,19 @@ class _Input:
         """The name of the channels' order; "" when they stay in their places."""
         return f"{self.analysis.names[0]}.order" if self._ordered(self.planes[1]) else ""
 
+    @property
+    def channels(self) -> np.ndarray:
+        """The order: int32 [K]; among those of one precision, channels keep the model's order."""
+        size, order = self.analysis.format.group_size, self.analysis.order
+        parts = np.split(order, [plane * size for plane in reversed(self.planes)])
+        return np.concatenate([np.sort(part) for part in parts])
+
     def _ordered(self, plane4: int) -> bool:
         return self.sorted and plane4 < self.groups
 
     def _format(self, plane3: int, plane4: int) -> WeightFormat:
         planes = None if plane4 == self.groups else (plane3, plane4)
-        return WeightFormat("q4", self.analysis.group_size, planes)
+        return replace(self.analysis.format, planes=planes)
 
     def nbytes(self, plane3: int, plane4: int) -> int:
         """Bytes of the matrices with so many planes, of their order and of outliers to come."""

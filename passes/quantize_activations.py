@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.dialect import NORMS, attrs_of, call, op_name
 from morendo.ir.formats import WeightFormat
 
 from .base import Context, Pass
@@ -63,7 +63,7 @@ def _quantize(
     readers = [op_name(rebuilder.values.get(use)) for use in rebuilder.uses[x]]
     context.report.count("activations quantized")
     norm = op_name(producer)
-    if norm in ("rms_norm", "layer_norm") and all(name == "fused_linear" for name in readers):
+    if norm in NORMS and all(name == "fused_linear" for name in readers):
         context.report.count("norms fused")
         source, attrs = rebuilder.replaced(producer.args[0]), attrs_of(producer)
         return rebuilder.emit(call(f"{norm}_quantize", source, **options, **attrs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import tvm
@@ -27,7 +27,8 @@ class QuantizeWeights(Pass):
     Round to nearest with a min-max range for each row and group. The embedding table and the
     output head (the linear that the result comes from) get `head_bits`: a token's row is read
     alone, and errors of the head are not averaged by later layers. With bits f32 or f16 the head
-    follows the rest. Does not fire on weights of generic ops, which stay float32.
+    follows the rest. `compact` gives 4-bit matrices 4-bit scales and zeros instead of 8-bit ones.
+    Does not fire on weights of generic ops, which stay float32.
 
     Source: nested 2/3/4-bit codes with second-order scales as in arXiv 2311.16442.
     """
@@ -38,6 +39,7 @@ class QuantizeWeights(Pass):
 
     bits: str = "4"
     group_size: int = 32
+    compact: bool = False
     head_bits: str = "8"
 
     def __post_init__(self) -> None:
@@ -49,9 +51,11 @@ class QuantizeWeights(Pass):
                 format_for_bits(bits, size)
             except InputError as error:
                 raise InputError(f"{self.name}: option {option}: {error.message}") from None
+        if self.compact and self.bits != "4":
+            raise InputError(f"{self.name}: only 4-bit scales are compact (got {self.spec})")
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        body = format_for_bits(self.bits, self.group_size)
+        body = replace(format_for_bits(self.bits, self.group_size), compact=self.compact)
         head = format_for_bits(self.head_bits, self.group_size) if body.quantized else body
         head_weights = _head_weights(module)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.dialect import NORMS, attrs_of, call, op_name
 from morendo.ir.errors import CompileError
 from morendo.ir.invariants import relax_functions
 
@@ -16,7 +16,6 @@ from .base import Context, Pass
 from .rewrite import Rebuilder
 
 CACHED = {"attention": "cached_attention", "stacked_attention": "cached_stacked_attention"}
-NORMS = ("rms_norm", "layer_norm")
 
 
 @dataclass(frozen=True)

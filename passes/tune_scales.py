@@ -1,39 +1,43 @@
-"""tune-scales: move the scales and zeros of rounded matrices until the model's output is closer."""
+"""tune-scales: move scales of rounded matrices and norms until the model's output is closer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tvm
 from tvm import relax
 
 from morendo.ir.code_store import CodeStore
-from morendo.ir.dialect import attrs_of, op_name
+from morendo.ir.derived_weights import DerivedWeights, tuned_name
+from morendo.ir.dialect import NORMS, attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass, needed_calibration
+from .rewrite import map_functions
 
 
 @dataclass(frozen=True)
 class TuneScales(Pass):
-    """Tune scales and zeros of all matrices together, by the output of the float model.
+    """Tune scales of all matrices and weights of norms together, by the output of the float model.
 
-        y = M.linear(x, weight="w", ..., format="q4g32")
-        ->  the same; codes of "w" in the calibration's code store have other scales and zeros
+        n = M.rms_norm(x, weight="n", ...)
+        y = M.linear(n, weight="w", ..., format="q4g32c")
+        ->  n = M.rms_norm(x, weight="n.tuned", ...)
+            y as it was; "w" in the calibration's code store has other scales
 
-    Codes stay what calibrate-weights made them. Each of `steps` runs one window of text through
-    the float and the quantized model and follows the gradient of KL(float || quantized) with Adam,
-    one cycle up to `learning_rate`, which is in units of a group's spacing of codes. More steps are
-    better, the more so the fewer the bits, as long as no window comes twice. Windows held back tell
-    whether the stored result is better; if not, the codes stay as they were. Products are in
-    bfloat16 where the processor is faster with it. Does not fire on a model whose float weights
-    take more than `memory_mb` megabytes (in all it needs twice as much, and one to two gigabytes
-    for activations), or with ops that have no gradient here; matrices without codes are used as
-    they will be packed.
+    Of compact formats row scales are tuned, of others the scales and zeros of groups. Codes stay
+    what calibrate-weights made them. Each of `steps` runs one window of text through the float and
+    the quantized model and follows the gradient of KL(float || quantized) with Adam, one cycle up
+    to `learning_rate`, which is in units of a group's spacing of codes. More steps are better, the
+    more so the fewer the bits, as long as no window comes twice. Windows held back tell whether the
+    stored result is better; if not, all stays as it was. Products are in bfloat16 where the
+    processor is faster with it. Does not fire on a model whose float weights take more than
+    `memory_mb` megabytes (in all it needs twice as much, and one to two gigabytes for activations),
+    or with ops that have no gradient here; matrices without codes are used as they will be packed.
 
     Source: end-to-end training of quantization parameters of EfficientQAT, arXiv 2407.11062.
     """
@@ -63,7 +67,7 @@ class TuneScales(Pass):
 
         if all(TUNED in figures for figures in _all_figures(module, calibration.codes)):
             context.report.count("matrices tuned before", len(calibration.codes))
-            return module
+            return _with_norms(module, weights, calibration.codes)
         function = TorchFunction(module["main"])
         windows = calibration.windows if calibration.tuning is None else calibration.tuning
         why = self._obstacle(module["main"], function.unknown, len(windows))
@@ -80,9 +84,9 @@ class TuneScales(Pass):
         }
         if tuned.better:
             context.report.count("matrices tuned", tuned.matrices)
-        else:
-            worse = f"{tuned.after:.4g} instead of {tuned.before:.4g} nats a token"
-            context.report.missed("main", f"no better on windows held back: {worse}")
+            return _with_norms(module, weights, calibration.codes)
+        worse = f"{tuned.after:.4g} instead of {tuned.before:.4g} nats a token"
+        context.report.missed("main", f"no better on windows held back: {worse}")
         return module
 
     def _obstacle(self, function: relax.Function, unknown: list[str], windows: int) -> str:
@@ -95,6 +99,24 @@ class TuneScales(Pass):
         if windows < 2:
             return "one window of text: none can be held back"
         return ""
+
+
+def _with_norms(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore) -> tvm.IRModule:
+    """Norms with the weights that were tuned."""
+
+    def visit(_: Any, var: relax.Var, value: Any) -> Any:
+        name = op_name(value)
+        if name not in NORMS:
+            return value
+        attrs = attrs_of(value)
+        tuned = codes.vector(attrs["weight"])
+        if tuned is None:
+            return value
+        derived = tuned_name(attrs["weight"])
+        weights.put(derived, tuned)
+        return call(name, *value.args, **{**attrs, "weight": derived})
+
+    return map_functions(module, visit)
 
 
 def float_bytes(function: relax.Function) -> int:

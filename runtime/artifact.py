@@ -27,7 +27,7 @@ from morendo.ir.plan import Plan
 VERSION = 1
 MANIFEST, PLAN, WEIGHTS, LIBRARY = "manifest.json", "plan.json", "weights.bin", "model.so"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
-MATRICES = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
+WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
 # What a manifest must hold, and of which type; the optional rest is for people to read.
 _NEEDED = {
     "model": {"name": str, "architecture": str},
@@ -106,27 +106,28 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def read_matrix_list(directory: str | Path) -> list[dict[str, Any]]:
-    """The entries of `MATRICES`, one for each stored matrix.
+def read_weight_list(directory: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """What `WEIGHT_LIST` says of the stored "matrices" and "vectors".
 
     Raises:
-        ArtifactError: when the artifact was compiled without that list, or it is no list.
+        ArtifactError: when the artifact was compiled without that list, or it is no such list.
     """
-    path = Path(directory) / MATRICES
+    path = Path(directory) / WEIGHT_LIST
     try:
-        entries = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except FileNotFoundError:
         read_manifest(directory)  # says so when this is no artifact at all
         raise ArtifactError(
-            f"the artifact does not say where its weights are (it has no {MATRICES})",
+            f"the artifact does not say where its weights are (it has no {WEIGHT_LIST})",
             where=str(directory),
             hint=_AGAIN,
         ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"unreadable ({error})", where=str(path), hint=_AGAIN) from None
-    if not isinstance(entries, list):
-        raise ArtifactError("malformed (no list)", where=str(path), hint=_AGAIN)
-    return entries
+    lists = [found.get(key) for key in ("matrices", "vectors")] if isinstance(found, dict) else []
+    if not lists or not all(isinstance(entries, list) for entries in lists):
+        raise ArtifactError("malformed (no lists)", where=str(path), hint=_AGAIN)
+    return found
 
 
 def read_plan(directory: str | Path) -> Plan:

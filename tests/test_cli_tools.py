@@ -182,12 +182,17 @@ ENTRY = {
 }
 
 
+def weight_list(entry: dict) -> str:
+    """The text of weights.json with one matrix."""
+    return json.dumps({"matrices": [entry], "vectors": []})
+
+
 def test_inspect_weights_says_where_the_bits_went(artifact, capsys):
-    (artifact / "weights.json").write_text(json.dumps([ENTRY]))
+    (artifact / "weights.json").write_text(weight_list(ENTRY))
     assert cli.main(["inspect", str(artifact), "--weights"]) == 0
     row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("layers.0"))
     assert " ".join(row.split()) == "layers.0.up 32 x 96 1 1 1 6 3.91 1.00e-02 2.00e-02"
-    (artifact / "weights.json").write_text(json.dumps([{**ENTRY, "format": "q5"}]))
+    (artifact / "weights.json").write_text(weight_list({**ENTRY, "format": "q5"}))
     assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
     assert "malformed" in capsys.readouterr().err
     (artifact / "weights.json").unlink()

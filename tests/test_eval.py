@@ -299,7 +299,7 @@ def test_an_artifact_without_the_list_of_matrices_says_so(artifact):
     path = artifact / "weights.json"
     content = path.read_bytes()
     try:
-        path.write_text('[{"names": []}]')
+        path.write_text('{"matrices": [{"names": []}], "vectors": []}')
         with pytest.raises(ArtifactError, match="malformed"):
             read_matrices(artifact)
         path.unlink()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from tvm.ir import Expr
@@ -16,14 +17,15 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.vectors.isa import VectorISA
 from morendo.codegen.vectors.vector import (
-    load,
     load_words,
     prefetch,
     shift_left,
     splat,
     vector_type,
 )
-from morendo.ir.formats import SCALE_STEPS
+from morendo.ir.formats import ROW_TILE, SCALE_STEPS, WeightFormat
+
+from .scales import GroupScales, group_scales
 
 BLOCK = 32
 """Input channels that are fetched together: one byte of a one-bit plane holds 8 steps of 4."""
@@ -88,7 +90,7 @@ class PlaneReader:
     base: Any  # uint8 [T, G, g/16, 64]
     plane3: Any  # uint8 [T, P3, g/32, 64], P3 and P4 known at run time
     plane4: Any  # uint8 [T, P4, g/32, 64]
-    zeros: Any  # int8 [T, G, 16]
+    scales: GroupScales
     unsigned: bool = True
 
     def prefetch(self, tile, group, block) -> None:
@@ -147,14 +149,8 @@ class PlaneReader:
     def minus_zero(self, tile, group, half) -> Expr:
         """The negated zero points: int32 x lanes in the units of the bytes."""
         missing = T.int32(_ZERO_OF_MISSING_BITS[self.bits])
-        return _minus_zeros(self.zeros, missing, (tile, group, half), self.isa.lanes)
-
-
-def _minus_zeros(zeros, missing: Expr, where: tuple[Expr, Expr, int], lanes: int) -> Expr:
-    """The part of missing bits minus stored zero points, for `where` = (tile, group, half)."""
-    tile, group, half = where
-    stored = load(zeros, (tile, group, half * lanes), lanes)
-    return splat(missing, lanes) - T.cast(stored, vector_type("int32", lanes))
+        lanes = self.isa.lanes
+        return splat(missing, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
 
 
 @dataclass(frozen=True)
@@ -162,19 +158,24 @@ class QuantizedWeights:
     """The weight buffers of a kernel and how to go through their groups."""
 
     isa: VectorISA
-    group_size: int
+    format: WeightFormat
     groups: int
     buffers: dict[str, Any]
 
     @property
     def blocks(self) -> int:
         """Blocks of 32 channels in a group."""
-        return self.group_size // BLOCK
+        return self.format.group_size // BLOCK
+
+    @cached_property
+    def scales(self) -> GroupScales:
+        """What reads scales and zeros."""
+        return group_scales(self.format, self.buffers)
 
     @property
     def scale_unit(self) -> int:
         """Weights are row_scale * scale * code / scale_unit, codes as the readers give them."""
-        return SCALE_STEPS * (8 if "base" in self.buffers else 1)
+        return SCALE_STEPS * (8 if self.format.kind == "q4" else 1)
 
     def ranges(self, level: tuple[Expr, Expr] | None) -> Iterator[tuple[CodeReader, Any, Any]]:
         """(reader, first group, end) for each precision of the level (n3, n4)."""
@@ -182,15 +183,15 @@ class QuantizedWeights:
             yield ByteReader(self.isa, self.buffers["codes"]), 0, self.groups
             return
         n3, n4 = level
-        planes = [self.buffers[name] for name in ("base", "plane3", "plane4", "zero")]
+        planes = [self.buffers[name] for name in ("base", "plane3", "plane4")]
         for bits, first, end in ((4, 0, n4), (3, n4, n3), (2, n3, self.groups)):
-            yield PlaneReader(self.isa, bits, *planes), first, end
+            yield PlaneReader(self.isa, bits, *planes, scales=self.scales), first, end
 
     def scale(self, tile: Expr, group: Expr, half: int) -> Expr:
-        """The 8-bit scales of a tile's rows as float32 x lanes."""
+        """The scale codes of a tile's rows as float32 x lanes."""
         lanes = self.isa.lanes
-        codes = load(self.buffers["scale"], (tile, group, half * lanes), lanes)
-        return T.cast(T.cast(codes, vector_type("int32", lanes)), vector_type("float32", lanes))
+        codes = self.scales.scale(tile, group, half * lanes, lanes)
+        return T.cast(codes, vector_type("float32", lanes))
 
     def minus_zero(self, tile: Expr, group: Expr, half: int, level: tuple[Expr, Expr]) -> Expr:
         """The negated zero points at a level: int32 x lanes, in the units of the bytes."""
@@ -198,10 +199,11 @@ class QuantizedWeights:
         of = _ZERO_OF_MISSING_BITS
         lower = T.Select(group < n3, T.int32(of[3]), T.int32(of[2]))
         missing = T.Select(group < n4, T.int32(of[4]), lower)
-        return _minus_zeros(self.buffers["zero"], missing, (tile, group, half), self.isa.lanes)
+        lanes = self.isa.lanes
+        return splat(missing, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
 
     def row_scale(self, tile: Expr, half: int) -> Expr:
         """row_scale / scale_unit of a tile's rows."""
         lanes = self.isa.lanes
-        rows = load(self.buffers["row_scale"], (tile * 16 + half * lanes,), lanes)
+        rows = self.scales.row_scale(tile * ROW_TILE + half * lanes, lanes)
         return rows * splat(T.float32(1 / self.scale_unit), lanes)

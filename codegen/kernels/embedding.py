@@ -15,6 +15,8 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.vectors.vector_blocks import kernel, kernel_name, token_loop
 from morendo.ir.formats import CODE_SHIFT, ROW_TILE, SCALE_STEPS, WeightFormat
 
+from .scales import GroupScales, group_scales
+
 
 def embedding(
     isa: Any, *, max_tokens: int, rows: int, features: int, fmt: WeightFormat
@@ -42,19 +44,19 @@ def embedding(
     return k.function
 
 
-def _group_scale(arrays: dict[str, Any], tile: Any, group: Any, row: Any, steps: int) -> Any:
+def _group_scale(scales: GroupScales, tile: Any, group: Any, row: Any, steps: int) -> Any:
     """The step of the row's group divided by `steps`, as `reference.group_scale` rounds it."""
-    code = T.cast(arrays["scale"][tile, group, row], "float32")
-    row_scale = arrays["row_scale"][tile * ROW_TILE + row]
+    code = T.cast(scales.scale(tile, group, row, 1), "float32")
+    row_scale = scales.row_scale(tile * ROW_TILE + row, 1)
     return T.bind(row_scale * (code / T.float32(SCALE_STEPS)) / T.float32(steps))
 
 
 def _emit_q8(
     arrays: dict[str, Any], fmt: WeightFormat, features: int, tile: Any, row: Any, out: Any, m: Any
 ) -> None:
-    size = fmt.group_size
+    size, scales = fmt.group_size, group_scales(fmt, arrays)
     with T.serial(0, fmt.groups(features)) as group:
-        scale = _group_scale(arrays, tile, group, row, 1)
+        scale = _group_scale(scales, tile, group, row, 1)
         with T.serial(0, size) as c:
             code = arrays["codes"][tile, group, c // 4, row, c % 4]
             _store_within(out, m, group * size + c, features, size, T.cast(code, "float32") * scale)
@@ -63,10 +65,10 @@ def _emit_q8(
 def _emit_q4(
     arrays: dict[str, Any], fmt: WeightFormat, features: int, tile: Any, row: Any, out: Any, m: Any
 ) -> None:
-    size = fmt.group_size
+    size, scales = fmt.group_size, group_scales(fmt, arrays)
     with T.serial(0, fmt.groups(features)) as group:
-        scale = _group_scale(arrays, tile, group, row, 1 << CODE_SHIFT)
-        zero = T.bind(T.cast(arrays["zero"][tile, group, row], "int32"))
+        scale = _group_scale(scales, tile, group, row, 1 << CODE_SHIFT)
+        zero = T.bind(scales.zero(tile, group, row, 1))
         with T.serial(0, size) as c:
             code = _code(arrays, tile, group, row, c)
             value = T.cast((code << CODE_SHIFT) - zero, "float32") * scale

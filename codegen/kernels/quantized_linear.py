@@ -87,7 +87,7 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
             sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
             scalar_argument("slots", slots)
             outliers = OutlierReader(groups, **sparse, slots=slots, n3=level[0])
-    weights = QuantizedWeights(isa, size, groups, buffers)
+    weights = QuantizedWeights(isa, spec.format, groups, buffers)
     return Kernel(spec, isa, x, weights, epilogue, count, level, outliers)
 
 

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morendo.codegen.weight_layout import Matrix
+from morendo.ir.derived_weights import untuned_name
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import Level, Plan
 from morendo.ir.reference import dequantize, unpack, unpack_quantized
 from morendo.ir.weight_views import parse_view
-from morendo.runtime.artifact import MATRICES, WEIGHTS, read_matrix_list, read_plan
+from morendo.runtime.artifact import WEIGHT_LIST, WEIGHTS, read_plan, read_weight_list
 
 _ROWS = 4096  # of a matrix at a time: numpy computes in float64
 Bounds = tuple[int, int] | None  # (n3, n4); None reads all bits
@@ -52,14 +53,33 @@ def read_matrices(artifact: Path) -> list[StoredMatrix]:
     Raises:
         ArtifactError: when it was compiled without that list, or the list is damaged.
     """
-    entries = read_matrix_list(artifact)
+    entries = read_weight_list(artifact)["matrices"]
     uses = _uses(read_plan(artifact))
     try:
         return [_stored(entry, uses) for entry in entries]
     except (KeyError, TypeError, InputError) as error:
-        message = f"malformed ({type(error).__name__}: {error})"
-        where = str(artifact / MATRICES)
-        raise ArtifactError(message, where=where, hint="compile it again") from None
+        raise _malformed(artifact, error) from None
+
+
+def _tuned_vectors(artifact: Path) -> dict[str, tuple[int, int]]:
+    """(offset, size) of vectors that were tuned, by the names in the checkpoint."""
+    found = {}
+    try:
+        for entry in read_weight_list(artifact)["vectors"]:
+            offset = entry["offset"]
+            for name, size in zip(entry["names"], entry["sizes"], strict=True):
+                original = untuned_name(name)
+                if original is not None:
+                    found[original] = offset, size
+                offset += 4 * size
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(artifact, error) from None
+    return found
+
+
+def _malformed(artifact: Path, error: Exception) -> ArtifactError:
+    message = f"malformed ({type(error).__name__}: {error})"
+    return ArtifactError(message, where=str(artifact / WEIGHT_LIST), hint="compile it again")
 
 
 def _stored(entry: dict[str, Any], uses: dict[int, list[_Use]]) -> StoredMatrix:
@@ -100,13 +120,13 @@ def _uses(plan: Plan) -> dict[int, list[_Use]]:
 
 
 class DequantizedWeights:
-    """Matrices of an artifact by Hugging Face name.
+    """Matrices and tuned vectors of an artifact by Hugging Face name.
 
     Args:
         artifact: the directory.
 
     Attributes:
-        names: of the weights that are wholly or partly in a matrix.
+        names: of tuned vectors, and of weights that are wholly or partly in a matrix.
     """
 
     def __init__(self, artifact: Path) -> None:
@@ -116,7 +136,8 @@ class DequantizedWeights:
             for index, name in enumerate(stored.matrix.names):
                 view = parse_view(name)
                 self._places[view.base if view else name].append((stored, index))
-        self.names = set(self._places)
+        self._vectors = _tuned_vectors(artifact)
+        self.names = {*self._places, *self._vectors}
         self._unpacked = lru_cache(maxsize=1)(self._unpack)  # q, k, v come one after another
 
     def get(
@@ -126,13 +147,17 @@ class DequantizedWeights:
 
         Args:
             name: of the whole weight.
-            original: its float values, kept where the artifact stores it in no matrix.
+            original: its float values, kept where the artifact has no others.
             level: the precision level.
             embedding: it is read as an embedding table, not by a linear.
 
         Raises:
             InputError: when the artifact's weight has another shape.
         """
+        if name in self._vectors:
+            offset, size = self._vectors[name]
+            vector = self._file[offset : offset + 4 * size].view(np.float32)
+            return _put(original, vector.reshape(original.shape), name)
         value = original
         for stored, index in self._places.get(name, []):
             if (embedding and not stored.embedding) or (not embedding and not stored.linear):

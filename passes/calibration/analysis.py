@@ -36,7 +36,7 @@ class InputAnalysis:
         names: of their weights.
         rows: of all matrices together.
         columns: K.
-        group_size: g.
+        format: of the matrices, without planes.
         order: int32 [K], channels from the largest mean square to the smallest; groups are cut
             from this order.
         losses: float64 [3, G]: the part of the output lost to rounding a group at `BITS`, summed
@@ -50,7 +50,7 @@ class InputAnalysis:
     names: tuple[str, ...]
     rows: int
     columns: int
-    group_size: int
+    format: WeightFormat
     order: np.ndarray
     losses: np.ndarray
     ranges: np.ndarray
@@ -109,8 +109,8 @@ class Analyzer:
     def _analyze(
         self, linears: list[Attrs], matrices: list[torch.Tensor], hessian: torch.Tensor
     ) -> InputAnalysis:
-        size = WeightFormat.parse(linears[0]["format"]).group_size
-        columns = len(hessian)
+        fmt = WeightFormat.parse(linears[0]["format"])
+        size, columns = fmt.group_size, len(hessian)
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
         order = order if self.sort else torch.arange(columns)
         factor = inverse_factor(hessian, order, self.damping, linears[0]["weight"])
@@ -119,7 +119,8 @@ class Analyzer:
         for matrix in matrices:
             matrix = matrix[:: -(-len(matrix) // ROWS)]
             energy = float(((matrix @ hessian) * matrix).sum(dtype=torch.float64))
-            losses += _losses(_grouped(matrix.T[order], size), importance) / max(energy, 1e-30)
+            groups = _grouped(matrix.T[order], size)
+            losses += _losses(groups, importance, fmt) / max(energy, 1e-30)
         groups = _grouped(torch.cat(matrices).T[order], size)
         beyond = groups.abs() > OUTLIER * groups.std(1, keepdim=True)
         squares = groups.square()
@@ -128,7 +129,7 @@ class Analyzer:
             tuple(attrs["weight"] for attrs in linears),
             sum(len(matrix) for matrix in matrices),
             columns,
-            size,
+            fmt,
             order.to(torch.int32).numpy(),
             losses.numpy(),
             (groups.amax(1) - groups.amin(1)).mean(1).numpy(),
@@ -144,13 +145,14 @@ def _grouped(values: torch.Tensor, size: int) -> torch.Tensor:
     return padded.reshape(-1, size, *values.shape[1:])
 
 
-def _losses(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+def _losses(groups: torch.Tensor, importance: torch.Tensor, fmt: WeightFormat) -> torch.Tensor:
     """Energy lost in each group [G, g, N] with importance [G, g] at `BITS`: float64 [3, G]."""
     count, size, rows = groups.shape
     weight = groups.transpose(0, 1).reshape(size, -1)  # all groups as rows of one: [g, G * N]
     weights = importance.T[:, :, None].expand(size, count, rows).reshape(size, -1)
     losses = torch.zeros(len(BITS), count, dtype=torch.float64)
-    for index, grid in enumerate(map(Grid, BITS)):
+    for index, bits in enumerate(BITS):
+        grid = Grid(bits, fmt.scales, fmt.zeros)
         row_scale = grid.range(groups, 1)[0].amax(0).repeat(count)
         fit = fit_group(weight, weights, row_scale, grid)
         error = (fit.value(fit.round(weight)) - weight).square_().mul_(weights)

@@ -17,7 +17,7 @@ import torch
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import ROW_TILE, WeightFormat
 from morendo.ir.outliers import Outliers
-from morendo.ir.reference import Quantized
+from morendo.ir.reference import Quantized, stored_row_scale
 
 from .fit import Grid, GroupFit, fit_group
 
@@ -78,7 +78,8 @@ def group_grids(fmt: WeightFormat, in_features: int) -> list[Grid]:
     if fmt.kind == "q8":
         return [Grid(8)] * groups
     plane3, plane4 = fmt.plane_groups(in_features)
-    return [Grid(2 + (g < plane3) + (g < plane4)) for g in range(groups)]
+    bits = [2 + (g < plane3) + (g < plane4) for g in range(groups)]
+    return [Grid(each, fmt.scales, fmt.zeros) for each in bits]
 
 
 def _order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:
@@ -144,7 +145,8 @@ class _Rounding:
         self.importance = factor.diagonal().square().reciprocal()
         natural = matrix[torch.argsort(order)].reshape(-1, self.group, matrix.shape[1])
         steps = [grid.range(group)[0] for grid, group in zip(grids, natural, strict=True)]
-        self.row_scale = torch.stack(steps).amax(0)
+        row_scale = torch.stack(steps).amax(0).numpy()
+        self.row_scale = torch.from_numpy(stored_row_scale(row_scale, fmt))
         self.fits: dict[int, GroupFit] = {}
         self.sparse = self._outliers(natural, fmt.slots)[order] if fmt.slots else None
         self.outliers: list[Outliers] = []

@@ -1,8 +1,9 @@
 """Scale and zero of one group of columns, by search on the weighted error.
 
 Every candidate is one that the format can store (scale in 255ths of the row's, zero in eighths of
-a step), so what is compared is what the kernels will read. A grid over shrunken ranges, as in
-arXiv 2206.01861 and others, then least squares on the codes found.
+a step), so what is compared is what the kernels will read. All pairs of a shrunken range, as in
+arXiv 2206.01861 and others, and a moved middle are tried: the error as a function of both has many
+valleys. Least squares on the codes found come last.
 """
 
 from __future__ import annotations
@@ -11,11 +12,22 @@ from dataclasses import dataclass
 
 import torch
 
-from morendo.ir.formats import SCALE_STEPS
+from morendo.ir.formats import SCALE_STEPS, SCALES, ZEROS, Ladder
 from morendo.ir.reference import STEP
 
 ROUNDS = 2  # of least squares
-LARGEST_ZERO = 127  # of an int8
+SHRINKS = 8
+"""Scales that are tried, each by `SHRINK` of the range's or one rung below the last."""
+SHRINK = 0.05
+MOVES = 4
+"""Zeros that are tried on either side of the one that puts the range in the middle,"""
+MOVE = 3  # eighths of a step, from one to the next
+
+
+def nearest(values: torch.Tensor, ladder: Ladder) -> torch.Tensor:
+    """The nearest number of a ladder to each of `values`, which are overwritten."""
+    rungs = values.sub_(ladder.first).div_(ladder.step).round_().clamp_(0, ladder.count - 1)
+    return rungs.mul_(ladder.step).add_(ladder.first)
 
 
 @dataclass(frozen=True)
@@ -25,9 +37,12 @@ class Grid:
     Attributes:
         bits: 8, or 4, 3, 2 for the nested codes; those of fewer bits are codes of 4 bits, every
             `spacing`-th of them, read in the `middle` of what is cut off.
+        scales, zeros: what can be stored of them.
     """
 
     bits: int
+    scales: Ladder = SCALES
+    zeros: Ladder = ZEROS
 
     @property
     def nested(self) -> bool:
@@ -49,26 +64,35 @@ class Grid:
         """Steps between a code and the middle of the codes that it stands for."""
         return (self.spacing - 1) / 2
 
-    @property
-    def shrink(self) -> list[float]:
-        """Parts of the range that are tried: few codes want more cut off."""
-        part, count = (0.04, 13) if self.bits > 2 else (0.045, 16)
-        return [1.0 - part * i for i in range(1, count)]
-
     def range(self, weight: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """(step, low) of the min-max range along `dim`; the range always holds 0."""
+        """(step, low) of the min-max range along `dim`; the range always holds 0.
+
+        The step is larger where the zeros do not go far enough.
+        """
         high, low = weight.amax(dim).clamp_min(0), weight.amin(dim).clamp_max(0)
         if not self.nested:
             return torch.maximum(high, -low) / 127, torch.zeros_like(low)
-        return (high - low) / (self.limits[1] * self.spacing), low
+        top = self.limits[1] * self.spacing
+        above = top + self.middle - self.zeros.first / STEP
+        below = self.zeros.last / STEP - self.middle
+        return torch.maximum((high - low) / top, torch.maximum(high / above, -low / below)), low
+
+    @property
+    def center(self) -> float:
+        """Steps from the zero of the least code to the middle of all codes."""
+        return self.limits[1] * self.spacing / 2 + self.middle
+
+    def code_of(self, step: torch.Tensor, row_scale: torch.Tensor) -> torch.Tensor:
+        """The storable scale codes next to steps, both [N]."""
+        safe = torch.where(row_scale > 0, row_scale, 1.0)
+        return nearest(step / safe * SCALE_STEPS, self.scales)
 
     def fit(self, step: torch.Tensor, low: torch.Tensor, row_scale: torch.Tensor) -> GroupFit:
         """The storable scale and zero next to a step and a lower end, both [N]."""
-        safe = torch.where(row_scale > 0, row_scale, 1.0)
-        code = torch.round(step / safe * SCALE_STEPS).clamp_(1, SCALE_STEPS)
+        code = self.code_of(step, row_scale)
         exact = row_scale * (code / SCALE_STEPS)
         inverse = torch.where(exact > 0, 1 / exact, 0.0)
-        zero = torch.round((self.middle - low * inverse) * STEP).clamp_(0, LARGEST_ZERO)
+        zero = nearest((self.middle - low * inverse) * STEP, self.zeros)
         return GroupFit(self, code, zero if self.nested else torch.zeros_like(zero), exact)
 
 
@@ -78,8 +102,8 @@ class GroupFit:
 
     Attributes:
         grid: of the group's precision.
-        code: float32 [N], whole numbers 1..255.
-        zero: float32 [N], whole numbers of eighths of a step.
+        code: float32 [N], whole numbers of the grid's scales.
+        zero: float32 [N], whole numbers of eighths of a step, of the grid's zeros.
         step: float32 [N], row_scale * code / 255.
     """
 
@@ -88,11 +112,15 @@ class GroupFit:
     zero: torch.Tensor
     step: torch.Tensor
 
+    @property
+    def shift(self) -> torch.Tensor:
+        """What is added to values in spacings of codes before they are rounded: float32 [N]."""
+        return (self.zero / STEP - self.grid.middle) / self.grid.spacing
+
     def round(self, values: torch.Tensor) -> torch.Tensor:
         """Codes of values [..., N]."""
         inverse = torch.where(self.step > 0, 1 / (self.step * self.grid.spacing), 0.0)
-        shift = (self.zero / STEP - self.grid.middle) / self.grid.spacing
-        return torch.round(values * inverse + shift).clamp_(*self.grid.limits)
+        return torch.round(values * inverse + self.shift).clamp_(*self.grid.limits)
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """What codes [..., N] stand for."""
@@ -117,27 +145,50 @@ def fit_group(
         grid: of the precision in which the group is stored.
     """
     importance = importance[:, None] if importance.ndim == 1 else importance
+    best = _tried_pairs(weight, importance, row_scale, grid)
 
     def error(fit: GroupFit) -> tuple[torch.Tensor, torch.Tensor]:
         codes = fit.round(weight)
         return ((fit.value(codes) - weight).square_() * importance).sum(0), codes
 
-    step, low = grid.range(weight)
-    best = grid.fit(step, low, row_scale)
     least, codes = error(best)
-
-    def keep_better(fit: GroupFit) -> None:
-        nonlocal best, least, codes
+    for _ in range(ROUNDS):
+        fit = grid.fit(*_least_squares(weight, codes, importance, grid), row_scale)
         new, new_codes = error(fit)
         better = new < least
         least = torch.where(better, new, least)
         codes = torch.where(better, new_codes, codes)
         best = fit.where(better, best)
+    return best
 
-    for shrink in grid.shrink:
-        keep_better(grid.fit(step * shrink, low * shrink, row_scale))
-    for _ in range(ROUNDS):
-        keep_better(grid.fit(*_least_squares(weight, codes, importance, grid), row_scale))
+
+def _tried_pairs(
+    weight: torch.Tensor, importance: torch.Tensor, row_scale: torch.Tensor, grid: Grid
+) -> GroupFit:
+    """The best of all pairs of some scales and some zeros; `importance` is [g, 1] or [g, N]."""
+    step, low = grid.range(weight)
+    largest = grid.code_of(step, row_scale)
+    stride = (largest * SHRINK).clamp_min_(grid.scales.step)
+    high = weight.amax(0).clamp_min(0)
+    moves = range(-MOVES, MOVES + 1) if grid.nested else (0,)
+    best, least = grid.fit(step, low, row_scale), None
+    for shrink in range(-1, SHRINKS):
+        code = nearest(largest - shrink * stride, grid.scales)
+        exact = row_scale * (code / SCALE_STEPS)
+        inverse = torch.where(exact > 0, 1 / exact, 0.0)
+        centered = nearest((grid.center - (high + low) / 2 * inverse) * STEP, grid.zeros)
+        scaled = weight * (inverse / grid.spacing)
+        for move in moves:
+            zero = (centered + move * MOVE).clamp_(grid.zeros.first, grid.zeros.last)
+            fit = GroupFit(grid, code, zero if grid.nested else torch.zeros_like(zero), exact)
+            codes = torch.round(scaled + fit.shift).clamp_(*grid.limits)
+            off = codes.sub_(fit.shift).sub_(scaled).square_().mul_(importance)
+            error = off.sum(0).mul_((exact * grid.spacing).square_())
+            if least is None:
+                best, least = fit, error
+                continue
+            best = fit.where(error < least, best)
+            least = torch.minimum(error, least)
     return best
 
 

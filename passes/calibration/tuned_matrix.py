@@ -21,14 +21,14 @@ from morendo.ir.formats import SCALE_STEPS, WeightFormat
 from morendo.ir.reference import STEP, Quantized, group_scale, reading
 
 from .error_feedback import group_grids
-from .fit import LARGEST_ZERO
+from .fit import nearest
 
 GROWTH = 3.0
 """At 4 bits a growth of 1 then about doubles the scale, and moves weights more than a shift."""
 
 
 class TunedMatrix:
-    """W[N, K] in a quantized format, all bits read.
+    """W[N, K] in a quantized format with fine scales (not compact), all bits read.
 
     Args:
         codes: of the matrix.
@@ -47,7 +47,7 @@ class TunedMatrix:
         order: np.ndarray | None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.dtype = dtype
+        self.dtype, self.format = dtype, fmt
         read, zero = reading(codes, fmt, None)
         nested = fmt.kind == "q4"
         self.unit = STEP if nested else 1
@@ -118,12 +118,11 @@ class TunedMatrix:
         step = grown * self.unit
         self.row_scale = step.amax(1)
         safe = torch.where(self.row_scale > 0, self.row_scale, 1.0)[:, None]
-        self.scale = torch.round(step / safe * SCALE_STEPS).clamp_(1, SCALE_STEPS)
+        self.scale = nearest(step / safe * SCALE_STEPS, self.format.scales)
         self.step = self.row_scale[:, None] * (self.scale / SCALE_STEPS) / self.unit
         if self.shift.requires_grad:
             zero = mean - wanted / torch.where(self.step > 0, self.step, 1.0)
-            zero = torch.round(zero + self.middle).clamp_(0, LARGEST_ZERO)
-            self.zero = zero - self.middle
+            self.zero = nearest(zero + self.middle, self.format.zeros) - self.middle
         self.growth.zero_()
         self.shift.zero_()
 

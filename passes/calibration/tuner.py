@@ -1,4 +1,4 @@
-"""Tuning the scales and zeros of all matrices together: the model's output shall stay the same.
+"""Tuning the scales of all matrices and norms together: the model's output shall stay the same.
 
 The loss is KL(float model || quantized model) of the next token on windows of text; some windows
 are held back to tell whether it helped. Source: end-to-end training of quantization parameters as
@@ -8,22 +8,26 @@ in EfficientQAT, arXiv 2407.11062, by distillation and for few steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional
+from tvm import relax
 
 from morendo.ir.code_store import CodeStore
+from morendo.ir.dialect import NORMS, attrs_of, op_name
 from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
+from morendo.ir.text import bindings_of
 
 from .fast_ops import fastest_dtype
 from .stages import Attrs
 from .stream import Weights, float_matrix, stored_order
 from .torch_ops import TorchFunction
 from .tuned_matrix import TunedMatrix
+from .tuned_rows import TunedRows
 
 HELD_BACK = 4
 """Windows that no step sees."""
@@ -73,16 +77,28 @@ class TunedWeights(FloatWeights):
     Args:
         floats: the model as it came.
         codes: of matrices; those that are not in it are rounded to nearest.
+        norms: names of vectors that are tuned too.
+
+    Attributes:
+        tuned: matrices with codes.
+        growths: float32 [C] of each norm; weights become (1 + growth) times as large.
     """
 
-    def __init__(self, floats: FloatWeights, codes: CodeStore) -> None:
+    def __init__(self, floats: FloatWeights, codes: CodeStore, norms: Iterable[str]) -> None:
         super().__init__(floats.weights, floats.dtype)
         self.floats, self.codes = floats, codes
-        self.tuned: dict[tuple[str, WeightFormat], TunedMatrix] = {}
+        self.tuned: dict[tuple[str, WeightFormat], TunedMatrix | TunedRows] = {}
+        self.growths = {n: torch.zeros_like(floats.get(n), requires_grad=True) for n in norms}
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """What an optimizer may change, of matrices that were used."""
+        return [p for m in self.tuned.values() for p in m.parameters] + [*self.growths.values()]
 
     def get(self, name: str) -> torch.Tensor:
         """What has no format."""
-        return self.floats.get(name)
+        values = self.floats.get(name)
+        return values * (1 + self.growths[name]) if name in self.growths else values
 
     def rows(self, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
         """Rows are rounded one by one, so the table need not be."""
@@ -97,7 +113,8 @@ class TunedWeights(FloatWeights):
             if codes is None:
                 return super().linear(attrs, x)
             order = self.weights.get(attrs["order"]) if attrs["order"] else None
-            self.tuned[key] = TunedMatrix(codes, key[1], order, self.dtype)
+            kind = TunedRows if key[1].compact else TunedMatrix
+            self.tuned[key] = kind(codes, key[1], order, self.dtype)
         return self.tuned[key](x) if key in self.tuned else super().linear(attrs, x)
 
     def _matrix(self, attrs: Attrs) -> torch.Tensor:
@@ -136,7 +153,8 @@ class Tuner:
     Args:
         function: main of a normalized module whose formats are chosen.
         weights: of the model.
-        codes: of its matrices; scales and zeros are replaced at the end of a run that helped.
+        codes: of its matrices; at the end of a run that helped, scales and zeros are replaced and
+            norms kept.
         learning_rate: of Adam, at its peak.
     """
 
@@ -145,7 +163,7 @@ class Tuner:
     ) -> None:
         self.function, self.codes, self.learning_rate = function, codes, learning_rate
         self.floats = FloatWeights(weights, fastest_dtype())
-        self.student = TunedWeights(self.floats, codes)
+        self.student = TunedWeights(self.floats, codes, norm_weights(function.function))
 
     def run(self, windows: np.ndarray, steps: int, advance: Callable[[], None]) -> Tuned:
         """Tune, and keep what came of it if it helped.
@@ -158,11 +176,13 @@ class Tuner:
         seen, held = hold_back(windows)
         before = self._mean_divergence(held)
         matrices = self.student.tuned
-        self._steps(_in_random_order(seen, steps), [*matrices.values()], advance)
+        self._steps(_in_random_order(seen, steps), advance)
         for matrix in matrices.values():
             matrix.settle()
         tuned = Tuned(len(matrices), before, self._mean_divergence(held))
         if tuned.better:
+            for name in self.student.growths:
+                self.codes.put_vector(name, self.student.get(name).detach().numpy())
             for (name, fmt), matrix in matrices.items():
                 codes = self.codes.get(name, fmt)
                 assert codes is not None, name
@@ -170,11 +190,8 @@ class Tuner:
                 self.codes.put(name, fmt, matrix.settled(codes), figures)
         return tuned
 
-    def _steps(
-        self, windows: np.ndarray, matrices: list[TunedMatrix], advance: Callable[[], None]
-    ) -> None:
-        parameters = [p for matrix in matrices for p in matrix.parameters]
-        optimizer = torch.optim.Adam(parameters, betas=(0.9, 0.95))
+    def _steps(self, windows: np.ndarray, advance: Callable[[], None]) -> None:
+        optimizer = torch.optim.Adam(self.student.parameters, betas=(0.9, 0.95))
         for index, ids in enumerate(windows):
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * part_of_rate((index + 1) / (len(windows) + 1))
@@ -194,6 +211,12 @@ class Tuner:
     @torch.no_grad()
     def _mean_divergence(self, windows: np.ndarray) -> float:
         return float(np.mean([float(self._divergence(ids)) for ids in windows]))
+
+
+def norm_weights(function: relax.Function) -> list[str]:
+    """Names of the vectors that norms multiply with."""
+    found = [b.value for b in bindings_of(function) if op_name(b.value) in NORMS]
+    return sorted({attrs_of(norm)["weight"] for norm in found} - {""})
 
 
 def hold_back(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import WeightFormat
+from morendo.ir.formats import COMPACT_SCALES, COMPACT_ZEROS, SCALE_STEPS, WeightFormat
 from morendo.ir.reference import dequantize, pack_quantized, quantize, unpack
 from morendo.passes.calibration.error_feedback import Feedback, round_with_feedback
-from morendo.passes.calibration.fit import Grid, fit_group
+from morendo.passes.calibration.fit import Grid, GroupFit, fit_group
 
 ORDERS = ("natural", "groups", "channels")
 
@@ -42,7 +42,8 @@ def test_feedback_beats_rounding_to_nearest(order: str, columns: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "least", "most"), [("q4g32", 0, 15), ("q4g64", 0, 15), ("q8g32", -127, 127)]
+    ("spec", "least", "most"),
+    [("q4g32", 0, 15), ("q4g64", 0, 15), ("q4g32c", 0, 15), ("q8g32", -127, 127)],
 )
 def test_codes_fit_the_format_and_pack_exactly(spec: str, least: int, most: int) -> None:
     fmt = WeightFormat.parse(spec)
@@ -92,6 +93,31 @@ def test_moments_that_cannot_be_factored_are_refused() -> None:
         round_with_feedback(
             torch.ones(16, 32), hessian, WeightFormat("q4", 32), Feedback(), "layer.w"
         )
+
+
+def every_pair(columns: torch.Tensor, importance: torch.Tensor, grid: Grid, row_scale) -> float:
+    """The least error that any scale and zero of each row leave, summed."""
+    best = torch.full_like(row_scale, torch.inf)
+    for code in range(grid.scales.first, grid.scales.last + 1, grid.scales.step):
+        for zero in range(grid.zeros.first, grid.zeros.last + 1, grid.zeros.step):
+            whole = [torch.full_like(row_scale, value) for value in (code, zero)]
+            fit = GroupFit(grid, *whole, row_scale * (code / SCALE_STEPS))
+            off = fit.value(fit.round(columns)) - columns
+            best = torch.minimum(best, (off.square() * importance[:, None]).sum(0))
+    return float(best.sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_search_finds_nearly_the_best_of_all_compact_pairs(bits: int) -> None:
+    grid = Grid(bits, COMPACT_SCALES, COMPACT_ZEROS)
+    columns, importance = torch.from_numpy(weights(32, 80)), torch.rand(32) + 0.1
+    row_scale = grid.range(columns)[0] * 1.2
+    fit = fit_group(columns, importance, row_scale, grid)
+    error = (fit.value(fit.round(columns)) - columns).square() * importance[:, None]
+    assert float(error.sum()) < 1.05 * every_pair(columns, importance, grid, row_scale)
+    for values, ladder in ((fit.code, grid.scales), (fit.zero, grid.zeros)):
+        rungs = (values - ladder.first) / ladder.step
+        assert np.array_equal(rungs, rungs.round().clamp(0, ladder.count - 1))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -185,8 +185,12 @@ def test_an_artifact_computes_with_what_was_chosen(tmp_path, outliers: bool) -> 
 
 
 def test_budget_options() -> None:
-    assert Budget.of(4, 2.9, None, None).group_size == 64
-    assert Budget.of(4, None, None, None).group_size == 32
+    assert Budget.of(4, 2.9, None, None).group_size == 32
+    compact = "quantize-weights{bits=4,group_size=32,compact=True}"
+    for bits, calibrated in ((2.9, True), (4.49, True), (None, True), (4.5, True), (None, False)):
+        found = compact in Budget.of(4, bits, None, None).passes(calibrated)
+        assert found == (calibrated and (bits or 0) < 4.5)
+    assert "compact" not in Budget.of(8, None, None, None).passes(True)
     assert Budget.of(4, 2.9, None, None).texts(None) == ["pydoc"]
     assert Budget.of(4, None, None, None).texts(None) == []
     assert Budget.of(4, None, 90.0, None).label == "90MB"

@@ -12,7 +12,7 @@ import torch
 
 from morendo.frontend import load_model
 from morendo.ir.code_store import CodeStore
-from morendo.ir.derived_weights import DerivedWeights
+from morendo.ir.derived_weights import DerivedWeights, tuned_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.evaluate import evaluate
 from morendo.ir.evaluate_dialect import DIALECT, State
@@ -23,18 +23,21 @@ from morendo.passes.base import Calibration, Context, parse_spec
 from morendo.passes.calibration.stream import stored_order
 from morendo.passes.calibration.torch_ops import TORCH_RULES, TorchFunction
 from morendo.passes.calibration.tuned_matrix import TunedMatrix
+from morendo.passes.calibration.tuned_rows import TunedRows
 from morendo.passes.calibration.tuner import (
     TUNED,
     FloatWeights,
     TunedWeights,
     _in_random_order,
     hold_back,
+    norm_weights,
     part_of_rate,
 )
 from morendo.passes.pipeline import known_passes, run_passes
 from tests.frontend.families import VOCABULARY, save_model
 
-FORMATS = "normalize,quantize-weights{group_size=64},"
+FORMATS = "normalize,quantize-weights{group_size=32,compact=True},"
+FINE_FORMATS = "normalize,quantize-weights{group_size=64},"
 PLANES = "analyze-group-ranges{windows=2},promote-groups{average_bits=3.0},"
 
 
@@ -51,10 +54,13 @@ def passes(spec: str, module, context: Context):
 @pytest.fixture(scope="module")
 def calibrated(loaded, windows, tmp_path_factory: pytest.TempPathFactory):
     """The module with formats of 2 to 4 bits and orders, and a context with its codes."""
-    folder = tmp_path_factory.mktemp("calibrated")
+    return calibrate(FORMATS + PLANES, loaded, windows, tmp_path_factory.mktemp("calibrated"))
+
+
+def calibrate(formats: str, loaded, windows: np.ndarray, folder: Path):
     calibration = Calibration(windows, CodeStore(folder), folder)
     context = Context(None, DerivedWeights(loaded.weights), calibration=calibration)
-    return passes(FORMATS + PLANES + "calibrate-weights", loaded.module, context)[0], context
+    return passes(formats + "calibrate-weights", loaded.module, context)[0], context
 
 
 def with_codes(context: Context, folder: Path, **changed) -> Context:
@@ -130,7 +136,7 @@ def test_torch_with_codes_computes_what_numpy_computes(calibrated, windows, monk
     monkeypatch.setattr("morendo.ir.evaluate.State", Codes)
     ids = windows[0, :40]
     want = numpy_logits(module, context.weights, ids)
-    student = TunedWeights(FloatWeights(context.weights), Codes.codes)
+    student = TunedWeights(FloatWeights(context.weights), Codes.codes, norm_weights(module["main"]))
     got = torch_logits(module, student, ids)
     np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
     assert len(student.tuned) == 28
@@ -159,7 +165,7 @@ def example(spec: str, features: int) -> tuple[Quantized, WeightFormat, np.ndarr
     return codes, fmt, rng.permutation(features).astype(np.int32)
 
 
-def moved(matrix: TunedMatrix) -> TunedMatrix:
+def moved(matrix):
     """The matrix with other scales and zeros."""
     for parameter in matrix.parameters:
         parameter.data = 0.1 * torch.randn_like(parameter)
@@ -214,12 +220,35 @@ def test_what_is_stored_is_near_and_exact(spec: str, features: int) -> None:
     assert rounded < 0.5 * np.linalg.norm(got - before)
 
 
+@pytest.mark.parametrize(("spec", "features"), [("q4g32c", 96), ("q4g32cp2,1", 100)])
+def test_rows_of_compact_formats(spec: str, features: int) -> None:
+    """Against autograd through the plain formula, then what is stored."""
+    codes, fmt, order = example(spec, features)
+    matrix = TunedRows(codes, fmt, order)
+    natural = torch.from_numpy(dequantize(codes, fmt, features)[:, np.argsort(order)].copy())
+    x, target = torch.randn(1, 5, features, requires_grad=True), torch.randn(1, 5, 20)
+    torch.testing.assert_close(matrix(x).detach(), (x @ natural.T).detach())
+    moved(matrix)
+    inputs = [x, *matrix.parameters]
+    got = torch.autograd.grad((matrix(x) * target).sum(), inputs)
+    weight = natural * (1 + matrix.growth * matrix.relative)[:, None]
+    for mine, want in zip(
+        got, torch.autograd.grad((x @ weight.T * target).sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-4)
+    matrix.settle()
+    stored = matrix.settled(codes)
+    assert not (stored.row_scale.view(np.uint32) & 0xFFFF).any()
+    got = dequantize(stored, fmt, features)[:, np.argsort(order)]
+    np.testing.assert_allclose(got, matrix.values.numpy(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(got, weight.detach().numpy(), rtol=1.01 * 2**-8, atol=1e-7)
+
+
 def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
     tuning = "tune-scales{steps=24,learning_rate=2e-3}"
     module, context = calibrated
     context = with_codes(context, tmp_path)
     after, report = passes(tuning, module, context)
-    assert after is module or after.same_as(module)
     figures = report.figures["all matrices"]
     assert report.counts == {"matrices tuned": 28}
     assert figures["steps"] == 24
@@ -228,11 +257,32 @@ def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
     for name, fmt in formats(module):
         mine, other = context.calibration.codes.get(name, fmt), old.get(name, fmt)
         assert np.array_equal(mine.codes, other.codes)
-        assert not np.array_equal(mine.scale, other.scale)
+        assert np.array_equal(mine.scale, other.scale)
+        assert not np.array_equal(mine.row_scale, other.row_scale)
         marked = {**old.figures(name, fmt), TUNED: 1.0}
         assert context.calibration.codes.figures(name, fmt) == marked
     again = with_codes(calibrated[1], tmp_path / "again")
     assert passes(tuning, module, again)[1].figures == report.figures
+    norms = norm_weights(module["main"])
+    assert norm_weights(after["main"]) == [tuned_name(name) for name in norms]
+    for name in norms:
+        ratio = context.weights.get(tuned_name(name)) / context.weights.get(name)
+        assert 0 < np.abs(ratio - 1).max() < 0.1
+    resumed, report = passes(tuning, module, context)
+    assert report.counts == {"matrices tuned before": 28}
+    assert norm_weights(resumed["main"]) == norm_weights(after["main"])
+
+
+def test_fine_scales_and_zeros_are_tuned(loaded, windows, tmp_path: Path) -> None:
+    module, context = calibrate(FINE_FORMATS, loaded, windows[:8], tmp_path)
+    before = {key: context.calibration.codes.get(*key) for key in formats(module)}
+    _, report = passes("tune-scales{steps=12}", module, context)
+    figures = report.figures["all matrices"]
+    assert figures["kl_after"] < 0.97 * figures["kl_before"]
+    for key, old in before.items():
+        mine = context.calibration.codes.get(*key)
+        assert np.array_equal(mine.codes, old.codes)
+        assert not np.array_equal(mine.scale, old.scale)
 
 
 def unchanged(context: Context, other: Context) -> bool:

@@ -17,6 +17,7 @@ from morendo.codegen.kernels.linear_spec import LinearSpec
 from morendo.codegen.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.vectors.isa import VectorISA
 from morendo.ir import reference
+from morendo.ir.formats import Ladder
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized
 from morendo.targets.x86 import isa as x86
@@ -109,12 +110,15 @@ def random_weights(rng: np.random.Generator, spec: LinearSpec) -> Quantized:
     codes = rng.integers(low, high, (rows, columns)).astype(np.int8)
     codes[: rows // 2, :2] = high - 1
     codes[rows // 2 :, :2] = low
-    zero = rng.integers(0, 121, (rows, spec.groups)).astype(np.int8)
-    if spec.format.kind == "q8":
-        zero[:] = 0
-    scale = rng.integers(1, 256, (rows, spec.groups)).astype(np.uint8)
+    zeros = spec.format.zeros if spec.format.kind == "q4" else Ladder(0, 0, 1)
+    scale, zero = (
+        ladder.first + ladder.step * rng.integers(0, ladder.count, (rows, spec.groups))
+        for ladder in (spec.format.scales, zeros)
+    )
     row_scale = rng.uniform(0.1, 1.0, rows).astype(np.float32)
-    return Quantized(codes, scale, zero, row_scale)
+    row_scale = reference.stored_row_scale(row_scale, spec.format)
+    zero = np.minimum(zero, 15 * reference.STEP)
+    return Quantized(codes, scale.astype(np.uint8), zero.astype(np.int8), row_scale)
 
 
 def random_outliers(rng: np.random.Generator, spec: LinearSpec, slots: int) -> Outliers:
@@ -131,11 +135,14 @@ def random_outliers(rng: np.random.Generator, spec: LinearSpec, slots: int) -> O
 def exact_scales(
     spec: LinearSpec, weights: Quantized, x: Activations
 ) -> tuple[Quantized, Activations]:
-    """The same codes with all scales 1: results are the integer dot products themselves."""
+    """The same codes with the least scale everywhere: results are multiples of the integer dot
+    products.
+    """
     unit = 2040 if spec.format.kind == "q4" else 255
-    row_scale = np.full_like(weights.row_scale, 1 / np.float32(1 / unit))
+    row_scale = np.full_like(weights.row_scale, unit)
     assert np.all(row_scale * np.float32(1 / unit) == 1)
-    weights = replace(weights, scale=np.ones_like(weights.scale), row_scale=row_scale)
+    scale = np.full_like(weights.scale, spec.format.scales.first)
+    weights = replace(weights, scale=scale, row_scale=row_scale)
     return weights, replace(x, scales=np.ones_like(x.scales))
 
 

@@ -11,6 +11,7 @@ from morendo.ir.formats import ROW_TILE, WeightFormat, format_for_bits
 
 SHAPES = [(16, 32), (1, 1), (17, 33), (100, 577), (48, 256)]
 QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p1,0", "q4g32o3", "q4g32p1,1o28"]
+QUANTIZED += ["q4g32c", "q4g64cp1,0", "q4g32cp1,1o28"]
 
 
 def random_weight(shape: tuple[int, int]) -> np.ndarray:

@@ -25,11 +25,11 @@ from tests.numerics.linear_cases import (
 
 ISAS = runnable_isas()
 CASES = [  # every vector unit reads every kind of code; the best one also other groups
-    *((isa, fmt) for isa in ISAS for fmt in ("q4g32", "q4g64", "q8g32")),
-    *((isa, fmt) for isa in ISAS[:1] for fmt in ("q4g128", "q8g64")),
+    *((isa, fmt) for isa in ISAS for fmt in ("q4g32", "q4g64", "q4g32c", "q8g32")),
+    *((isa, fmt) for isa in ISAS[:1] for fmt in ("q4g128", "q4g128c", "q8g64")),
 ]
 GATES = [
-    *((isa, "silu", fmt) for isa in ISAS for fmt in ("q4g32", "q8g32")),
+    *((isa, "silu", fmt) for isa in ISAS for fmt in ("q4g32", "q4g32c", "q8g32")),
     *((isa, gate, "q4g32") for isa in ISAS[:1] for gate in ("", "gelu", "gelu_tanh", "relu")),
 ]
 

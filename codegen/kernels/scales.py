@@ -1,0 +1,87 @@
+"""Reading the scales and zeros of packed weights, side by side or two in a byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+from morendo.codegen.vectors.vector import load, shift_left, splat, vector_type
+from morendo.ir.formats import Ladder, WeightFormat
+
+
+class GroupScales(Protocol):
+    """Scales and zeros of `lanes` rows from `row` on in a tile, for one group."""
+
+    def scale(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
+        """Scale codes, 255ths of the row scale: int32 x lanes."""
+        ...
+
+    def zero(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
+        """Zero points in eighths of a step: int32 x lanes."""
+        ...
+
+    def row_scale(self, row: Any, lanes: int) -> Expr:
+        """Scales of rows of the whole matrix: float32 x lanes."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeparateScales:
+    """8 bits for each scale and zero; 8-bit codes have no zero."""
+
+    scales: Any  # uint8 [T, G, 16]
+    row_scales: Any  # float32 [T*16]
+    zeros: Any = None  # int8 [T, G, 16]
+
+    def scale(self, tile, group, row, lanes) -> Expr:
+        return T.cast(load(self.scales, (tile, group, row), lanes), vector_type("int32", lanes))
+
+    def zero(self, tile, group, row, lanes) -> Expr:
+        return T.cast(load(self.zeros, (tile, group, row), lanes), vector_type("int32", lanes))
+
+    def row_scale(self, row, lanes) -> Expr:
+        return load(self.row_scales, (row,), lanes)
+
+
+@dataclass(frozen=True)
+class CompactScales:
+    """4 bits each for scale and zero, the upper half of float32 for row scales."""
+
+    format: WeightFormat
+    both: Any  # uint8 [T, G, 16]
+    row_scales: Any  # uint16 [T*16]
+
+    def scale(self, tile, group, row, lanes) -> Expr:
+        nibble = self._both(tile, group, row, lanes) & splat(T.int32(15), lanes)
+        return _on(self.format.scales, nibble, lanes)
+
+    def zero(self, tile, group, row, lanes) -> Expr:
+        nibble = self._both(tile, group, row, lanes) >> splat(T.int32(4), lanes)
+        return _on(self.format.zeros, nibble, lanes)
+
+    def _both(self, tile, group, row, lanes) -> Expr:
+        return T.cast(load(self.both, (tile, group, row), lanes), vector_type("int32", lanes))
+
+    def row_scale(self, row, lanes) -> Expr:
+        upper = T.cast(load(self.row_scales, (row,), lanes), vector_type("uint32", lanes))
+        return T.reinterpret(vector_type("float32", lanes), shift_left(upper, 16, lanes))
+
+
+def _on(ladder: Ladder, codes: Expr, lanes: int) -> Expr:
+    """The numbers of a ladder that codes int32 x lanes mean."""
+    step, first = (splat(T.int32(value), lanes) for value in (ladder.step, ladder.first))
+    return codes * step + first
+
+
+def group_scales(fmt: WeightFormat, buffers: dict[str, Any]) -> GroupScales:
+    """What reads the scales of a matrix.
+
+    Args:
+        buffers: by the names of `fmt.arrays`.
+    """
+    if fmt.compact:
+        return CompactScales(fmt, buffers["scale_zero"], buffers["row_scale"])
+    return SeparateScales(buffers["scale"], buffers["row_scale"], buffers.get("zero"))
