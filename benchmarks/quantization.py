@@ -41,10 +41,11 @@ from morendo.quality.scores import compare, cut_windows, summarize
 CURVE_BITS = (2.35, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
 LLAMA_CPP = ("Q4_0", "Q4_1")
 """K-quants have blocks of 256 channels, which does not divide the width of every model."""
-PLAIN = "normalize,quantize-weights{{group_size={size}}}"
+PLAIN = "normalize,quantize-weights"
+COMPACT = "normalize,quantize-weights{compact=True}"
 BUDGET = (
-    "normalize,quantize-weights{{compact=True}},analyze-group-ranges,"
-    "promote-groups{{average_bits={bits}{options}}},{more}calibrate-weights"
+    "normalize,quantize-weights{{{scales}}},analyze-group-ranges,"
+    "promote-groups{{average_bits={bits:g}{options}}},{more}calibrate-weights"
 )
 
 
@@ -68,34 +69,36 @@ def curve() -> list[Variant]:
     by_budget = [
         Variant(f"{b.average_bits:g} bits", b.passes(True).split(",fuse-")[0]) for b in budget
     ]
-    feedback = PLAIN + ",calibrate-weights"
     return [
         *by_budget,
-        Variant("4 bit, group 64, error feedback", feedback.format(size=64)),
-        Variant("4 bit, group 32, error feedback", feedback.format(size=32)),
-        Variant("4 bit, group 64, to nearest", PLAIN.format(size=64)),
-        Variant("4 bit, group 32, to nearest", PLAIN.format(size=32)),
-        *(Variant(f"llama.cpp {name}", PLAIN.format(size=32), name) for name in LLAMA_CPP),
+        Variant("4 bit, compact scales, error feedback", COMPACT + ",calibrate-weights"),
+        Variant("4 bit, 8-bit scales, error feedback", PLAIN + ",calibrate-weights"),
+        Variant("4 bit, compact scales, to nearest", COMPACT),
+        Variant("4 bit, 8-bit scales, to nearest", PLAIN),
+        *(Variant(f"llama.cpp {name}", PLAIN, name) for name in LLAMA_CPP),
     ]
 
 
 def passes(bits: float = 2.9) -> list[Variant]:
     """What each step is worth: without it, at the same number of bytes."""
 
-    def spec(bits: float, options: str = "", more: str = "") -> str:
-        return BUDGET.format(bits=f"{bits:g}", options=options, more=more)
+    def spec(
+        options: str = "", more: str = "", scales: str = "compact=True", bits: float = bits
+    ) -> str:
+        return BUDGET.format(bits=bits, options=options, more=more, scales=scales)
 
-    outliers = spec(bits, ",outliers=0.003", "split-outliers{fraction=0.003},")
-    # 16-bit scales and zeros would take 32 bits for each group of 64 where we take 16
-    first_order = bits - 16 / 64
+    outliers = spec(",outliers=0.003", "split-outliers{fraction=0.003},")
+    # 16-bit scales and zeros would take 32 bits for each group of 128 where 8-bit ones take 16
+    first_order = spec(scales="group_size=128", bits=bits - 16 / 128)
     return [
-        Variant("all", spec(bits)),
-        Variant("with tuned scales, the default", spec(bits) + ",tune-scales"),
+        Variant("all", spec()),
+        Variant("with tuned scales, the default", spec() + ",tune-scales"),
         Variant("with outliers, 0.3 %", outliers),
-        Variant("without ranking of groups", spec(bits, ",ranked=False")),
-        Variant("without order of channels", spec(bits).replace("ranges", "ranges{sort=False}", 1)),
-        Variant("without error feedback", spec(bits) + "{feedback=False}"),
-        Variant("without second-order scales", spec(first_order)),
+        Variant("without ranking of groups", spec(",ranked=False")),
+        Variant("without order of channels", spec().replace("ranges", "ranges{sort=False}", 1)),
+        Variant("without error feedback", spec() + "{feedback=False}"),
+        Variant("8-bit scales of 64 channels", spec(scales="group_size=64")),
+        Variant("16-bit scales of 128 channels", first_order),
     ]
 
 

@@ -90,7 +90,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         "--group-size",
         type=int,
         choices=[32, 64, 128],
-        help="input channels that share one scale (default: 32, under a budget 64)",
+        help="input channels that share one scale (default: 32)",
     )
     parser.add_argument(
         "--calibrate",
@@ -104,7 +104,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         type=_count,
         metavar="N",
         help="windows of text by which scales are tuned after rounding: more is better and takes "
-        "longer; 0: none (default: 32 under a budget, else 0)",
+        "longer; 0: none (default: 40 under a budget, else 0)",
     )
 
 

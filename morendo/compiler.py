@@ -64,8 +64,7 @@ def compile(
         average_bits: instead of 4 bits everywhere, 2, 3 or 4 for each group of a linear's input
             channels so that this many are used on average, with scales and all: about 2.3 to 4.6.
         size_mb: the same for megabytes (10^6 bytes) of all weights.
-        group_size: input channels that share a scale, 32, 64 or 128; by default 32, under a budget
-            64.
+        group_size: input channels that share a scale, 32, 64 or 128; by default 32.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;

@@ -46,8 +46,8 @@ class TuneScales(Pass):
     needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
-    steps: int = 32
-    learning_rate: float = 1e-3
+    steps: int = 40
+    learning_rate: float = 2e-3
     memory_mb: int = 2048
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:

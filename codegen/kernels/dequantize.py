@@ -21,7 +21,6 @@ from morendo.codegen.vectors.vector import (
     prefetch,
     shift_left,
     splat,
-    vector_type,
 )
 from morendo.ir.formats import ROW_TILE, SCALE_STEPS, WeightFormat
 
@@ -190,8 +189,7 @@ class QuantizedWeights:
     def scale(self, tile: Expr, group: Expr, half: int) -> Expr:
         """The scale codes of a tile's rows as float32 x lanes."""
         lanes = self.isa.lanes
-        codes = self.scales.scale(tile, group, half * lanes, lanes)
-        return T.cast(codes, vector_type("float32", lanes))
+        return self.scales.scale(tile, group, half * lanes, lanes)
 
     def minus_zero(self, tile: Expr, group: Expr, half: int, level: tuple[Expr, Expr]) -> Expr:
         """The negated zero points at a level: int32 x lanes, in the units of the bytes."""

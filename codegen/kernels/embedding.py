@@ -46,7 +46,7 @@ def embedding(
 
 def _group_scale(scales: GroupScales, tile: Any, group: Any, row: Any, steps: int) -> Any:
     """The step of the row's group divided by `steps`, as `reference.group_scale` rounds it."""
-    code = T.cast(scales.scale(tile, group, row, 1), "float32")
+    code = scales.scale(tile, group, row, 1)
     row_scale = scales.row_scale(tile * ROW_TILE + row, 1)
     return T.bind(row_scale * (code / T.float32(SCALE_STEPS)) / T.float32(steps))
 

@@ -8,15 +8,15 @@ from typing import Any, Protocol
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import load, shift_left, splat, vector_type
-from morendo.ir.formats import Ladder, WeightFormat
+from morendo.codegen.vectors.vector import load, shift_left, splat, splat_float, vector_type
+from morendo.ir.formats import WeightFormat
 
 
 class GroupScales(Protocol):
     """Scales and zeros of `lanes` rows from `row` on in a tile, for one group."""
 
     def scale(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
-        """Scale codes, 255ths of the row scale: int32 x lanes."""
+        """Scale codes, 255ths of the row scale: float32 x lanes."""
         ...
 
     def zero(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
@@ -37,10 +37,10 @@ class SeparateScales:
     zeros: Any = None  # int8 [T, G, 16]
 
     def scale(self, tile, group, row, lanes) -> Expr:
-        return T.cast(load(self.scales, (tile, group, row), lanes), vector_type("int32", lanes))
+        return _float(_int(load(self.scales, (tile, group, row), lanes), lanes), lanes)
 
     def zero(self, tile, group, row, lanes) -> Expr:
-        return T.cast(load(self.zeros, (tile, group, row), lanes), vector_type("int32", lanes))
+        return _int(load(self.zeros, (tile, group, row), lanes), lanes)
 
     def row_scale(self, row, lanes) -> Expr:
         return load(self.row_scales, (row,), lanes)
@@ -56,24 +56,30 @@ class CompactScales:
 
     def scale(self, tile, group, row, lanes) -> Expr:
         nibble = self._both(tile, group, row, lanes) & splat(T.int32(15), lanes)
-        return _on(self.format.scales, nibble, lanes)
+        ladder = self.format.scales  # in floats: vector multiplications of int32 are slow
+        step, first = (splat_float(value, lanes) for value in (ladder.step, ladder.first))
+        return _float(nibble, lanes) * step + first
 
     def zero(self, tile, group, row, lanes) -> Expr:
         nibble = self._both(tile, group, row, lanes) >> splat(T.int32(4), lanes)
-        return _on(self.format.zeros, nibble, lanes)
+        ladder = self.format.zeros
+        step, first = (splat(T.int32(value), lanes) for value in (ladder.step, ladder.first))
+        return nibble * step + first
 
     def _both(self, tile, group, row, lanes) -> Expr:
-        return T.cast(load(self.both, (tile, group, row), lanes), vector_type("int32", lanes))
+        return _int(load(self.both, (tile, group, row), lanes), lanes)
 
     def row_scale(self, row, lanes) -> Expr:
         upper = T.cast(load(self.row_scales, (row,), lanes), vector_type("uint32", lanes))
         return T.reinterpret(vector_type("float32", lanes), shift_left(upper, 16, lanes))
 
 
-def _on(ladder: Ladder, codes: Expr, lanes: int) -> Expr:
-    """The numbers of a ladder that codes int32 x lanes mean."""
-    step, first = (splat(T.int32(value), lanes) for value in (ladder.step, ladder.first))
-    return codes * step + first
+def _int(values: Expr, lanes: int) -> Expr:
+    return T.cast(values, vector_type("int32", lanes))
+
+
+def _float(values: Expr, lanes: int) -> Expr:
+    return T.cast(values, vector_type("float32", lanes))
 
 
 def group_scales(fmt: WeightFormat, buffers: dict[str, Any]) -> GroupScales:

@@ -24,7 +24,7 @@ from .stream import Arrived, StageWeights, float_matrix, token_weights
 BITS = (2, 3, 4)
 OUTLIER = 3.0
 """Weights beyond this many standard deviations of their row's group are its outliers."""
-ROWS = 256
+ROWS = 128
 """Rows of a matrix, evenly spread, that are looked at for losses."""
 
 

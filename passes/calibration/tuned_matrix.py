@@ -11,7 +11,7 @@ one learning rate does for all. W' is made for each use and kept until the gradi
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ class TunedMatrix:
     Attributes:
         growth, shift: float32 [N, G], the parameters.
     """
+
+    RATE: ClassVar[float] = 0.5
+    """Part of the learning rate: so many parameters learn the windows by heart."""
 
     def __init__(
         self,

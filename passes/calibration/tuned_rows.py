@@ -8,6 +8,7 @@ gradient of the matrix is needed.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class TunedRows:
     Attributes:
         growth: float32 [N], the parameter.
     """
+
+    RATE: ClassVar[float] = 1.0
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
 from morendo.ir.text import bindings_of
 
+from .divergence import Divergence
 from .fast_ops import fastest_dtype
 from .stages import Attrs
 from .stream import Weights, float_matrix, stored_order
@@ -90,10 +92,11 @@ class TunedWeights(FloatWeights):
         self.tuned: dict[tuple[str, WeightFormat], TunedMatrix | TunedRows] = {}
         self.growths = {n: torch.zeros_like(floats.get(n), requires_grad=True) for n in norms}
 
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        """What an optimizer may change, of matrices that were used."""
-        return [p for m in self.tuned.values() for p in m.parameters] + [*self.growths.values()]
+    def parameters(self) -> list[dict[str, Any]]:
+        """What an optimizer may change of norms and of matrices that were used, by part of rate."""
+        groups = [{"params": [*self.growths.values()], "part": 1.0}]
+        groups += [{"params": m.parameters, "part": m.RATE} for m in self.tuned.values()]
+        return [group for group in groups if group["params"]]
 
     def get(self, name: str) -> torch.Tensor:
         """What has no format."""
@@ -191,10 +194,11 @@ class Tuner:
         return tuned
 
     def _steps(self, windows: np.ndarray, advance: Callable[[], None]) -> None:
-        optimizer = torch.optim.Adam(self.student.parameters, betas=(0.9, 0.95))
+        optimizer = torch.optim.Adam(self.student.parameters(), betas=(0.9, 0.95))
         for index, ids in enumerate(windows):
+            rate = self.learning_rate * part_of_rate((index + 1) / (len(windows) + 1))
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * part_of_rate((index + 1) / (len(windows) + 1))
+                group["lr"] = rate * group["part"]
             optimizer.zero_grad()
             self._divergence(ids).backward()
             optimizer.step()
@@ -203,10 +207,8 @@ class Tuner:
     def _divergence(self, ids: np.ndarray) -> torch.Tensor:
         """KL(float model || quantized model) of a window, mean over its tokens."""
         with torch.no_grad():
-            target = functional.log_softmax(self.function(self.floats, ids), -1)
-        found = functional.log_softmax(self.function(self.student, ids), -1)
-        loss = functional.kl_div(found, target, log_target=True, reduction="sum")
-        return loss / len(ids)
+            target = self.function(self.floats, ids)
+        return Divergence.apply(self.function(self.student, ids), target)
 
     @torch.no_grad()
     def _mean_divergence(self, windows: np.ndarray) -> float:
