@@ -17,6 +17,7 @@ from morendo.ir.errors import CompileError
 from morendo.progress import Progress
 from morendo.runtime.artifact import create_artifact
 from morendo.runtime.session import Stats
+from morendo.terminal import size
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("compile", "run", "eval", "opt", "passes", "targets", "inspect")
@@ -178,7 +179,9 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
 
     def fake(model, **options):
         calls.append((model, options))
-        used = {"options": {"context": 512, "chunk": 64}}
+        parts = (("q4g32cp1,0", 700, 300), ("i32", 16, 64), ("q8g32", 90, 90), ("f32", 2, 8))
+        weights = [dict(zip(("format", "weights", "bytes"), part, strict=True)) for part in parts]
+        used = {"options": {"context": 512, "chunk": 64}, "weights": weights}
         (tmp_path / "manifest.json").write_text(json.dumps(used))
         return tmp_path
 
@@ -189,7 +192,8 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
     assert model == "some/model"
     assert options == {"target": "x86", "bits": 8, "group_size": 64}
     out = capsys.readouterr().out
-    assert f"wrote {tmp_path}: 42 B in " in out
+    assert f"wrote {tmp_path}: {size((tmp_path / 'manifest.json').stat().st_size)} in " in out
+    assert "matrices of 2 to 4 bits: 4.16 bits a weight, with scales and all" in out
     assert "the model has no tokenizer: use token ids from Python" in out
 
     words = "--bits f16 --context 512 --chunk 64 --out o --dump-ir d --passes normalize -q"

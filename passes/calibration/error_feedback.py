@@ -22,6 +22,8 @@ from morendo.ir.reference import Quantized, stored_row_scale
 from .fit import Grid, GroupFit, fit_group
 
 _COLUMNS = 512  # of an inverse at a time
+ROW_PARTS = (1.0, 0.7, 0.5, 0.35, 0.25)
+"""Of the largest step in a row, what is tried as the row's scale."""
 BLOCK = 128  # columns rounded before the rest of the matrix is updated, as in GPTQ
 
 
@@ -126,6 +128,31 @@ def inverse_factor(
     return inverse.flip(0, 1)
 
 
+def _row_scale(
+    matrix: torch.Tensor, importance: torch.Tensor, grids: list[Grid], fmt: WeightFormat
+) -> torch.Tensor:
+    """The storable row scales float32 [N] of W as [G, g, N], importance [G, g].
+
+    The largest step of the row's groups; where the format's scales do not go far down, perhaps a
+    part of it: rounding other groups better can be worth cutting off the largest weights.
+    """
+    ranges = [grid.range(group) for grid, group in zip(grids, matrix, strict=True)]
+    largest = torch.stack([step for step, _ in ranges]).amax(0)
+    best, least = largest, torch.full_like(largest, torch.inf)
+    for part in ROW_PARTS if fmt.compact else ROW_PARTS[:1]:
+        row_scale = torch.from_numpy(stored_row_scale((largest * part).numpy(), fmt))
+        error = torch.zeros_like(largest)
+        for grid, group, weights, (step, low) in zip(
+            grids, matrix, importance, ranges, strict=True
+        ):
+            fit = grid.fit(step, low, row_scale)
+            off = (fit.value(fit.round(group)) - group).square_()
+            error += weights @ off
+        best = torch.where(error < least, row_scale, best)
+        least = torch.minimum(error, least)
+    return best
+
+
 class _Rounding:
     """One matrix on its way; columns are in rounding order and lie as rows of `matrix`."""
 
@@ -143,15 +170,14 @@ class _Rounding:
         self.group = fmt.group_size
         self.codes = torch.zeros_like(matrix)
         self.importance = factor.diagonal().square().reciprocal()
-        natural = matrix[torch.argsort(order)].reshape(-1, self.group, matrix.shape[1])
-        steps = [grid.range(group)[0] for grid, group in zip(grids, natural, strict=True)]
-        row_scale = torch.stack(steps).amax(0).numpy()
-        self.row_scale = torch.from_numpy(stored_row_scale(row_scale, fmt))
+        back = torch.argsort(order)
+        natural = matrix[back].reshape(-1, self.group, matrix.shape[1])
+        importance = self.importance[back].reshape(-1, self.group)
+        self.row_scale = _row_scale(natural, importance, grids, fmt)
         self.fits: dict[int, GroupFit] = {}
         self.sparse = self._outliers(natural, fmt.slots)[order] if fmt.slots else None
         self.outliers: list[Outliers] = []
         if options.order == "channels":
-            importance = self.importance[torch.argsort(order)].reshape(-1, self.group)
             for index, columns in enumerate(natural):
                 self.fits[index] = self._fit(index, columns, importance[index])
 

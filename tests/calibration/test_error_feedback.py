@@ -120,6 +120,18 @@ def test_search_finds_nearly_the_best_of_all_compact_pairs(bits: int) -> None:
         assert np.array_equal(rungs, rungs.round().clamp(0, ladder.count - 1))
 
 
+def test_row_scales_leave_large_weights_that_do_not_count() -> None:
+    """One group is large, and its inputs are small: compact scales are better spent on the rest."""
+    fmt, weight = WeightFormat.parse("q4g32c"), weights(32, 128)
+    weight[:16, :32] *= 10
+    size = torch.ones(128)
+    size[:32] = 1e-6
+    options = Feedback(damping=1e-6)
+    codes = round_with_feedback(torch.from_numpy(weight), size.diag(), fmt, options, "w")
+    error = np.square(dequantize(codes, fmt, 128) - weight)[:, 32:].mean(1)
+    assert error[:16].mean() < 2 * error[16:].mean()
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_search_is_never_worse_than_the_range(bits: int) -> None:
     grid = Grid(bits)
