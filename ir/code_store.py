@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -50,7 +53,7 @@ class CodeStore:
         path = self._path(name, fmt)
         if not path.exists():
             return None
-        with np.load(path) as arrays:
+        with self._read(path), np.load(path) as arrays:
             parts = [arrays[name] for name in sorted(arrays.files) if name != "figures"]
         codes, scale, zero, row_scale, *sparse = parts
         outliers = Outliers(*sparse) if len(sparse[0]) else None
@@ -61,7 +64,7 @@ class CodeStore:
         path = self._path(name, fmt)
         if not path.exists():
             return None
-        with np.load(path) as arrays:
+        with self._read(path), np.load(path) as arrays:
             return json.loads(str(arrays["figures"]))
 
     def put_vector(self, name: str, values: np.ndarray) -> None:
@@ -75,10 +78,25 @@ class CodeStore:
     def vector(self, name: str) -> np.ndarray | None:
         """What was kept; None when there is none."""
         path = self._vector(name)
-        return np.load(path) if path.exists() else None
+        if not path.exists():
+            return None
+        with self._read(path):
+            return np.load(path)
 
     def _vector(self, name: str) -> Path:
         return self.folder / f"{quote(name, safe='')}.npy"
+
+    @contextmanager
+    def _read(self, path: Path) -> Iterator[None]:
+        """Say of a damaged file what it is."""
+        try:
+            yield
+        except (BadZipFile, zlib.error, ValueError, KeyError, EOFError) as error:
+            raise CompileError(
+                f"quantized weights that were kept are damaged ({error})",
+                where=str(path),
+                hint="delete this file, and the same command makes it again",
+            ) from error
 
     def _write(self, path: Path, save: Callable[[IO[bytes]], None]) -> None:
         """A whole file or none."""

@@ -70,9 +70,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
     """How many bits weights get, and how they are rounded."""
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--bits", choices=list(_BITS), default="4", help="weight format (default: 4)"
-    )
+    precision.add_argument("--bits", choices=list(_BITS), help="weight format (default: 4)")
     precision.add_argument(
         "--average-bits",
         type=_positive_float,
@@ -164,7 +162,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         out = compile(
             arguments.model,
             target=arguments.target,
-            bits=_BITS[arguments.bits],
+            bits=_BITS[arguments.bits or "4"],
             progress=progress,
             **options,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.dialect import NORMS, attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
@@ -36,9 +36,8 @@ class PromoteGroups(Pass):
 
     One ranking of the steps 2 -> 3 -> 4 bit of all groups of all matrices by loss removed per byte,
     as analyze-group-ranges found it. Groups of a matrix are promoted in storage order, which is the
-    order of the analysis; linears that share an input share order and counts. Among those of
-    one precision, and where all groups get 4 bits, channels stay in their places: groups of sorted
-    channels are worse.
+    order of the analysis; linears that share an input share order and counts. Channels of one
+    precision keep the model's order: groups of sorted channels are worse.
     A group of 32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is
     aligned.
     The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, or
@@ -129,7 +128,7 @@ class _Input:
     @property
     def order(self) -> str:
         """The name of the channels' order; "" when they stay in their places."""
-        return f"{self.analysis.names[0]}.order" if self._ordered(self.planes[1]) else ""
+        return f"{self.analysis.names[0]}.order" if self._ordered(*self.planes) else ""
 
     @property
     def channels(self) -> np.ndarray:
@@ -138,8 +137,9 @@ class _Input:
         parts = np.split(order, [plane * size for plane in reversed(self.planes)])
         return np.concatenate([np.sort(part) for part in parts])
 
-    def _ordered(self, plane4: int) -> bool:
-        return self.sorted and plane4 < self.groups
+    def _ordered(self, *planes: int) -> bool:
+        """Whether there are several precisions, so that channels have to move."""
+        return self.sorted and any(0 < count < self.groups for count in planes)
 
     def _format(self, plane3: int, plane4: int) -> WeightFormat:
         planes = None if plane4 == self.groups else (plane3, plane4)
@@ -151,7 +151,7 @@ class _Input:
         fmt = self._format(plane3, plane4)
         fmt = replace(fmt, slots=outlier_slots(fmt, columns, self.outliers))
         total = sum(fmt.nbytes(rows, columns) for rows in self.rows)
-        return total + (4 * columns if self._ordered(plane4) else 0)
+        return total + (4 * columns if self._ordered(plane3, plane4) else 0)
 
     def steps(self) -> list[tuple[float, int]]:
         """(loss removed per byte, which plane) of the groups in storage order, for both planes.
@@ -213,8 +213,10 @@ def _bytes_of_others(module: tvm.IRModule, inputs: Sequence[_Input]) -> int:
             rows = attrs["out_features" if name == "linear" else "rows"]
             columns = attrs["in_features" if name == "linear" else "features"]
             sizes[attrs["weight"]] = WeightFormat.parse(attrs["format"]).nbytes(rows, columns)
+        if name == "rope":
+            sizes[attrs["inv_freq"]] = 2 * attrs["rotary_dim"]
         vectors = ("bias",) if name == "linear" else ("weight", "bias")
-        if name in ("linear", "rms_norm", "layer_norm"):
+        if name in ("linear", *NORMS):
             width = attrs.get("out_features") or int(value.args[0].ty.shape.values[-1])
             sizes.update({attrs[key]: 4 * width for key in vectors if attrs.get(key)})
     return sum(sizes.values())

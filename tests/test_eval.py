@@ -309,6 +309,27 @@ def test_an_artifact_without_the_list_of_matrices_says_so(artifact):
         path.write_bytes(content)
 
 
+@pytest.mark.parametrize("change", ["offset", "size", "arrays"])
+def test_a_list_of_weights_that_is_wrong_is_refused(artifact, change: str):
+    from morendo.quality.dequantized import DequantizedWeights
+
+    path = artifact / "weights.json"
+    content = path.read_bytes()
+    found = json.loads(content)
+    entry = {"names": ["model.norm.weight.tuned"], "sizes": [128], "offset": 1 << 40}
+    if change == "arrays":
+        found["matrices"][0]["offsets"].pop()
+    else:
+        entry = {**entry, "sizes": [77], "offset": 0} if change == "size" else entry
+        found["vectors"] = [entry]
+    try:
+        path.write_text(json.dumps(found))
+        with pytest.raises((ArtifactError, InputError), match=r"malformed|another shape"):
+            DequantizedWeights(artifact).get("model.norm.weight", np.ones(128, np.float32), 0)
+    finally:
+        path.write_bytes(content)
+
+
 def test_the_command_prints_a_table_and_writes_figures(artifact, tmp_path, capsys):
     text, figures = tmp_path / "text.txt", tmp_path / "figures.json"
     text.write_text(TEXT, encoding="utf-8")

@@ -57,7 +57,7 @@ def read_matrices(artifact: Path) -> list[StoredMatrix]:
     uses = _uses(read_plan(artifact))
     try:
         return [_stored(entry, uses) for entry in entries]
-    except (KeyError, TypeError, InputError) as error:
+    except (KeyError, TypeError, ValueError, InputError) as error:
         raise _malformed(artifact, error) from None
 
 
@@ -92,6 +92,8 @@ def _stored(entry: dict[str, Any], uses: dict[int, list[_Use]]) -> StoredMatrix:
         transposed=entry["transposed"],
         interleaved=entry["interleaved"],
     )
+    if len(offsets) != len(matrix.arrays):
+        raise ValueError(f"{len(offsets)} offsets of {len(matrix.arrays)} arrays")
     found = uses[offsets[0]]
     linear = next((use.bounds for use in found if not use.embedding), ())
     embedding = any(use.embedding for use in found)
@@ -130,6 +132,7 @@ class DequantizedWeights:
     """
 
     def __init__(self, artifact: Path) -> None:
+        self._artifact = artifact
         self._file = np.memmap(artifact / WEIGHTS, np.uint8, "r")
         self._places: dict[str, list[tuple[StoredMatrix, int]]] = defaultdict(list)
         for stored in read_matrices(artifact):
@@ -156,8 +159,7 @@ class DequantizedWeights:
         """
         if name in self._vectors:
             offset, size = self._vectors[name]
-            vector = self._file[offset : offset + 4 * size].view(np.float32)
-            return _put(original, vector.reshape(original.shape), name)
+            return _put(original, self._piece(offset, "float32", (size,)), name)
         value = original
         for stored, index in self._places.get(name, []):
             if (embedding and not stored.embedding) or (not embedding and not stored.linear):
@@ -171,8 +173,7 @@ class DequantizedWeights:
         """The float32 weights of one matrix, one for each of its names."""
         matrix, arrays = stored.matrix, {}
         for array, offset in zip(matrix.arrays, stored.offsets, strict=True):
-            data = self._file[offset : offset + array.nbytes]
-            arrays[array.name] = data.view(array.dtype).reshape(array.shape)
+            arrays[array.name] = self._piece(offset, array.dtype, array.shape)
         if not matrix.format.quantized:
             whole = unpack(arrays, matrix.format, matrix.packed_rows, matrix.columns)
             return matrix.split(whole)
@@ -186,7 +187,22 @@ class DequantizedWeights:
     def _order(self, stored: StoredMatrix) -> NDArray[np.int32] | None:
         if stored.order is None:
             return None
-        return self._file[stored.order :][: 4 * stored.matrix.columns].view(np.int32)
+        columns = stored.matrix.columns
+        order = self._piece(stored.order, "int32", (columns,))
+        if not np.array_equal(np.sort(order), np.arange(columns)):
+            raise _malformed(self._artifact, ValueError(f"no order at {stored.order}"))
+        return order
+
+    def _piece(self, offset: int, dtype: str, shape: tuple[int, ...]) -> NDArray:
+        """An array of weights.bin.
+
+        Raises:
+            ArtifactError: when it does not lie in it.
+        """
+        nbytes = np.dtype(dtype).itemsize * int(np.prod(shape))
+        if not 0 <= offset <= len(self._file) - nbytes:
+            raise _malformed(self._artifact, ValueError(f"nothing at {offset}"))
+        return self._file[offset : offset + nbytes].view(dtype).reshape(shape)
 
 
 def _put(whole: NDArray[np.float32], part: NDArray, name: str) -> NDArray[np.float32]:

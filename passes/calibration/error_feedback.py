@@ -103,7 +103,16 @@ def inverse_factor(
 
     With J the reversal of the order and L L' = J H J, U = J L^-1 J: one factorization and one
     triangular inverse, in float64. At most two such matrices are in memory beside H and U.
+
+    Raises:
+        CompileError: when H is not finite or cannot be factored.
     """
+    if not torch.isfinite(hessian.diagonal()).all():
+        raise CompileError(
+            "the input of a linear is not finite on the calibration text",
+            where=where,
+            hint="the model overflows in float32, or an earlier weight is damaged",
+        )
     backward = order.flip(0)
     reversed_ = hessian[backward][:, backward].double()
     diagonal = reversed_.diagonal()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import morendo
 from morendo.ir.code_store import CodeStore
-from morendo.ir.errors import ArtifactError
+from morendo.ir.errors import ArtifactError, CompileError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.reference import quantize
 from morendo.kept_codes import kept_codes, kept_folder
 from morendo.progress import Progress
 
@@ -78,6 +81,18 @@ def test_tuned_codes_are_not_tuned_again(tmp_path, text, monkeypatch) -> None:
     assert len(CodeStore(kept_folder(out))) == 28
     compile_tiny(out, text)
     assert (out / "weights.bin").read_bytes() == (whole / "weights.bin").read_bytes()
+
+
+@pytest.mark.parametrize("keep", [0, 100, -30])
+def test_damaged_codes_are_named(tmp_path, keep: int) -> None:
+    store, fmt = CodeStore(tmp_path), WeightFormat.parse("q4g32c")
+    store.put("layer.w", fmt, quantize(np.ones((4, 32), np.float32), fmt))
+    store.put_vector("norm", np.ones(4, np.float32))
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:keep])
+    for read in (lambda: store.get("layer.w", fmt), lambda: store.vector("norm")):
+        with pytest.raises(CompileError, match=r"kept are damaged .* at .*; delete this file"):
+            read()
 
 
 def test_other_text_starts_anew(tmp_path, text) -> None:

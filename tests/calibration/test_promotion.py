@@ -79,7 +79,7 @@ def test_losses_are_parts_of_the_residual_stream(loaded, windows, tmp_path) -> N
 @pytest.mark.parametrize("bits", [2.9, 3.4, 4.1])
 def test_the_budget_is_kept_and_used(loaded, windows, tmp_path, bits: float) -> None:
     spec = ANALYZED + f"promote-groups{{average_bits={bits}}}"
-    linears, _, reports = run(loaded, windows, tmp_path, spec)
+    linears, context, reports = run(loaded, windows, tmp_path, spec)
     total, weights = nested_bytes(linears)
     assert bits - 0.05 < 8 * total / weights <= bits
     assert reports[-1].figures["all matrices"]["bytes"] == total
@@ -89,7 +89,12 @@ def test_the_budget_is_kept_and_used(loaded, windows, tmp_path, bits: float) -> 
     assert q["order"] == k["order"] == v["order"]
     for attrs in linears.values():  # channels stay where nothing is read in part
         fmt = WeightFormat.parse(attrs["format"])
-        assert bool(attrs.get("order")) == (fmt.kind == "q4" and fmt.planes is not None)
+        groups = fmt.groups(attrs.get("in_features", 0))
+        in_part = any(0 < count < groups for count in fmt.planes or ())
+        assert bool(attrs.get("order")) == in_part
+        if in_part:  # channels of one precision keep the model's order
+            order, ends = context.weights.get(attrs["order"]), np.multiply(fmt.planes, 32)[::-1]
+            assert all((np.diff(part) > 0).all() for part in np.split(order, ends))
 
 
 def test_more_bits_keep_what_fewer_had(loaded, windows, tmp_path) -> None:

@@ -189,6 +189,7 @@ class Damaged:
         return weight
 
 
+@pytest.mark.parametrize("step", ["calibrate-weights", "analyze-group-ranges"])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -197,11 +198,11 @@ class Damaged:
     ],
 )
 def test_values_that_are_not_finite_are_named(
-    name: str, message: str, loaded, windows, tmp_path: Path
+    name: str, message: str, step: str, loaded, windows, tmp_path: Path
 ) -> None:
     with pytest.raises(CompileError, match=message):
         weights = Damaged(loaded.weights, name)
-        calibrate(loaded, windows[:2], tmp_path, FORMATS + "calibrate-weights", weights)
+        calibrate(loaded, windows[:2], tmp_path, FORMATS + step, weights)
 
 
 def test_the_pass_needs_text(loaded) -> None:
