@@ -18,13 +18,11 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized, dequantize, group_scale, stored_row_scale
 
 from .error_feedback import group_grids
-
-GROWTH = 3.0
-"""Growth is in units of so many spacings of codes: the fewer the bits, the more there is to win."""
+from .tuned_matrix import GROWTH
 
 
 class TunedRows:
-    """W[N, K] in a compact format, all bits read.
+    """W[N, K] in a compact format, all bits read; growth is in the units of `TunedMatrix`.
 
     Args:
         codes: of the matrix.
