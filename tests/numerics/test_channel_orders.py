@@ -104,7 +104,7 @@ def test_an_order_is_stored_once_and_listed(weights, tmp_path) -> None:
     layout.matrix(Matrix(("w",), (N,), K, FORMAT))
     place = layout.order("w.order", K)
     assert layout.order("w.order", K) is place
-    assert [entry["order"] for entry in layout.describe()] == [place.offset, None]
+    assert [entry["order"] for entry in layout.describe()["matrices"]] == [place.offset, None]
     with (tmp_path / "weights.bin").open("wb") as file:
         layout.write(file, weights, lambda: None)
     stored = np.fromfile(tmp_path / "weights.bin", np.int32, K, offset=place.offset)
