@@ -184,7 +184,8 @@ class _Rounding:
         importance = self.importance[back].reshape(-1, self.group)
         self.row_scale = _row_scale(natural, importance, grids, fmt)
         self.fits: dict[int, GroupFit] = {}
-        self.sparse = self._outliers(natural, fmt.slots)[order] if fmt.slots else None
+        sparse = self._outliers(natural, importance, fmt.slots) if fmt.slots else None
+        self.sparse = None if sparse is None else sparse[order]
         self.outliers: list[Outliers] = []
         if options.order == "channels":
             for index, columns in enumerate(natural):
@@ -206,13 +207,15 @@ class _Rounding:
             return fit_group(columns, importance, self.row_scale, grid)
         return grid.fit(*grid.range(columns), self.row_scale)
 
-    def _outliers(self, natural: torch.Tensor, slots: int) -> torch.Tensor:
+    def _outliers(
+        self, natural: torch.Tensor, importance: torch.Tensor, slots: int
+    ) -> torch.Tensor:
         """Where 2 bits would cost most, so many for each tile of rows: bool [Kp, N].
 
         Args:
             natural: the matrix as it is stored, [G, g, N].
+            importance: of its columns, [G, g].
         """
-        importance = self.importance[torch.argsort(self.order)].reshape(-1, self.group)
         costs = torch.zeros_like(natural)
         for index, grid in enumerate(self.grids):
             if grid.bits == 2:

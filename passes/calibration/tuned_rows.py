@@ -44,13 +44,17 @@ class TunedRows:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         columns = codes.codes.shape[1] if order is None else len(order)
-        values = dequantize(codes, fmt, columns)
+        values = dequantize(replace(codes, outliers=None), fmt, columns)
         sizes = np.sqrt(np.square(values).mean(1))
         grids = group_grids(fmt, columns)
         spacing = (group_scale(codes) * [grid.spacing for grid in grids]).mean(1)
         relative = np.divide(GROWTH * spacing, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-        natural = values if order is None else values[:, np.argsort(order)]
-        self.format, self.values = fmt, torch.tensor(natural, dtype=dtype)
+        places = slice(None) if order is None else np.argsort(order)
+        self.format, self.values = fmt, torch.tensor(values[:, places], dtype=dtype)
+        self.sparse: torch.Tensor | None = None  # outliers, which have no row scale
+        if codes.outliers is not None:
+            sparse = dequantize(codes, fmt, columns) - values
+            self.sparse = torch.tensor(sparse[:, places], dtype=dtype)
         self.relative = torch.from_numpy(relative)
         self.row_scale = torch.from_numpy(codes.row_scale)
         self.growth = torch.zeros_like(self.row_scale, requires_grad=True)
@@ -62,8 +66,12 @@ class TunedRows:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [1, n, K] times the matrix as it is by now: [1, n, N]."""
-        y = functional.linear(x.to(self.values.dtype), self.values[:, : x.shape[-1]])
-        return y.to(x.dtype) * (1 + self.growth * self.relative)
+        inputs, columns = x.to(self.values.dtype), x.shape[-1]
+        y = functional.linear(inputs, self.values[:, :columns])
+        y = y.to(x.dtype) * (1 + self.growth * self.relative)
+        if self.sparse is None:
+            return y
+        return y + functional.linear(inputs, self.sparse[:, :columns]).to(x.dtype)
 
     @torch.no_grad()
     def settle(self) -> None:
