@@ -104,7 +104,7 @@ class Matrix:
         return np.stack(tiles, axis=1).reshape(self.packed_rows, *parts[0].shape[1:])
 
     def split(
-        self, whole: NDArray[np.float32], order: NDArray[np.int32] | None = None
+        self, whole: NDArray[np.float32], order: NDArray[np.uint16] | None = None
     ) -> list[NDArray[np.float32]]:
         """Each named weight of a packed matrix in its own orientation, its columns in their places.
 
@@ -158,12 +158,12 @@ class Vector:
 
 @dataclass(frozen=True)
 class ChannelOrder:
-    """An int32 vector: which channel of the model is stored k-th."""
+    """A uint16 vector: which channel of the model is stored k-th."""
 
     name: str
     size: int
 
-    def load(self, store: Weights) -> NDArray[np.int32]:
+    def load(self, store: Weights) -> NDArray[np.uint16]:
         """The vector.
 
         Raises:
@@ -172,7 +172,7 @@ class ChannelOrder:
         order = np.asarray(store.get(self.name))
         if not np.array_equal(np.sort(order), np.arange(self.size)):
             raise CompileError(f"this is no order of {self.size} channels", where=self.name)
-        return order.astype(np.int32)
+        return order.astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class WeightLayout:
         """The place of a channel order, shared by all its readers."""
         order = ChannelOrder(name, size)
         if order not in self._orders:
-            self._orders[order] = self._place(4 * size)
+            self._orders[order] = self._place(2 * size)
         return self._orders[order]
 
     def constant(self, values: NDArray) -> Storage:
@@ -247,7 +247,7 @@ class WeightLayout:
             Part(" + ".join(filter(None, v.names)), "f32", sum(v.sizes), 4 * sum(v.sizes))
             for v in self._vectors
         ]
-        parts += [Part(o.name, "i32", o.size, 4 * o.size) for o in self._orders]
+        parts += [Part(o.name, "u16", o.size, 2 * o.size) for o in self._orders]
         return parts + [Part("constant", "f32", c.size, c.nbytes) for c, _ in self._constants]
 
     def describe(self, codes: CodeStore | None = None) -> dict[str, list[dict[str, Any]]]:

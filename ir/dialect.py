@@ -3,7 +3,7 @@
 Every op is one row of `OPS`: its inputs, its attributes with their types, and how its result type
 follows. Weights are attributes, names in a WeightStore; an activation keeps its leading batch of 1.
 
-`order` names an int32 [K] permutation: channel k of what is stored (a quantized matrix's columns,
+`order` names a uint16 [K] permutation: channel k of what is stored (a quantized matrix's columns,
 or quantized activations) is channel order[k] of the model. No name is the model's own order.
 """
 

@@ -194,7 +194,7 @@ def _nested_bits(parts: list[dict[str, Any]]) -> float:
         parts: "weights" of the manifest.
     """
     nested = [part for part in parts if part["format"].startswith("q4")]
-    orders = sum(part["bytes"] for part in parts if part["format"] == "i32")
+    orders = sum(part["bytes"] for part in parts if part["format"] == "u16")
     weights = sum(part["weights"] for part in nested)
     return 8 * (sum(part["bytes"] for part in nested) + orders) / weights if weights else 0.0
 

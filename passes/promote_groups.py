@@ -132,10 +132,10 @@ class _Input:
 
     @property
     def channels(self) -> np.ndarray:
-        """The order: int32 [K]; among those of one precision, channels keep the model's order."""
+        """The order: uint16 [K]; among those of one precision, channels keep the model's order."""
         size, order = self.analysis.format.group_size, self.analysis.order
         parts = np.split(order, [plane * size for plane in reversed(self.planes)])
-        return np.concatenate([np.sort(part) for part in parts])
+        return np.concatenate([np.sort(part) for part in parts]).astype(np.uint16)
 
     def _ordered(self, *planes: int) -> bool:
         """Whether there are several precisions, so that channels have to move."""
@@ -151,7 +151,7 @@ class _Input:
         fmt = self._format(plane3, plane4)
         fmt = replace(fmt, slots=outlier_slots(fmt, columns, self.outliers))
         total = sum(fmt.nbytes(rows, columns) for rows in self.rows)
-        return total + (4 * columns if self._ordered(plane3, plane4) else 0)
+        return total + (2 * columns if self._ordered(plane3, plane4) else 0)
 
     def steps(self) -> list[tuple[float, int]]:
         """(loss removed per byte, which plane) of the groups in storage order, for both planes.

@@ -104,7 +104,7 @@ def rms_norm_quantize(
 ) -> tirx.PrimFunc:
     """`rms_norm` of one row per token whose result is only needed as int8 codes.
 
-    Parameters of the kernel: x f32[M, C], weight f32[C], [order i32[C]], codes i8[M, Kp],
+    Parameters of the kernel: x f32[M, C], weight f32[C], [order u16[C]], codes i8[M, Kp],
     scales f32[M, G], sums i32[M, G], tokens. With `ordered`, channel c of the codes is channel
     order[c] of x.
     """
@@ -113,7 +113,7 @@ def rms_norm_quantize(
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         weight = k.buffer("weight", (features,))
-        order = k.buffer("order", (features,), "int32") if ordered else None
+        order = k.buffer("order", (features,), "uint16") if ordered else None
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
@@ -127,7 +127,7 @@ def layer_norm_quantize(
 ) -> tirx.PrimFunc:
     """`layer_norm` whose result is only needed as int8 codes.
 
-    Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], [order i32[C]],
+    Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], [order u16[C]],
     codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
     """
     op = "layer_norm_quantize" + "_ordered" * ordered
@@ -135,7 +135,7 @@ def layer_norm_quantize(
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         weight, bias = k.buffer("weight", (features,)), k.buffer("bias", (features,))
-        order = k.buffer("order", (features,), "int32") if ordered else None
+        order = k.buffer("order", (features,), "uint16") if ordered else None
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:

@@ -54,7 +54,7 @@ def quantize_activation(
 ) -> tirx.PrimFunc:
     """Quantize the rows of x to int8 codes with a scale and a sum per group.
 
-    Parameters of the kernel: x f32[M, K], [order i32[K]], codes i8[M, Kp], scales f32[M, G],
+    Parameters of the kernel: x f32[M, K], [order u16[K]], codes i8[M, Kp], scales f32[M, G],
     sums i32[M, G], tokens. The padding between K and Kp gets codes 0. With `ordered`, channel k of
     the result is channel order[k] of x.
     """
@@ -62,7 +62,7 @@ def quantize_activation(
     name = kernel_name(op, m=max_tokens, k=features, g=group_size)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
-        order = k.buffer("order", (features,), "int32") if ordered else None
+        order = k.buffer("order", (features,), "uint16") if ordered else None
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:

@@ -94,11 +94,11 @@ def load_float(buffer: Any, index: Sequence[Any], lanes: int) -> Any:
 
 
 def load_ordered(buffer: Any, index: Sequence[Any], order: Any, lanes: int) -> Any:
-    """Like `load_float`, the neighbours in an order: int32 places by place, or None."""
+    """Like `load_float`, the neighbours in an order: uint16 places by place, or None."""
     if order is None:
         return load_float(buffer, index, lanes)
     *outer, last = index
-    places = load(order, [last], lanes)
+    places = T.cast(load(order, [last], lanes), vector_type("int32", lanes))
     return T.bind(T.cast(buffer[(*outer, places)], vector_type("float32", lanes)))
 
 

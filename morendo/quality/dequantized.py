@@ -184,11 +184,11 @@ class DequantizedWeights:
             parts.append(dequantize(some, matrix.format, matrix.columns, bounds))
         return matrix.split(np.concatenate(parts), self._order(stored))
 
-    def _order(self, stored: StoredMatrix) -> NDArray[np.int32] | None:
+    def _order(self, stored: StoredMatrix) -> NDArray[np.uint16] | None:
         if stored.order is None:
             return None
         columns = stored.matrix.columns
-        order = self._piece(stored.order, "int32", (columns,))
+        order = self._piece(stored.order, "uint16", (columns,))
         if not np.array_equal(np.sort(order), np.arange(columns)):
             raise _malformed(self._artifact, ValueError(f"no order at {stored.order}"))
         return order

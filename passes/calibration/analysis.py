@@ -24,6 +24,8 @@ from .stream import Arrived, StageWeights, float_matrix, token_weights
 BITS = (2, 3, 4)
 OUTLIER = 3.0
 """Weights beyond this many standard deviations of their row's group are its outliers."""
+LARGEST_ORDER = 1 << 16
+"""Channels of an order, whose places are 16-bit numbers."""
 ROWS = 128
 """Rows of a matrix, evenly spread, that are looked at for losses."""
 
@@ -112,7 +114,7 @@ class Analyzer:
         fmt = WeightFormat.parse(linears[0]["format"])
         size, columns = fmt.group_size, len(hessian)
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-        order = order if self.sort else torch.arange(columns)
+        order = order if self.sort and columns <= LARGEST_ORDER else torch.arange(columns)
         factor = inverse_factor(hessian, order, self.damping, linears[0]["weight"])
         importance = _grouped(factor.diagonal().square().reciprocal(), size)
         losses = torch.zeros(len(BITS), len(importance), dtype=torch.float64)

@@ -51,7 +51,7 @@ def nested_bytes(linears) -> tuple[int, int]:
     total = sum(
         WeightFormat.parse(a["format"]).nbytes(a["out_features"], a["in_features"]) for a in nested
     )
-    orders = {a["order"]: 4 * a["in_features"] for a in nested if a["order"]}
+    orders = {a["order"]: 2 * a["in_features"] for a in nested if a["order"]}
     return total + sum(orders.values()), sum(a["out_features"] * a["in_features"] for a in nested)
 
 

@@ -102,11 +102,11 @@ def quantized_outputs(tokens: int, features: int, group: int) -> tuple[NDArray, 
     )
 
 
-def channel_orders(features: int, ordered: bool) -> tuple[list[NDArray[np.int32]], NDArray]:
+def channel_orders(features: int, ordered: bool) -> tuple[list[NDArray[np.uint16]], NDArray]:
     """The order as the kernel's argument, if it takes one, and as indices."""
     if not ordered:
         return [], np.arange(features)
-    order = np.random.default_rng(features).permutation(features).astype(np.int32)
+    order = np.random.default_rng(features).permutation(features).astype(np.uint16)
     return [frozen(order)], order
 
 
