@@ -27,12 +27,15 @@ class CalibrateWeights(Pass):
 
     The calibration's windows stream through the module; before each set of linears that share an
     input its second moments are summed, the matrices are rounded, and what follows runs with the
-    rounded ones. Options: `damping` of the second moments, `order` of columns (natural, groups,
-    channels), `feedback=False` to see what it is worth, megabytes of activations kept in memory.
+    rounded ones. The float model runs beside it, and each set of matrices moves before it is
+    rounded to make up for a part of what those before it lost. Options: `damping` of the second
+    moments, `order` of columns (natural, groups, channels), `feedback=False` and `compensation=0`
+    to see what these are worth, megabytes of activations kept in memory.
     Does not fire on float formats, embedding tables and heads tied to them: those are rounded to
     nearest when packed.
 
-    Source: GPTQ, arXiv 2210.17323; two-level scales of arXiv 2311.16442.
+    Source: GPTQ, arXiv 2210.17323; two-level scales of arXiv 2311.16442; propagated errors of QEP,
+    arXiv 2504.09629.
     """
 
     name: ClassVar[str] = "calibrate-weights"
@@ -42,13 +45,16 @@ class CalibrateWeights(Pass):
     damping: float = 0.01
     order: str = "groups"
     feedback: bool = True
+    compensation: float = 0.5
     memory_mb: int = 1024
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        if self.order not in ORDERS or self.damping <= 0 or self.memory_mb < 0:
+        known = self.order in ORDERS and 0 <= self.compensation <= 1
+        if not known or self.damping <= 0 or self.memory_mb < 0:
             raise InputError(
                 f"{self.name}: bad option (got {self.spec})",
-                hint=f"order is one of {', '.join(ORDERS)}, damping is positive",
+                hint=f"order is one of {', '.join(ORDERS)}, damping is positive, "
+                "compensation from 0 to 1",
             )
         calibration, weights = needed_calibration(self.name, context)
         # torch takes seconds to import: not before it is needed
@@ -62,6 +68,7 @@ class CalibrateWeights(Pass):
             calibration.codes,
             ActivationStore(calibration.scratch, self.memory_mb << 20),
             Feedback(self.damping, self.order, feedback=self.feedback),
+            self.compensation,
         )
         with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
             for results in calibrator.run(calibration.windows):

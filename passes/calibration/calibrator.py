@@ -14,9 +14,10 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized, dequantize, quantize
 
 from .activations import ActivationStore
+from .compensation import Moments, sum_moments
 from .error_feedback import Feedback, round_with_feedback
 from .stages import Attrs, Stage
-from .stream import Arrived, Stream, Weights, float_matrix, stored_order, token_weights
+from .stream import Arrived, Stream, Weights, float_matrix, stored_order
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Rounded:
 
     Attributes:
         name: of the weight.
-        nearest, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text, for rounding to
-            nearest with all bits of the format's kind, and for what was kept.
+        nearest, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text with W as it was
+            moved, for rounding to nearest with all bits of the format's kind, and for what was kept.
         dead: input channels that were always 0.
     """
 
@@ -45,6 +46,7 @@ class Calibrator:
         codes: where the results go; what is there already is kept.
         activations: for values between stages.
         options: of the rounding.
+        compensation: how far matrices move to make up for what earlier ones lost, 0 to 1.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Calibrator:
         codes: CodeStore,
         activations: ActivationStore,
         options: Feedback,
+        compensation: float = 0.0,
     ) -> None:
         self.weights, self.codes, self.options = weights, codes, options
-        self.stream = Stream(function, weights, codes, activations, _is_quantized)
+        self.compensation = compensation
+        beside = compensation > 0
+        self.stream = Stream(function, weights, codes, activations, _is_quantized, beside)
         self.stages = self.stream.stages
 
     def run(self, windows: np.ndarray) -> Iterator[list[Rounded]]:
@@ -67,11 +72,11 @@ class Calibrator:
         known = [self._known(attrs) for attrs in stage.linears]
         if all(known):  # of an earlier run that was interrupted
             return [result for result in known if result]
-        hessian = second_moments(inputs, stage.linears[0]["in_features"])
+        moments = sum_moments(inputs, stage.linears[0]["in_features"])
         results = []
         for spec in dict.fromkeys(attrs["format"] for attrs in stage.linears):
             linears = [attrs for attrs in stage.linears if attrs["format"] == spec]
-            results += self._round(linears, hessian)
+            results += self._round(linears, moments)
         return results
 
     def _known(self, attrs: Attrs) -> Rounded | None:
@@ -80,20 +85,20 @@ class Calibrator:
         wanted = ("nearest", "feedback", "dead")
         return Rounded(attrs["weight"], *(figures[key] for key in wanted)) if figures else None
 
-    def _round(self, linears: list[Attrs], hessian: torch.Tensor) -> list[Rounded]:
+    def _round(self, linears: list[Attrs], moments: Moments) -> list[Rounded]:
         """Round linears of one input, order and format together."""
         fmt = WeightFormat.parse(linears[0]["format"])
         order = stored_order(self.weights, linears[0])
-        matrices = [float_matrix(self.weights, attrs)[:, order] for attrs in linears]
-        stored = hessian[order][:, order]
-        stacked = torch.from_numpy(np.concatenate(matrices))
+        stacked = np.concatenate([float_matrix(self.weights, attrs) for attrs in linears])
         where = linears[0]["weight"]
-        rounded = round_with_feedback(stacked, stored, fmt, self.options, where)
+        moved = moments.moved(torch.from_numpy(stacked), self.compensation, where)[:, order]
+        stored = moments.inputs[order][:, order]
+        rounded = round_with_feedback(moved, stored, fmt, self.options, where)
         results, start = [], 0
-        for attrs, matrix in zip(linears, matrices, strict=True):
-            stop = start + len(matrix)
+        for attrs in linears:
+            stop = start + attrs["out_features"]
             part = rounded.rows(start, stop)
-            figures = _measure(matrix, part, fmt, stored)
+            figures = _measure(moved[start:stop].numpy(), part, fmt, stored)
             self.codes.put(attrs["weight"], fmt, part, figures)
             results.append(Rounded(attrs["weight"], **figures))
             start = stop
@@ -102,14 +107,6 @@ class Calibrator:
 
 def _is_quantized(attrs: Attrs) -> bool:
     return WeightFormat.parse(attrs["format"]).quantized
-
-
-def second_moments(inputs: Iterator[Arrived], features: int) -> torch.Tensor:
-    """X'X of the inputs, tokens weighted: float32 [K, K]."""
-    hessian = torch.zeros(features, features)
-    for each in inputs:
-        hessian.addmm_((each.x * token_weights(len(each.x))[:, None]).T, each.x)
-    return hessian
 
 
 def _measure(

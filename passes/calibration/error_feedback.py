@@ -107,26 +107,14 @@ def inverse_factor(
     Raises:
         CompileError: when H is not finite or cannot be factored.
     """
-    if not torch.isfinite(hessian.diagonal()).all():
-        raise CompileError(
-            "the input of a linear is not finite on the calibration text",
-            where=where,
-            hint="the model overflows in float32, or an earlier weight is damaged",
-        )
     backward = order.flip(0)
     reversed_ = hessian[backward][:, backward].double()
     diagonal = reversed_.diagonal()
     mean = diagonal.mean().clamp_min(1e-30)
     diagonal[diagonal <= 0] = mean  # dead: nothing is known, rounded to nearest
     diagonal += damping * mean
-    lower, failed = torch.linalg.cholesky_ex(reversed_)
+    lower = cholesky(reversed_, where)
     del reversed_, diagonal
-    if failed:
-        raise CompileError(
-            "the inputs' second moments cannot be factored",
-            where=where,
-            hint="calibrate with more text or more damping",
-        )
     inverse = torch.empty_like(hessian)
     for start in range(0, len(lower), _COLUMNS):
         unit = torch.zeros(len(lower), min(_COLUMNS, len(lower) - start), dtype=torch.float64)
@@ -135,6 +123,28 @@ def inverse_factor(
             lower, unit, upper=False
         )
     return inverse.flip(0, 1)
+
+
+def cholesky(moments: torch.Tensor, where: str) -> torch.Tensor:
+    """The lower triangular factor of damped second moments, float64 [K, K].
+
+    Raises:
+        CompileError: when they are not finite or cannot be factored.
+    """
+    if not torch.isfinite(moments.diagonal()).all():
+        raise CompileError(
+            "the input of a linear is not finite on the calibration text",
+            where=where,
+            hint="the model overflows in float32, or an earlier weight is damaged",
+        )
+    lower, failed = torch.linalg.cholesky_ex(moments)
+    if failed:
+        raise CompileError(
+            "the inputs' second moments cannot be factored",
+            where=where,
+            hint="calibrate with more text or more damping",
+        )
+    return lower
 
 
 def _row_scale(

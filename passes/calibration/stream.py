@@ -7,7 +7,7 @@ inputs is done before the next stage runs, so that it runs with what has been ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -34,10 +34,12 @@ class Arrived:
     Attributes:
         x: their input, float32 [n, K].
         residual: what their output is added to, float32 [n, N]; None where it is not known.
+        float: what arrives there in the float model; None where the stream does not run it.
     """
 
     x: torch.Tensor
     residual: torch.Tensor | None
+    float: Arrived | None = None
 
 
 SINKS = 4
@@ -121,6 +123,7 @@ class Stream:
         codes: matrices that are rounded already; others run as floats.
         activations: for values between stages.
         wanted: whether to stop at a linear with these attributes.
+        beside_float: run the float model beside it.
     """
 
     def __init__(
@@ -130,9 +133,11 @@ class Stream:
         codes: CodeStore | None,
         activations: ActivationStore,
         wanted: Callable[[Attrs], bool],
+        beside_float: bool = False,
     ) -> None:
         self.function, self.activations = function, activations
         self.weights = StageWeights(weights, codes)
+        self.float_weights = StageWeights(weights, None) if beside_float else None
         self.stages = split_stages(function, wanted)
 
     def run(
@@ -146,31 +151,47 @@ class Stream:
         """
         previous: list[relax.Var] = []
         for stage in self.stages:
-            self.weights.forget()
-            inputs = (
-                self._run_window(stage, windows[index : index + 1], index, previous)
-                for index in range(len(windows))
-            )
+            inputs = self._arrivals(stage, windows, previous)
             result = visit(stage, inputs)
             for _ in inputs:
                 pass  # a visitor that needs no inputs still moves the windows on
             yield result
             previous = stage.live
 
+    def _arrivals(
+        self, stage: Stage, windows: np.ndarray, previous: list[relax.Var]
+    ) -> Iterator[Arrived]:
+        """Run window after window up to the stage's linears."""
+        self.weights.forget()
+        if self.float_weights:
+            self.float_weights.forget()
+        for index, ids in enumerate(windows):
+            arrived = self._run_window(stage, ids[None], index, previous, self.weights)
+            if self.float_weights:
+                place = len(windows) + index
+                aim = self._run_window(stage, ids[None], place, previous, self.float_weights)
+                arrived = replace(arrived, float=aim)
+            yield arrived
+
     def _run_window(
-        self, stage: Stage, ids: np.ndarray, index: int, previous: list[relax.Var]
+        self,
+        stage: Stage,
+        ids: np.ndarray,
+        place: int,
+        previous: list[relax.Var],
+        weights: StageWeights,
     ) -> Arrived:
-        """Run one window up to the stage's linears."""
-        interpreter = Interpreter(State(self.weights), FAST_RULES)
+        """Run one window, whose values are kept at a place of `activations`."""
+        interpreter = Interpreter(State(weights), FAST_RULES)
         positions = np.arange(ids.shape[1], dtype=np.int64)[None]
         for param, value in zip(self.function.params, (ids, positions), strict=True):
             interpreter.bind(param, value)
         if previous:
-            for var, value in zip(previous, self.activations.load(index), strict=True):
+            for var, value in zip(previous, self.activations.load(place), strict=True):
                 interpreter.bind(var, value)
         for binding in stage.bindings:
             interpreter.bind(binding.var, interpreter.value(binding.value))
-        self.activations.save(index, [interpreter.env[var] for var in stage.live])
+        self.activations.save(place, [interpreter.env[var] for var in stage.live])
         residual = interpreter.env[stage.residual] if stage.residual is not None else None
         return Arrived(
             _rows(interpreter.env[stage.source]), None if residual is None else _rows(residual)
