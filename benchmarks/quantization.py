@@ -217,7 +217,7 @@ class _Matrices:
             if fmt.kind == "q4":
                 rows, columns = attrs["out_features"], attrs["in_features"]
                 nbytes, count = nbytes + fmt.nbytes(rows, columns), count + rows * columns
-                orders[attrs["order"]] = 4 * columns if attrs["order"] else 0
+                orders[attrs["order"]] = 2 * columns if attrs["order"] else 0
         return 8 * (nbytes + sum(orders.values())) / count
 
 

@@ -26,8 +26,8 @@ class Rounded:
 
     Attributes:
         name: of the weight.
-        nearest, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text with W as it was
-            moved, for rounding to nearest with all bits of the format's kind, and for what was kept.
+        nearest, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text, W as it was moved, for
+            rounding to nearest with all bits of the format's kind, and for what was kept.
         dead: input channels that were always 0.
     """
 

@@ -79,9 +79,10 @@ def test_stages_end_before_linears_of_one_input(loaded) -> None:
     assert [len(stage.live) for stage in stages] == [2] * 11 + [0]
 
 
-def test_later_layers_see_rounded_earlier_ones(loaded, windows, calibrated) -> None:
+def test_later_layers_see_rounded_earlier_ones(loaded, windows, tmp_path) -> None:
     """The last error reported is the one that the numpy evaluator finds, and far below nearest."""
-    _, codes, report = calibrated
+    spec = FORMATS + "calibrate-weights{compensation=0}"
+    _, codes, report = calibrate(loaded, windows, tmp_path, spec)
     assert len(codes) == 7 * 4
     ratios = [figures["error"] / figures["error_to_nearest"] for figures in report.figures.values()]
     assert np.exp(np.mean(np.log(ratios))) < 0.6
@@ -211,7 +212,7 @@ def test_the_pass_needs_text(loaded) -> None:
         run_passes(loaded.module, spec, Context(None, loaded.weights))
 
 
-@pytest.mark.parametrize("option", ["order=random", "damping=0", "memory_mb=-1"])
+@pytest.mark.parametrize("option", ["order=random", "damping=0", "memory_mb=-1", "compensation=2"])
 def test_bad_options_are_refused(option: str, loaded, windows, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="calibrate-weights: bad option"):
         calibrate(loaded, windows, tmp_path, f"{FORMATS}calibrate-weights{{{option}}}")
