@@ -20,12 +20,15 @@ from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target
 from morendo.frontend import LoadedModel, load_model, write_tokenizer
+from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
 from morendo.kept_codes import calibration_key, kept_codes
+from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
+from morendo.passes.promote_groups import PromoteGroups
 from morendo.progress import Progress
 from morendo.runtime.artifact import LIBRARY, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
 from morendo.targets import find_target
@@ -104,6 +107,7 @@ def compile(
         options = _options(loaded, bits, context, chunk)
         weights = DerivedWeights(loaded.weights)
         setting = Context(machine.capabilities, weights)
+        _foresee_budget(recipe, loaded, setting)
         if texts:
             text = calibration_windows(
                 loaded, texts, partial(_compile_writer, model, target, progress), progress
@@ -118,12 +122,7 @@ def compile(
         )
         _generate(program, plan, machine, artifact.path, progress)
         codes = setting.calibration and setting.calibration.codes
-        with progress.task("quantize and pack weights", program.weights.count) as advance:
-            with (artifact.path / WEIGHTS).open("wb") as file:
-                program.weights.write(file, weights, advance, codes)
-        (artifact.path / WEIGHT_LIST).write_text(
-            json.dumps(program.weights.describe(codes)), "utf-8"
-        )
+        _write_weights(program, artifact.path, weights, codes, progress)
         write_tokenizer(loaded, artifact.path)
         artifact.finish(_manifest(loaded, machine, program, plan, records))
     return out
@@ -145,6 +144,17 @@ def _check_calibrated(recipe: Sequence[Pass], texts: Sequence[str | Path]) -> No
             "calibration text is given, but no pass uses it",
             hint="put calibrate-weights after quantize-weights in --passes",
         )
+
+
+def _foresee_budget(recipe: Sequence[Pass], loaded: LoadedModel, context: Context) -> None:
+    """Refuse a budget that cannot be met before any text is written or read."""
+    kinds = [type(step) for step in recipe]
+    if PromoteGroups not in kinds or AnalyzeGroupRanges not in kinds:
+        return
+    module, _ = run_passes(loaded.module, recipe[: kinds.index(AnalyzeGroupRanges)], context)
+    for step in recipe:
+        if isinstance(step, PromoteGroups):
+            step.foresee(module)
 
 
 def _options(loaded: LoadedModel, bits: int | str, context: int | None, chunk: int) -> Options:
@@ -187,6 +197,20 @@ def _generate(
         with progress.task("link"):
             link_model(objects, plan.kernels, directory / LIBRARY, machine.toolchain)
     (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
+
+
+def _write_weights(
+    program: Program,
+    directory: Path,
+    weights: DerivedWeights,
+    codes: CodeStore | None,
+    progress: Progress,
+) -> None:
+    with progress.task("quantize and pack weights", program.weights.count) as advance:
+        with (directory / WEIGHTS).open("wb") as file:
+            program.weights.write(file, weights, advance, codes)
+    listed = json.dumps(program.weights.describe(codes))
+    (directory / WEIGHT_LIST).write_text(listed, "utf-8")
 
 
 @dataclass

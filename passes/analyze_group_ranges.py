@@ -9,9 +9,9 @@ import numpy as np
 import tvm
 
 from morendo.ir.errors import InputError
-from morendo.ir.formats import WeightFormat
 
 from .base import Context, Pass, needed_calibration
+from .promotable import is_nested
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
@@ -66,11 +66,6 @@ class AnalyzeGroupRanges(Pass):
         for analysis in calibration.analyses:
             _report(context, analysis)
         return module
-
-
-def is_nested(attrs: dict[str, Any]) -> bool:
-    """Whether a linear's matrix has nested codes, which can have 2, 3 or 4 bits."""
-    return WeightFormat.parse(attrs["format"]).kind == "q4"
 
 
 def _report(context: Context, analysis: InputAnalysis) -> None:

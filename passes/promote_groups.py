@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,20 +10,18 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import NORMS, attrs_of, call, op_name
+from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 
 from .base import Context, Pass, needed_calibration
+from .promotable import bytes_of_others, check_budget
 from .rewrite import map_functions
 from .split_outliers import LARGEST_FRACTION, outlier_slots
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
-
-SLACK = 1.1
-"""A budget may be so much more than 4 bits everywhere take; one beyond that is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,7 @@ class PromoteGroups(Pass):
     ranked: bool = True
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        one_budget = (self.average_bits > 0) != (self.size_mb > 0)
-        if not one_budget or not 0 <= self.outliers <= LARGEST_FRACTION:
-            raise InputError(
-                f"{self.name}: give average_bits or size_mb, "
-                f"and outliers from 0 to {LARGEST_FRACTION} (got {self.spec})"
-            )
+        self.foresee(module)
         calibration, weights = needed_calibration(self.name, context)
         inputs = [_Input(a, self.outliers, module) for a in _unique(calibration.analyses, context)]
         if not inputs:
@@ -71,9 +63,10 @@ class PromoteGroups(Pass):
                 f"{self.name}: no matrix is analyzed", hint="run analyze-group-ranges before it"
             )
         count = sum(i.weights for i in inputs)
-        fixed = _bytes_of_others(module, inputs) if self.size_mb else 0
-        budget = self.size_mb * 1e6 - fixed if self.size_mb else self.average_bits * count / 8
-        self._check(budget, inputs, fixed, count)
+        budget = self.average_bits * count / 8
+        if self.size_mb:
+            promoted = {name for each in inputs for name in each.analysis.names}
+            budget = self.size_mb * 1e6 - bytes_of_others(module, promoted)
         promote(inputs, budget, self.ranked)
         for each in inputs:
             if each.order:
@@ -82,24 +75,23 @@ class PromoteGroups(Pass):
         context.report.figures["all matrices"] = {"bits": 8 * spent / count, "bytes": spent}
         return _rewrite(module, inputs, context)
 
-    def _check(self, budget: float, inputs: list[_Input], fixed: int, count: int) -> None:
-        least = sum(i.nbytes(0, 0) for i in inputs)
-        most = sum(i.nbytes(i.groups, i.groups) for i in inputs)
-        if least <= budget and (budget <= SLACK * most or self.size_mb):
-            return
-        low = budget < least
-        nearest = least if low else most
-        if self.size_mb:
-            unit, asked, value = "MB for all weights", self.size_mb, (nearest + fixed) / 1e6
-        else:
-            unit, asked, value = "bits", self.average_bits, 8 * nearest / count
-        rounded = (math.ceil if low else math.floor)(100 * value) / 100  # one that is accepted
-        raise CompileError(
-            f"{self.name}: the budget cannot be met "
-            f"(got {asked:g} {unit}, the nearest is {rounded:.2f})",
-            hint="everything counts: codes, scales, zeros, outliers and orders; "
-            + ("groups of more channels take less" if low else "for more there is --bits 8"),
-        )
+    def foresee(self, module: tvm.IRModule) -> None:
+        """Refuse what `apply` would refuse, without an analysis.
+
+        Args:
+            module: normalized, formats known.
+
+        Raises:
+            InputError: for a bad option.
+            CompileError: for a budget that cannot be met.
+        """
+        one_budget = (self.average_bits > 0) != (self.size_mb > 0)
+        if not one_budget or not 0 <= self.outliers <= LARGEST_FRACTION:
+            raise InputError(
+                f"{self.name}: give average_bits or size_mb, "
+                f"and outliers from 0 to {LARGEST_FRACTION} (got {self.spec})"
+            )
+        check_budget(module, self.average_bits, self.size_mb, self.outliers)
 
 
 class _Input:
@@ -201,25 +193,6 @@ def _unique(analyses: Sequence[InputAnalysis], context: Context) -> list[InputAn
         else:
             kept.append(analysis)
     return kept
-
-
-def _bytes_of_others(module: tvm.IRModule, inputs: Sequence[_Input]) -> int:
-    """Bytes of the weights that are not promoted: tables, heads, norms, biases."""
-    promoted = {name for each in inputs for name in each.analysis.names}
-    sizes: dict[str, int] = {}
-    for name, value in calls(module):
-        attrs = attrs_of(value)
-        if name in ("linear", "embedding") and attrs["weight"] not in promoted:
-            rows = attrs["out_features" if name == "linear" else "rows"]
-            columns = attrs["in_features" if name == "linear" else "features"]
-            sizes[attrs["weight"]] = WeightFormat.parse(attrs["format"]).nbytes(rows, columns)
-        if name == "rope":
-            sizes[attrs["inv_freq"]] = 2 * attrs["rotary_dim"]
-        vectors = ("bias",) if name == "linear" else ("weight", "bias")
-        if name in ("linear", *NORMS):
-            width = attrs.get("out_features") or int(value.args[0].ty.shape.values[-1])
-            sizes.update({attrs[key]: 4 * width for key in vectors if attrs.get(key)})
-    return sum(sizes.values())
 
 
 def _rewrite(module: tvm.IRModule, inputs: Sequence[_Input], context: Context) -> tvm.IRModule:

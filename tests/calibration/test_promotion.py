@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import morendo
+from morendo import compiler
 from morendo.budget import Budget, parse_size
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
@@ -112,6 +113,14 @@ def test_a_size_counts_all_weights(loaded, tmp_path) -> None:
     out = morendo.compile(TINY, out=tmp_path / "out", size_mb=0.4, group_size=32, chunk=32)
     size = (out / "weights.bin").stat().st_size
     assert 0.38e6 < size < 0.41e6  # what is aligned may be a little more
+
+
+def test_a_budget_is_refused_before_any_text_is_made(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(compiler, "calibration_windows", lambda *_: pytest.fail("too late"))
+    for budget in ({"average_bits": 7}, {"size_mb": 0.1}):
+        with pytest.raises(CompileError, match="the budget cannot be met"):
+            morendo.compile(TINY, out=tmp_path / "out", calibrate="self", **budget)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

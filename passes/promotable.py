@@ -1,0 +1,98 @@
+"""Which matrices promote-groups has a choice for, and which budgets it can meet."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import tvm
+
+from morendo.ir.dialect import NORMS, attrs_of
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import calls
+
+from .calibration.stages import split_stages
+from .split_outliers import outlier_slots
+
+SLACK = 1.1
+"""A budget may be so much more than 4 bits everywhere take; one beyond that is a mistake."""
+
+
+def is_nested(attrs: dict[str, Any]) -> bool:
+    """Whether a linear's matrix has nested codes, which can have 2, 3 or 4 bits."""
+    return WeightFormat.parse(attrs["format"]).kind == "q4"
+
+
+def check_budget(
+    module: tvm.IRModule, average_bits: float, size_mb: float, outliers: float
+) -> None:
+    """Refuse a budget that cannot be met.
+
+    Args:
+        module: normalized, formats known.
+        average_bits: of the matrices with nested codes, or 0.
+        size_mb: megabytes of all weights, or 0.
+        outliers: the part of 2-bit weights that is kept in 16 bits beside.
+
+    Raises:
+        CompileError: with the nearest budget that can be met.
+    """
+    linears = _promotable(module)
+    weights = sum(a["out_features"] * a["in_features"] for a in linears)
+    least = sum(_nbytes(attrs, (0, 0), outliers) for attrs in linears)
+    most = sum(_nbytes(attrs, None, 0.0) for attrs in linears)
+    others = bytes_of_others(module, {a["weight"] for a in linears}) if size_mb else 0
+    budget = size_mb * 1e6 - others if size_mb else average_bits * weights / 8
+    if not linears or (least <= budget and (budget <= SLACK * most or size_mb)):
+        return
+    low = budget < least
+    nearest = least if low else most
+    if size_mb:
+        unit, asked, value = "MB for all weights", size_mb, (nearest + others) / 1e6
+    else:
+        unit, asked, value = "bits", average_bits, 8 * nearest / weights
+    rounded = (math.ceil if low else math.floor)(100 * value) / 100  # one that is accepted
+    raise CompileError(
+        f"promote-groups: the budget cannot be met "
+        f"(got {asked:g} {unit}, the nearest is {rounded:.2f})",
+        hint="everything counts: codes, scales, zeros, outliers and orders; "
+        + ("groups of more channels take less" if low else "for more there is --bits 8"),
+    )
+
+
+def _promotable(module: tvm.IRModule) -> list[dict[str, Any]]:
+    """Linears whose groups can be promoted: no matrix of their input is read anywhere else."""
+    stages = split_stages(module["main"], is_nested)
+    readers = Counter(attrs["weight"] for stage in stages for attrs in stage.linears)
+    single = [s for s in stages if all(readers[a["weight"]] == 1 for a in s.linears)]
+    return [attrs for stage in single for attrs in stage.linears]
+
+
+def _nbytes(attrs: dict[str, Any], planes: tuple[int, int] | None, outliers: float) -> int:
+    """Bytes of a linear's matrix with so many groups in the planes."""
+    columns = attrs["in_features"]
+    fmt = replace(WeightFormat.parse(attrs["format"]), planes=planes)
+    fmt = replace(fmt, slots=outlier_slots(fmt, columns, outliers))
+    return fmt.nbytes(attrs["out_features"], columns)
+
+
+def bytes_of_others(module: tvm.IRModule, promoted: Collection[str]) -> int:
+    """Bytes of the weights that are not promoted: tables, heads, norms, biases."""
+    sizes: dict[str, int] = {}
+    for name, value in calls(module):
+        attrs = attrs_of(value)
+        if name in ("linear", "embedding") and attrs["weight"] not in promoted:
+            rows = attrs["out_features" if name == "linear" else "rows"]
+            columns = attrs["in_features" if name == "linear" else "features"]
+            sizes[attrs["weight"]] = WeightFormat.parse(attrs["format"]).nbytes(rows, columns)
+        if name == "rope":
+            sizes[attrs["inv_freq"]] = 2 * attrs["rotary_dim"]
+        vectors = ("bias",) if name == "linear" else ("weight", "bias")
+        if name in ("linear", *NORMS):
+            width = attrs.get("out_features") or int(value.args[0].ty.shape.values[-1])
+            sizes.update({attrs[key]: 4 * width for key in vectors if attrs.get(key)})
+    return sum(sizes.values())
