@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .error_feedback import cholesky
+from .fast_ops import fastest_dtype
 from .stream import Arrived, token_weights
 
 DAMPING = 0.05
@@ -54,7 +55,11 @@ class Moments:
 
 
 def sum_moments(arrivals: Iterator[Arrived], features: int) -> Moments:
-    """The moments of what arrives in all windows at linears with `features` input channels."""
+    """The moments of what arrives in all windows at linears with `features` input channels.
+
+    Drifts are differences, and only a part of what they ask for is done: they are multiplied in
+    the fastest dtype.
+    """
     inputs = torch.zeros(features, features)
     drift: torch.Tensor | None = None
     residual: torch.Tensor | None = None
@@ -63,9 +68,12 @@ def sum_moments(arrivals: Iterator[Arrived], features: int) -> Moments:
         inputs.addmm_(weighted, each.x)
         if each.float is None:
             continue
-        drift = torch.zeros_like(inputs) if drift is None else drift
-        drift.addmm_(weighted, each.float.x - each.x)
+        drift = _add_product(drift, weighted, each.float.x - each.x)
         if each.residual is not None and each.float.residual is not None:
-            behind = weighted @ (each.float.residual - each.residual)
-            residual = behind if residual is None else residual.add_(behind)
+            residual = _add_product(residual, weighted, each.float.residual - each.residual)
     return Moments(inputs, drift, residual)
+
+
+def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    product = (a.to(fastest_dtype()) @ b.to(fastest_dtype())).float()
+    return product if total is None else total.add_(product)
