@@ -151,8 +151,8 @@ class WeightPart:
 
 def _pass_line(record: dict[str, Any]) -> str:
     counts = ", ".join(f"{what}: {count}" for what, count in record["counts"].items())
-    missed = f"; left alone: {record['missed']}" if record["missed"] else ""
-    return f"{record['spec']}\n  {counts or 'nothing to do'}{missed}"
+    reasons = [f"\n  left alone: {count} ({why})" for why, count in record["missed"].items()]
+    return f"{record['spec']}\n  {counts or 'nothing to do'}{''.join(reasons)}"
 
 
 def _title(text: str) -> str:

@@ -252,8 +252,7 @@ def _manifest(
         },
         "options": asdict(program.options),
         "passes": [
-            {"spec": r.spec, "counts": r.report.counts, "missed": len(r.report.misses)}
-            for r in records
+            {"spec": r.spec, "counts": r.report.counts, "missed": r.report.reasons} for r in records
         ],
         "weights": [asdict(summary) for summary in _summarize(program)],
         "tokenizer": {

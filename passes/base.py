@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
@@ -37,6 +38,11 @@ class Report:
     def missed(self, where: str, why: str) -> None:
         """Record what was left alone and why; nothing is skipped silently."""
         self.misses.append((where, why))
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How often something was left alone for each reason."""
+        return dict(Counter(why for _, why in self.misses))
 
 
 @dataclass

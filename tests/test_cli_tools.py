@@ -128,8 +128,8 @@ MANIFEST = {
     "target": {"name": "x86", "triple": "x86_64-linux-gnu", "features": ["fma"], "isa": "avx2"},
     "options": {"chunk": 8, "cache_dtype": "float16"},
     "passes": [
-        {"spec": "normalize", "counts": {"linears": 7}, "missed": 0},
-        {"spec": "fuse-linears", "counts": {}, "missed": 2},
+        {"spec": "normalize", "counts": {"linears": 7}, "missed": {}},
+        {"spec": "fuse-linears", "counts": {}, "missed": {"weights are f16": 2}},
     ],
     "weights": [
         {
@@ -165,7 +165,7 @@ def test_inspect_shows_what_is_inside(artifact, capsys):
         "4.80 per weight",
         "1.5 kB  weights.bin",
         "normalize\n  linears: 7",
-        "fuse-linears\n  nothing to do; left alone: 2",
+        "fuse-linears\n  nothing to do\n  left alone: 2 (weights are f16)",
     ):
         assert said in text
     row = next(line for line in text.splitlines() if line.startswith("q4g32"))
