@@ -18,6 +18,7 @@ from .error_feedback import cholesky
 from .fast_ops import fastest_dtype
 from .stream import Arrived, token_weights
 
+_ROWS = 128  # of X'X at a time
 DAMPING = 0.05
 """Added to the diagonal of H, as a part of its mean: more than for rounding."""
 
@@ -65,13 +66,15 @@ def sum_moments(arrivals: Iterator[Arrived], features: int) -> Moments:
     residual: torch.Tensor | None = None
     for each in arrivals:
         weighted = (each.x * token_weights(len(each.x))[:, None]).T
-        inputs.addmm_(weighted, each.x)
+        for start in range(0, features, _ROWS):  # the lower triangle
+            stop = start + _ROWS
+            inputs[start:stop, :stop].addmm_(weighted[start:stop], each.x[:, :stop])
         if each.float is None:
             continue
         drift = _add_product(drift, weighted, each.float.x - each.x)
         if each.residual is not None and each.float.residual is not None:
             residual = _add_product(residual, weighted, each.float.residual - each.residual)
-    return Moments(inputs, drift, residual)
+    return Moments(inputs.tril_().add_(inputs.tril(-1).T), drift, residual)
 
 
 def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ Values stay numpy arrays; torch works on the same memory.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from morendo.ir.evaluate_dialect import State, formatted
 
-from .torch_ops import ACTIVATIONS, attention
+from .torch_ops import ACTIVATIONS, TORCH_RULES, attention
 
 Attrs = dict[str, Any]
 
@@ -48,9 +49,25 @@ def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> np.ndarray
     return attention(attrs, q, k, v, slopes).contiguous().numpy()
 
 
-def _gated(state: State, attrs: Attrs, gate: Any, up: Any) -> np.ndarray:
-    gate, up = torch.from_numpy(gate), torch.from_numpy(up)
-    return (ACTIVATIONS[attrs["activation"]](gate) * up).numpy()
+@dataclass(frozen=True)
+class _TorchState:
+    """A state whose weights are tensors."""
+
+    state: State
+
+    def weight(self, name: str) -> torch.Tensor | None:
+        values = self.state.weight(name)
+        return None if values is None else torch.from_numpy(np.asarray(values))
+
+
+def _in_torch(name: str) -> Callable[..., np.ndarray]:
+    """A rule of `TORCH_RULES` for arrays."""
+
+    def rule(state: State, attrs: Attrs, *arrays: np.ndarray) -> np.ndarray:
+        tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+        return TORCH_RULES[name](_TorchState(state), attrs, *tensors).contiguous().numpy()
+
+    return rule
 
 
 def _unary(name: str) -> Callable[..., np.ndarray]:
@@ -61,6 +78,6 @@ FAST_RULES: dict[str, Callable[..., Any]] = {
     "linear": _linear,
     "embedding": _embedding,
     "attention": _attention,
-    "gated": _gated,
+    **{name: _in_torch(name) for name in ("rms_norm", "layer_norm", "rope", "gated")},
     **{f"nn.{name}": _unary(name) for name in ACTIVATIONS},
 }

@@ -22,6 +22,7 @@ SHRINK = 0.05
 MOVES = 4
 """Zeros that are tried on either side of the one that puts the range in the middle,"""
 MOVE = 3  # eighths of a step, from one to the next
+_CACHED = 1 << 19  # numbers
 
 
 def nearest(values: torch.Tensor, ladder: Ladder) -> torch.Tensor:
@@ -170,26 +171,46 @@ def _tried_pairs(
     largest = grid.code_of(step, row_scale)
     stride = (largest * SHRINK).clamp_min_(grid.scales.step)
     high = weight.amax(0).clamp_min(0)
-    moves = range(-MOVES, MOVES + 1) if grid.nested else (0,)
+    moves = torch.arange(-MOVES, MOVES + 1)[:, None] * MOVE if grid.nested else torch.zeros(1, 1)
     best, least = grid.fit(step, low, row_scale), None
     for shrink in range(-1, SHRINKS):
         code = nearest(largest - shrink * stride, grid.scales)
         exact = row_scale * (code / SCALE_STEPS)
         inverse = torch.where(exact > 0, 1 / exact, 0.0)
         centered = nearest((grid.center - (high + low) / 2 * inverse) * STEP, grid.zeros)
+        zeros = (centered + moves).clamp_(grid.zeros.first, grid.zeros.last)
+        zeros = zeros if grid.nested else torch.zeros_like(zeros)
         scaled = weight * (inverse / grid.spacing)
-        for move in moves:
-            zero = (centered + move * MOVE).clamp_(grid.zeros.first, grid.zeros.last)
-            fit = GroupFit(grid, code, zero if grid.nested else torch.zeros_like(zero), exact)
-            codes = torch.round(scaled + fit.shift).clamp_(*grid.limits)
-            off = codes.sub_(fit.shift).sub_(scaled).square_().mul_(importance)
-            error = off.sum(0).mul_((exact * grid.spacing).square_())
-            if least is None:
-                best, least = fit, error
-                continue
-            best = fit.where(error < least, best)
-            least = torch.minimum(error, least)
+        errors, places = _errors(scaled, importance, zeros, grid).min(0)
+        error = errors.mul_((exact * grid.spacing).square_())
+        fit = GroupFit(grid, code, zeros.gather(0, places[None])[0], exact)
+        if least is None:
+            best, least = fit, error
+            continue
+        best = fit.where(error < least, best)
+        least = torch.minimum(error, least)
     return best
+
+
+def _errors(
+    scaled: torch.Tensor, importance: torch.Tensor, zeros: torch.Tensor, grid: Grid
+) -> torch.Tensor:
+    """Weighted squared errors float32 [M, N] of a group [g, N], in spacings, for zeros [M, N].
+
+    All zeros at once where that fits a cache: a small operation costs more to start than to do.
+    """
+    errors = torch.empty_like(zeros)
+    at_once = max(_CACHED // scaled.numel(), 1)
+    for start in range(0, len(zeros), at_once):
+        part = zeros[start : start + at_once]
+        shift = ((part / STEP - grid.middle) / grid.spacing)[:, None]
+        codes = (scaled + shift).round_().clamp_(*grid.limits)
+        off = codes.sub_(shift).sub_(scaled).square_()
+        if importance.shape[1] == 1:
+            errors[start : start + at_once] = torch.matmul(importance.T, off)[:, 0]
+        else:
+            errors[start : start + at_once] = off.mul_(importance).sum(1)
+    return errors
 
 
 def _least_squares(

@@ -27,3 +27,23 @@ def test_attention(options) -> None:
     want = DIALECT["attention"](state, attrs, q, k, v)
     got = FAST_RULES["attention"](state, attrs, q, k, v)
     assert np.allclose(got, want, atol=1e-5)
+
+
+def test_norms_and_rope() -> None:
+    rng = np.random.default_rng()
+    x = rng.normal(size=(1, 17, 4, 8)).astype(np.float32)
+    vectors = {name: rng.normal(size=8).astype(np.float32) for name in ("weight", "bias")}
+    vectors["inv_freq"] = rng.random(3).astype(np.float32)
+    state = State(vectors)
+    norm = {"weight": "weight", "bias": "bias", "eps": 1e-5, "offset": 0.5}
+    rope = {"inv_freq": "inv_freq", "scaling": 1.5, "rotary_dim": 6, "interleaved": False}
+    positions = np.arange(17)[None]
+    for name, attrs, inputs in (
+        ("rms_norm", norm, (x,)),
+        ("layer_norm", norm, (x,)),
+        ("rope", rope, (x, positions)),
+        ("rope", {**rope, "interleaved": True}, (x, positions)),
+        ("gated", {"activation": "silu"}, (x, x + 1)),
+    ):
+        want = DIALECT[name](state, attrs, *inputs)
+        assert np.allclose(FAST_RULES[name](state, attrs, *inputs), want, atol=1e-5), name
