@@ -76,7 +76,7 @@ class TuneScales(Pass):
             return module
         tuner = Tuner(function, weights, calibration.codes, self.learning_rate)
         with calibration.track("tune scales", self.steps) as advance:
-            tuned = tuner.run(windows, self.steps, advance)
+            tuned = tuner.run(windows, calibration.windows, self.steps, advance)
         context.report.figures["all matrices"] = {
             "kl_before": tuned.before,
             "kl_after": tuned.after,

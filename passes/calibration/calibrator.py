@@ -66,12 +66,15 @@ class Calibrator:
 
     def run(self, windows: np.ndarray) -> Iterator[list[Rounded]]:
         """Round everything by windows of token ids int64 [W, n], stage by stage."""
+        known = [self._known(stage) for stage in self.stages]
+        if all(known):  # by an earlier run that was interrupted later
+            return iter(known)
         return self.stream.run(windows, self._round_stage)
 
     def _round_stage(self, stage: Stage, inputs: Iterator[Arrived]) -> list[Rounded]:
-        known = [self._known(attrs) for attrs in stage.linears]
-        if all(known):  # of an earlier run that was interrupted
-            return [result for result in known if result]
+        known = self._known(stage)
+        if known:
+            return known
         moments = sum_moments(inputs, stage.linears[0]["in_features"])
         results = []
         for spec in dict.fromkeys(attrs["format"] for attrs in stage.linears):
@@ -79,11 +82,16 @@ class Calibrator:
             results += self._round(linears, moments)
         return results
 
-    def _known(self, attrs: Attrs) -> Rounded | None:
-        fmt = WeightFormat.parse(attrs["format"])
-        figures = self.codes.figures(attrs["weight"], fmt)
-        wanted = ("nearest", "feedback", "dead")
-        return Rounded(attrs["weight"], *(figures[key] for key in wanted)) if figures else None
+    def _known(self, stage: Stage) -> list[Rounded]:
+        """What an earlier run found; empty when it did not come so far."""
+        results = []
+        for attrs in stage.linears:
+            figures = self.codes.figures(attrs["weight"], WeightFormat.parse(attrs["format"]))
+            if not figures:
+                return []
+            wanted = ("nearest", "feedback", "dead")
+            results.append(Rounded(attrs["weight"], *(figures[key] for key in wanted)))
+        return results
 
     def _round(self, linears: list[Attrs], moments: Moments) -> list[Rounded]:
         """Round linears of one input, order and format together."""

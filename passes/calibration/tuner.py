@@ -168,15 +168,18 @@ class Tuner:
         self.floats = FloatWeights(weights, fastest_dtype())
         self.student = TunedWeights(self.floats, codes, norm_weights(function.function))
 
-    def run(self, windows: np.ndarray, steps: int, advance: Callable[[], None]) -> Tuned:
+    def run(
+        self, windows: np.ndarray, rounded_by: np.ndarray, steps: int, advance: Callable[[], None]
+    ) -> Tuned:
         """Tune, and keep what came of it if it helped.
 
         Args:
             windows: token ids int64 [W, n], at least 2.
+            rounded_by: windows [R, n] by which codes were chosen, perhaps some of the same.
             steps: of one window each.
             advance: called after every step.
         """
-        seen, held = hold_back(windows)
+        seen, held = hold_back(windows, rounded_by)
         before = self._mean_divergence(held)
         matrices = self.student.tuned
         self._steps(_in_random_order(seen, steps), advance)
@@ -221,10 +224,17 @@ def norm_weights(function: relax.Function) -> list[str]:
     return sorted({attrs_of(norm)["weight"] for norm in found} - {""})
 
 
-def hold_back(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Windows for the steps, and a few from all parts of the text that are kept from them."""
-    count = min(HELD_BACK, max(len(windows) // 4, 1))
-    held = ((np.arange(count) + 0.5) * len(windows) / count).astype(int)
+def hold_back(windows: np.ndarray, rounded_by: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows for the steps, and a few from all parts of the text that are kept from them.
+
+    Of those by which codes were chosen none is kept where there are others: rounding knows them by
+    heart, and tuning could only lose there.
+    """
+    known = {ids.tobytes() for ids in rounded_by}
+    fresh = np.array([i for i, ids in enumerate(windows) if ids.tobytes() not in known], int)
+    choice = fresh if len(fresh) > 1 else np.arange(len(windows))
+    count = min(HELD_BACK, max(len(windows) // 4, 1), len(choice))
+    held = choice[((np.arange(count) + 0.5) * len(choice) / count).astype(int)]
     return np.delete(windows, held, axis=0), windows[held]
 
 

@@ -32,13 +32,13 @@ class Notes(Progress):
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_text(prose(0, 0.02), encoding="utf-8")
+    path.write_text(prose(0, 0.08), encoding="utf-8")  # some windows are not rounded by
     return path
 
 
 def compile_tiny(out: Path, text: Path, notes: Notes | None = None) -> Path:
     return morendo.compile(
-        TINY, out=out, average_bits=3.4, group_size=32, chunk=32, calibrate=text, progress=notes
+        TINY, out=out, average_bits=2.6, group_size=32, chunk=32, calibrate=text, progress=notes
     )
 
 

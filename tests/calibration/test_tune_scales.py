@@ -281,6 +281,7 @@ def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
 
 def test_fine_scales_and_zeros_are_tuned(loaded, windows, tmp_path: Path) -> None:
     module, context = calibrate(FINE_FORMATS, loaded, windows[:8], tmp_path)
+    context.calibration.tuning = windows
     before = {key: context.calibration.codes.get(*key) for key in formats(module)}
     _, report = passes("tune-scales{steps=12}", module, context)
     figures = report.figures["all matrices"]
@@ -352,8 +353,9 @@ def test_the_pass_needs_codes(loaded, windows, tmp_path: Path) -> None:
 
 def test_windows_and_rates() -> None:
     windows = np.arange(10)[:, None]
-    seen, held = hold_back(windows)
+    seen, held = hold_back(windows, windows)
     assert len(held) == 2
+    assert set(hold_back(windows, windows[2:])[1][:, 0]) == {0, 1}  # what codes do not know
     assert sorted([*seen[:, 0], *held[:, 0]]) == list(range(10))
     order = _in_random_order(seen, 20)[:, 0]
     assert sorted(order[:8]) == sorted(seen[:, 0])
