@@ -24,7 +24,7 @@ from .fit import Grid, GroupFit, fit_group
 _COLUMNS = 512  # of an inverse at a time
 ROW_PARTS = (1.0, 0.7, 0.5, 0.35, 0.25)
 """Of the largest step in a row, what is tried as the row's scale."""
-ROW_GAIN = 0.75
+ROW_GAIN = 0.5
 """A smaller part has to leave so much of the error: the search cuts off large weights as well."""
 BLOCK = 128  # columns rounded before the rest of the matrix is updated, as in GPTQ
 
