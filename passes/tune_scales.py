@@ -46,7 +46,7 @@ class TuneScales(Pass):
     needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
-    steps: int = 40
+    steps: int = 30
     learning_rate: float = 2e-3
     memory_mb: int = 2048
 
