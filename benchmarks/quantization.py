@@ -97,6 +97,7 @@ def passes(bits: float = 2.9) -> list[Variant]:
         Variant("without ranking of groups", spec(",ranked=False")),
         Variant("without order of channels", spec().replace("ranges", "ranges{sort=False}", 1)),
         Variant("without error feedback", spec() + "{feedback=False}"),
+        Variant("without compensation", spec() + "{compensation=0}"),
         Variant("8-bit scales of 64 channels", spec(scales="group_size=64")),
         Variant("16-bit scales of 128 channels", first_order),
     ]
