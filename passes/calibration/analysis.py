@@ -17,6 +17,7 @@ import torch
 from morendo.ir.formats import WeightFormat
 
 from .error_feedback import inverse_factor
+from .fast_ops import add_lower, symmetric
 from .fit import Grid, fit_group
 from .stages import Attrs, Stage
 from .stream import Arrived, StageWeights, float_matrix, token_weights
@@ -96,13 +97,13 @@ class Analyzer:
             counts = token_weights(len(each.x))
             total += float(counts.sum())
             shares = counts / each.x.square().mean(1).clamp_min(1e-30)
-            hessian.addmm_((each.x * shares[:, None]).T, each.x)
+            add_lower(hessian, (each.x * shares[:, None]).T, each.x)
             if each.residual is not None:
                 outputs = each.x @ matrices[0].T
                 energy = (each.residual + outputs).square().sum(1).clamp_min(1e-30)
                 influence += float(counts @ (outputs.square().sum(1) / energy))
         known = stage.residual is not None
-        analysis = self._analyze(stage.linears, matrices, hessian)
+        analysis = self._analyze(stage.linears, matrices, symmetric(hessian))
         return replace(analysis, influence=influence / total if known else None)
 
     def _matrix(self, attrs: Attrs) -> torch.Tensor:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from .error_feedback import cholesky
-from .fast_ops import fastest_dtype
+from .fast_ops import add_lower, fastest_dtype, symmetric
 from .stream import Arrived, token_weights
 
-_ROWS = 128  # of X'X at a time
 DAMPING = 0.05
 """Added to the diagonal of H, as a part of its mean: more than for rounding."""
 
@@ -66,15 +65,13 @@ def sum_moments(arrivals: Iterator[Arrived], features: int) -> Moments:
     residual: torch.Tensor | None = None
     for each in arrivals:
         weighted = (each.x * token_weights(len(each.x))[:, None]).T
-        for start in range(0, features, _ROWS):  # the lower triangle
-            stop = start + _ROWS
-            inputs[start:stop, :stop].addmm_(weighted[start:stop], each.x[:, :stop])
+        add_lower(inputs, weighted, each.x)
         if each.float is None:
             continue
         drift = _add_product(drift, weighted, each.float.x - each.x)
         if each.residual is not None and each.float.residual is not None:
             residual = _add_product(residual, weighted, each.float.residual - each.residual)
-    return Moments(inputs.tril_().add_(inputs.tril(-1).T), drift, residual)
+    return Moments(symmetric(inputs), drift, residual)
 
 
 def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

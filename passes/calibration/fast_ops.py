@@ -18,6 +18,7 @@ from morendo.ir.evaluate_dialect import State, formatted
 from .torch_ops import ACTIVATIONS, TORCH_RULES, attention
 
 Attrs = dict[str, Any]
+_ROWS = 128  # of a symmetric product at a time
 
 
 def fastest_dtype() -> torch.dtype:
@@ -27,6 +28,18 @@ def fastest_dtype() -> torch.dtype:
     """
     fast = (on for feature, on in torch.cpu.get_capabilities().items() if "bf16" in feature)
     return torch.bfloat16 if any(fast) else torch.float32
+
+
+def add_lower(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add the lower triangle of a product [K, n] x [n, K] that is symmetric to `total` [K, K]."""
+    for start in range(0, len(total), _ROWS):
+        stop = start + _ROWS
+        total[start:stop, :stop].addmm_(left[start:stop], right[:, :stop])
+
+
+def symmetric(lower: torch.Tensor) -> torch.Tensor:
+    """The matrix with this lower triangle, which is overwritten."""
+    return lower.tril_().add_(lower.tril(-1).T)
 
 
 def _linear(state: State, attrs: Attrs, x: np.ndarray) -> np.ndarray:
