@@ -13,6 +13,8 @@ from morendo.ir.formats import format_for_bits
 GROUP_SIZE = 32
 BITS_FOR_FINE_SCALES = 4.5
 """A budget from here on has room for 8-bit scales and zeros in groups of 32."""
+BITS_WITHOUT_TUNING = 4.0
+"""From here on tuning takes off perplexity and adds divergence on other text: not by default."""
 DEFAULT_TEXT = "pydoc"
 
 
@@ -90,7 +92,8 @@ class Budget:
 
         Args:
             calibrated: whether there is text.
-            tuning_steps: of tune-scales; by default its own number under a budget, else none.
+            tuning_steps: of tune-scales; by default its own number under a budget below
+                `BITS_WITHOUT_TUNING`, else none.
 
         Raises:
             InputError: for tuning without text.
@@ -110,7 +113,8 @@ class Budget:
             steps += ["analyze-group-ranges", f"promote-groups{{{limit}}}"]
         if calibrated:
             steps.append("calibrate-weights")
-        if tuning_steps or (calibrated and self.limited and tuning_steps is None):
+        low = self.limited and self.average_bits < BITS_WITHOUT_TUNING
+        if tuning_steps or (calibrated and low and tuning_steps is None):
             steps.append(f"tune-scales{{steps={tuning_steps}}}" if tuning_steps else "tune-scales")
         steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
         return ",".join(steps)

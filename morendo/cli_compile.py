@@ -102,7 +102,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         type=_count,
         metavar="N",
         help="windows of text by which scales are tuned after rounding: more is better and takes "
-        "longer; 0: none (default: 30 under a budget, else 0)",
+        "longer; 0: none (default: 30 under a budget below 4 bits, else 0)",
     )
 
 

@@ -74,7 +74,7 @@ def compile(
             "self" for text that the model writes, "pydoc" for the text of Python's help, which is
             the default under a budget. Without it weights are rounded to nearest.
         tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
-            for a small model; by default 30 under a budget, else 0.
+            for a small model; by default 30 under a budget below 4 bits, else 0.
         passes: pass spec to run instead of the default recipe.
         dump_ir: folder for the IR and the report of every pass.
         progress: shows what is going on; silent by default.

@@ -212,6 +212,9 @@ def test_budget_options() -> None:
     assert "tune-scales," in limited.passes(True) and "tune-scales" not in plain.passes(True)
     assert all("tune-scales{steps=9}," in b.passes(True, 9) for b in (plain, limited))
     assert "tune-scales" not in limited.passes(True, 0)
+    precise = Budget.of(4, 4.25, None, None)
+    assert "tune-scales" not in precise.passes(True)
+    assert "tune-scales{steps=9}," in precise.passes(True, 9)
     assert parse_size("1.5GB") == 1500
     assert parse_size("90") == parse_size("90mb") == 90
     for bad in ((8, 2.9, None), (4, 2.9, 90.0), (4, -1.0, None), ("f16", None, 90.0)):
