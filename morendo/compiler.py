@@ -112,7 +112,7 @@ def compile(
             text = calibration_windows(
                 loaded, texts, partial(_compile_writer, model, target, progress), progress
             )
-            key = calibration_key(loaded, ",".join(step.spec for step in recipe), text)
+            key = calibration_key(loaded, repr(recipe), text)
             codes = stack.enter_context(kept_codes(out, key, progress.note))
             setting.calibration = Calibration(
                 text.rounding, codes, scratch, progress.task, tuning=text.tuning

@@ -75,12 +75,15 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def calibration_key(loaded: LoadedModel, spec: str, text: CalibrationText) -> str:
+def calibration_key(loaded: LoadedModel, recipe: str, text: CalibrationText) -> str:
     """What codes depend on: the model's weights, the passes and the text, as a digest.
 
     Of large models not all is read: every shape, every vector (norms, biases) and some matrices.
+
+    Args:
+        recipe: the passes with all their options, defaults too.
     """
-    digest = hashlib.sha256(spec.encode())
+    digest = hashlib.sha256(recipe.encode())
     for windows in (text.rounding, text.tuning):
         digest.update(np.ascontiguousarray(windows).tobytes())
     store = loaded.weights
