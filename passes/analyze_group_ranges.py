@@ -41,7 +41,7 @@ class AnalyzeGroupRanges(Pass):
     windows: int = 8
     sort: bool = True
     damping: float = 0.01
-    memory_mb: int = 1024
+    memory_mb: int = 256
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         if self.windows < 1 or self.memory_mb < 0 or self.damping <= 0:

@@ -46,7 +46,7 @@ class CalibrateWeights(Pass):
     order: str = "groups"
     feedback: bool = True
     compensation: float = 0.5
-    memory_mb: int = 1024
+    memory_mb: int = 256
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         known = self.order in ORDERS and 0 <= self.compensation <= 1
