@@ -30,7 +30,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def weights(rng) -> DerivedWeights:
     weights = DerivedWeights(WeightStore.of({"w": rng.normal(size=(N, K)).astype(np.float32)}))
-    weights.put("w.order", rng.permutation(K).astype(np.int32))
+    weights.put("w.order", rng.permutation(K).astype(np.uint16))
     return weights
 
 
@@ -58,7 +58,7 @@ def quantized(order: str, taken: str):
 def test_derived_weights_add_names(weights) -> None:
     assert "w" in weights and "w.order" in weights and "x" not in weights
     assert weights.shape("w") == (N, K) and weights.shape("w.order") == (K,)
-    assert weights.get("w.order").dtype == np.int32
+    assert weights.get("w.order").dtype == np.uint16
     assert weights.get("w").shape == (N, K)
 
 
@@ -107,9 +107,9 @@ def test_an_order_is_stored_once_and_listed(weights, tmp_path) -> None:
     assert [entry["order"] for entry in layout.describe()["matrices"]] == [place.offset, None]
     with (tmp_path / "weights.bin").open("wb") as file:
         layout.write(file, weights, lambda: None)
-    stored = np.fromfile(tmp_path / "weights.bin", np.int32, K, offset=place.offset)
+    stored = np.fromfile(tmp_path / "weights.bin", np.uint16, K, offset=place.offset)
     assert np.array_equal(stored, weights.get("w.order"))
-    weights.put("w.order", np.zeros(K, np.int32))
+    weights.put("w.order", np.zeros(K, np.uint16))
     with (tmp_path / "weights.bin").open("wb") as file:
         with pytest.raises(CompileError, match=rf"no order of {K} channels at w\.order"):
             layout.write(file, weights, lambda: None)
