@@ -42,7 +42,7 @@ class Moments:
         Raises:
             CompileError: when H is not finite or cannot be factored.
         """
-        if self.drift is None or not part:
+        if self.drift is None:
             return matrix
         missing = self.drift @ matrix.T
         if self.residual is not None:
