@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morendo.frontend import LoadedModel
+from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
+from morendo.passes.base import Context
+from morendo.passes.normalize import Normalize
+from morendo.passes.pipeline import run_passes
+from morendo.passes.tune_scales import float_bytes
 from morendo.progress import Progress
 from morendo.runtime.session import Session
 
@@ -20,6 +25,8 @@ PYDOC = "pydoc"
 WINDOW = 512  # tokens
 WINDOWS = 48
 TUNING_WINDOWS = 192
+MEMORY = 8 << 30
+"""Bytes of float32 weights of the largest model that writes from memory, half of them there."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,7 @@ def calibration_windows(
     rounding, tuning = [], []
     for source in sources:
         if str(source) == SELF:
-            lengths = loaded.vocabulary, min(WINDOW, loaded.context)
-            written = write_windows(compile_model, *lengths, count, progress)
+            written = write_windows(loaded, compile_model, count, progress)
             rounding.append(written)
             tuning.append(written)
             if loaded.tokenizer is not None:
@@ -121,33 +127,45 @@ def _read(source: str | Path) -> str:
 
 
 def write_windows(
-    compile_model: Callable[[Path], Path],
-    vocabulary: int,
-    length: int,
-    count: int,
-    progress: Progress,
+    loaded: LoadedModel, compile_model: Callable[[Path], Path], count: int, progress: Progress
 ) -> NDArray[np.int64]:
     """Windows that the model samples, each from another random token: int64 [W, n].
 
     As in LLM-QAT (arXiv 2305.17888): the model's own text has its training text's distribution.
+    All windows are written together, or where the model is too large to be in memory, one by one
+    by its weights in 8 bits.
 
     Args:
         compile_model: compiles the model with 8-bit weights into the directory it is given.
-        vocabulary: number of token ids.
-        length: tokens of a window.
         count: of windows.
         progress: shows what is going on.
     """
-    rng = np.random.default_rng(0)
+    # torch takes seconds to import: not before it is needed
+    from morendo.passes.calibration.torch_ops import TorchFunction
+    from morendo.passes.calibration.writer import write_windows as write_together
+
+    first = np.random.default_rng(0).integers(loaded.vocabulary, size=count)
+    length = min(WINDOW, loaded.context)
+    weights = DerivedWeights(loaded.weights)
+    module, _ = run_passes(loaded.module, [Normalize()], Context(None, weights))
+    function = TorchFunction(module["main"])
+    if float_bytes(module["main"]) <= MEMORY and not function.unknown:
+        return write_together(function, weights, first, length, progress.task)
+    return _write_one_by_one(compile_model, first, length, progress)
+
+
+def _write_one_by_one(
+    compile_model: Callable[[Path], Path], first: NDArray[np.int64], length: int, progress: Progress
+) -> NDArray[np.int64]:
+    """Windows of some length that begin with these tokens."""
+    windows = []
     with tempfile.TemporaryDirectory(prefix="morendo-") as scratch:
         with Session(compile_model(Path(scratch) / "writer")) as session:
-            with progress.task("let the model write", count) as advance:
-                windows = []
-                for seed in range(count):
-                    first = int(rng.integers(vocabulary))
+            with progress.task("let the model write", len(first)) as advance:
+                for seed, token in enumerate(first.tolist()):
                     rest = session.generate(
-                        [first], max_tokens=length - 1, temperature=1.0, seed=seed, ignore_eos=True
+                        [token], max_tokens=length - 1, temperature=1.0, seed=seed, ignore_eos=True
                     )
-                    windows.append([first, *rest])
+                    windows.append([token, *rest])
                     advance()
     return np.array(windows, np.int64)

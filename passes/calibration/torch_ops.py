@@ -5,7 +5,7 @@ For normalized modules; values are float32 tensors, token ids and positions int6
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,10 +72,20 @@ class TorchFunction:
         return sorted(PREFIX + n if op_name(names[n]) else f"relax.{n}" for n in missing)
 
     def __call__(self, weights: TorchWeights, ids: np.ndarray) -> torch.Tensor:
-        """Logits float32 [n, V] of token ids int64 [n]; values go after their last use."""
+        """Logits float32 [n, V] of token ids int64 [n]."""
+        return self.run(weights, torch.from_numpy(ids), torch.arange(len(ids)), TORCH_RULES)
+
+    def run(
+        self,
+        weights: TorchWeights,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        rules: Mapping[str, Callable[..., Any]],
+    ) -> torch.Tensor:
+        """Logits float32 [n, V] of ids and positions, int64 [n]; values go after their last use."""
         state: Any = State(weights)  # type: ignore[arg-type]  # tensors take the arrays' place
-        interpreter = Interpreter(state, TORCH_RULES)
-        inputs = torch.from_numpy(ids)[None], torch.arange(len(ids))[None]
+        interpreter = Interpreter(state, rules)
+        inputs = ids[None], positions[None]
         for param, value in zip(self.function.params, inputs, strict=True):
             interpreter.bind(param, value)
         for binding, dead in zip(self.bindings, self.dead, strict=True):
