@@ -14,7 +14,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized, dequantize, quantize
 
 from .activations import ActivationStore
-from .compensation import Moments, sum_moments
+from .compensation import sum_moments
 from .error_feedback import Feedback, round_with_feedback
 from .stages import Attrs, Stage
 from .stream import Arrived, Stream, Weights, float_matrix, stored_order
@@ -75,11 +75,15 @@ class Calibrator:
         known = self._known(stage)
         if known:
             return known
-        moments = sum_moments(inputs, stage.linears[0]["in_features"])
+        stacked = np.concatenate([float_matrix(self.weights, attrs) for attrs in stage.linears])
+        matrix = torch.from_numpy(stacked)
+        moments = sum_moments(inputs, matrix)
+        moved = moments.moved(matrix, self.compensation, stage.linears[0]["weight"])
+        by_linear = moved.split([attrs["out_features"] for attrs in stage.linears])
         results = []
         for spec in dict.fromkeys(attrs["format"] for attrs in stage.linears):
-            linears = [attrs for attrs in stage.linears if attrs["format"] == spec]
-            results += self._round(linears, moments)
+            pairs = zip(stage.linears, by_linear, strict=True)
+            results += self._round([p for p in pairs if p[0]["format"] == spec], moments.inputs)
         return results
 
     def _known(self, stage: Stage) -> list[Rounded]:
@@ -93,17 +97,23 @@ class Calibrator:
             results.append(Rounded(attrs["weight"], *(figures[key] for key in wanted)))
         return results
 
-    def _round(self, linears: list[Attrs], moments: Moments) -> list[Rounded]:
-        """Round linears of one input, order and format together."""
-        fmt = WeightFormat.parse(linears[0]["format"])
-        order = stored_order(self.weights, linears[0])
-        stacked = np.concatenate([float_matrix(self.weights, attrs) for attrs in linears])
-        where = linears[0]["weight"]
-        moved = moments.moved(torch.from_numpy(stacked), self.compensation, where)[:, order]
-        stored = moments.inputs[order][:, order]
-        rounded = round_with_feedback(moved, stored, fmt, self.options, where)
+    def _round(
+        self, linears: list[tuple[Attrs, torch.Tensor]], moments: torch.Tensor
+    ) -> list[Rounded]:
+        """Round linears of one input, order and format together.
+
+        Args:
+            linears: with their matrices [N, K].
+            moments: of their input, float32 [K, K].
+        """
+        first = linears[0][0]
+        fmt = WeightFormat.parse(first["format"])
+        order = stored_order(self.weights, first)
+        moved = torch.cat([matrix for _, matrix in linears])[:, order]
+        stored = moments[order][:, order]
+        rounded = round_with_feedback(moved, stored, fmt, self.options, first["weight"])
         results, start = [], 0
-        for attrs in linears:
+        for attrs, _ in linears:
             stop = start + attrs["out_features"]
             part = rounded.rows(start, stop)
             figures = _measure(moved[start:stop].numpy(), part, fmt, stored)

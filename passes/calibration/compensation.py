@@ -28,13 +28,15 @@ class Moments:
 
     Attributes:
         inputs: X'X, float32 [K, K].
-        drift: X'(F - X), float32 [K, K]; None where the float model did not run.
-        residual: X'(G - R), float32 [K, N]; None where it did not run or the output is not added.
+        drift: X'(F - X), float32 [K, K]; None where `missing` is known or the float model did not
+            run.
+        missing: X'(F W - X W + G - R), float32 [K, N], of the one matrix whose output is added to
+            the residual stream; else None.
     """
 
     inputs: torch.Tensor
     drift: torch.Tensor | None
-    residual: torch.Tensor | None
+    missing: torch.Tensor | None
 
     def moved(self, matrix: torch.Tensor, part: float, where: str) -> torch.Tensor:
         """W [N, K] moved by a part of the way to W': float32 [N, K].
@@ -42,11 +44,11 @@ class Moments:
         Raises:
             CompileError: when H is not finite or cannot be factored.
         """
-        if self.drift is None:
-            return matrix
-        missing = self.drift @ matrix.T
-        if self.residual is not None:
-            missing += self.residual
+        missing = self.missing
+        if missing is None:
+            if self.drift is None:
+                return matrix
+            missing = self.drift @ matrix.T
         damped = self.inputs.double()
         diagonal = damped.diagonal()
         diagonal += (DAMPING * diagonal.mean()).clamp_min(1e-30)
@@ -54,26 +56,33 @@ class Moments:
         return matrix + part * move.T.float()
 
 
-def sum_moments(arrivals: Iterator[Arrived], features: int) -> Moments:
-    """The moments of what arrives in all windows at linears with `features` input channels.
+def sum_moments(arrivals: Iterator[Arrived], matrix: torch.Tensor) -> Moments:
+    """The moments of what arrives in all windows at linears with one input.
 
     Drifts are differences, and only a part of what they ask for is done: they are multiplied in
     the fastest dtype.
+
+    Args:
+        matrix: of all linears together, float32 [N, K].
     """
+    dtype, features = fastest_dtype(), matrix.shape[1]
     inputs = torch.zeros(features, features)
     drift: torch.Tensor | None = None
-    residual: torch.Tensor | None = None
+    missing: torch.Tensor | None = None
+    factor = matrix.T.to(dtype)
     for each in arrivals:
         weighted = (each.x * token_weights(len(each.x))[:, None]).T
         add_lower(inputs, weighted, each.x)
         if each.float is None:
             continue
-        drift = _add_product(drift, weighted, each.float.x - each.x)
-        if each.residual is not None and each.float.residual is not None:
-            residual = _add_product(residual, weighted, each.float.residual - each.residual)
-    return Moments(symmetric(inputs), drift, residual)
+        moved, weighted = (each.float.x - each.x).to(dtype), weighted.to(dtype)
+        if each.residual is None or each.float.residual is None:
+            drift = _add(drift, weighted @ moved)
+        else:
+            lost = (moved @ factor).float() + (each.float.residual - each.residual)
+            missing = _add(missing, weighted @ lost.to(dtype))
+    return Moments(symmetric(inputs), drift, missing)
 
 
-def _add_product(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    product = (a.to(fastest_dtype()) @ b.to(fastest_dtype())).float()
-    return product if total is None else total.add_(product)
+def _add(total: torch.Tensor | None, product: torch.Tensor) -> torch.Tensor:
+    return product.float() if total is None else total.add_(product)

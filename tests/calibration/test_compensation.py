@@ -44,7 +44,7 @@ def test_moved_all_the_way_outputs_are_nearest_to_the_float_ones(residual, monke
         wanted.append(output.numpy() * roots)
         given.append(each.x.numpy() * roots)
     expected = np.linalg.lstsq(np.concatenate(given), np.concatenate(wanted), rcond=None)[0].T
-    moments = sum_moments(iter(windows), K)
+    moments = sum_moments(iter(windows), matrix)
     assert np.allclose(moments.moved(matrix, 1.0, "w").numpy(), expected, atol=1e-4)
     half = (matrix.numpy() + expected) / 2
     assert np.allclose(moments.moved(matrix, 0.5, "w").numpy(), half, atol=1e-4)
@@ -52,9 +52,9 @@ def test_moved_all_the_way_outputs_are_nearest_to_the_float_ones(residual, monke
 
 def test_nothing_moves_without_the_float_model_or_errors() -> None:
     matrix, same = random(N, K), random(TOKENS, K)
-    alone = sum_moments(iter([Arrived(same, None)]), K)
+    alone = sum_moments(iter([Arrived(same, None)]), matrix)
     assert alone.moved(matrix, 0.5, "w") is matrix
-    equal = sum_moments(iter([Arrived(same, None, Arrived(same, None))]), K)
+    equal = sum_moments(iter([Arrived(same, None, Arrived(same, None))]), matrix)
     assert torch.equal(equal.moved(matrix, 0.5, "w"), matrix)
 
 
@@ -63,7 +63,7 @@ def test_channels_that_are_always_0_are_left_alone() -> None:
     for each in windows:
         each.x[:, 4] = 0
     matrix = random(N, K)
-    moved = sum_moments(iter(windows), K).moved(matrix, 0.5, "w")
+    moved = sum_moments(iter(windows), matrix).moved(matrix, 0.5, "w")
     assert torch.equal(moved[:, 4], matrix[:, 4])
     assert not torch.equal(moved, matrix)
 
