@@ -38,7 +38,7 @@ class AnalyzeGroupRanges(Pass):
     needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
-    windows: int = 8
+    windows: int = 16
     sort: bool = True
     damping: float = 0.01
     memory_mb: int = 256

@@ -24,7 +24,7 @@ from .stream import Weights
 from .torch_ops import TORCH_RULES, TorchFunction
 from .tuner import FloatWeights
 
-CACHE_BYTES = 1 << 30
+CACHE_BYTES = 3 << 29
 """Of keys and values in memory: what decides how many windows are written at once."""
 Track = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
@@ -107,7 +107,8 @@ def write_windows(
     window_bytes = floats.dtype.itemsize * length * _cached_numbers(function.function)
     windows = torch.empty(len(first), length, dtype=torch.int64)
     windows[:, 0] = torch.from_numpy(first)
-    batches = windows.split(max(CACHE_BYTES // window_bytes, 1))
+    needed = -(-len(first) * window_bytes // CACHE_BYTES)
+    batches = windows.tensor_split(min(needed, len(first)))
     with track("let the model write", len(batches) * (length - 1)) as advance:
         for batch in batches:
             cache = _Cache(floats, length)
