@@ -23,7 +23,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 import morendo
 from morendo.budget import Budget
-from morendo.calibration import CalibrationText, calibration_windows, spread
+from morendo.calibration import WINDOWS, CalibrationText, calibration_text, spread
 from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights, tuned_name
@@ -38,7 +38,7 @@ from morendo.progress import Progress, make_progress
 from morendo.quality.reference import Reference, torch_logits
 from morendo.quality.scores import compare, cut_windows, summarize
 
-CURVE_BITS = (2.35, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
+CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
 LLAMA_CPP = ("Q4_0", "Q4_1")
 """K-quants have blocks of 256 channels, which does not divide the width of every model."""
 PLAIN = "normalize,quantize-weights"
@@ -253,8 +253,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("what", choices=["curve", "passes"])
     parser.add_argument("--calibrate", action="append", help="as of `morendo compile`")
+    parser.add_argument("--calibration-windows", type=int, default=WINDOWS)
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--windows", type=int, default=12, help="of it")
     parser.add_argument("--only", help="variants whose name has this in it")
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--draw", action="store_true", help="draw without measuring")
@@ -299,7 +300,8 @@ def _text(
         def compile_writer(folder: Path) -> Path:
             return morendo.compile(arguments.model, bits=8, out=folder)
 
-        text = calibration_windows(loaded, sources, compile_writer, progress)
+        windows = arguments.calibration_windows
+        text = calibration_text(loaded, sources, compile_writer, progress, windows)
         np.savez(file, rounding=text.rounding, tuning=text.tuning)
     with np.load(file) as kept:
         return CalibrationText(kept["rounding"], kept["tuning"])

@@ -43,11 +43,12 @@ class CalibrationText:
     tuning: NDArray[np.int64]
 
 
-def calibration_windows(
+def calibration_text(
     loaded: LoadedModel,
     sources: Sequence[str | Path],
     compile_model: Callable[[Path], Path],
     progress: Progress,
+    windows: int = WINDOWS,
 ) -> CalibrationText:
     """Windows of all texts together.
 
@@ -58,11 +59,13 @@ def calibration_windows(
             equal part of the windows.
         compile_model: compiles the model with 8-bit weights into the directory it is given.
         progress: shows what is going on.
+        windows: that matrices are rounded by.
 
     Raises:
         InputError: when there is no such text, no tokenizer, or less than one window.
     """
-    count, most = (-(-total // len(sources)) for total in (WINDOWS, TUNING_WINDOWS))
+    totals = windows, max(windows, TUNING_WINDOWS)
+    count, most = (-(-total // len(sources)) for total in totals)
     rounding, tuning = [], []
     for source in sources:
         if str(source) == SELF:
@@ -77,9 +80,7 @@ def calibration_windows(
     return CalibrationText(np.concatenate(rounding), np.concatenate(tuning))
 
 
-def read_windows(
-    loaded: LoadedModel, source: str | Path, count: int = WINDOWS
-) -> NDArray[np.int64]:
+def read_windows(loaded: LoadedModel, source: str | Path, count: int) -> NDArray[np.int64]:
     """Windows of a text, spread evenly over it: int64 [W, n], W <= count, n <= 512.
 
     Raises:

@@ -98,6 +98,13 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         "writes; `pydoc`: on Python's help, the default under a budget; may be given several times",
     )
     parser.add_argument(
+        "--calibration-windows",
+        type=_positive,
+        metavar="N",
+        help="windows of 512 tokens of that text to use: more are better and take longer "
+        "(default: 96)",
+    )
+    parser.add_argument(
         "--tuning-steps",
         type=_count,
         metavar="N",
@@ -148,8 +155,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         key: value
         for key in (
-            "out", "average_bits", "group_size", "calibrate", "tuning_steps", "context", "chunk",
-            "dump_ir", "passes",
+            "out", "average_bits", "group_size", "calibrate", "calibration_windows",
+            "tuning_steps", "context", "chunk", "dump_ir", "passes",
         )
         if (value := getattr(arguments, key)) is not None
     }  # fmt: skip

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from morendo.budget import Budget, default_name
-from morendo.calibration import calibration_windows
+from morendo.calibration import WINDOWS, calibration_text
 from morendo.codegen.build import compile_kernels, lower_module
 from morendo.codegen.kernels.kv_cache import KEY_TILE
 from morendo.codegen.link import link_model
@@ -52,6 +52,7 @@ def compile(
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
     calibrate: str | Path | Sequence[str | Path] | None = None,
+    calibration_windows: int | None = None,
     tuning_steps: int | None = None,
     passes: str | None = None,
     dump_ir: str | Path | None = None,
@@ -73,6 +74,8 @@ def compile(
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, "pydoc" for the text of Python's help, which is
             the default under a budget. Without it weights are rounded to nearest.
+        calibration_windows: of 512 tokens, taken evenly from the text; by default 96. More are
+            better and take longer.
         tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
             for a small model; by default 30 under a budget below 4 bits, else 0.
         passes: pass spec to run instead of the default recipe.
@@ -97,7 +100,7 @@ def compile(
         )
     spec = budget.passes(bool(texts), tuning_steps) if passes is None else passes
     recipe = parse_spec(spec, known_passes())
-    _check_calibrated(recipe, texts)
+    _check_calibrated(recipe, texts, calibration_windows)
     out = Path(out or default_name(model, target, budget.label))
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
@@ -109,9 +112,9 @@ def compile(
         setting = Context(machine.capabilities, weights)
         _foresee_budget(recipe, loaded, setting)
         if texts:
-            text = calibration_windows(
-                loaded, texts, partial(_compile_writer, model, target, progress), progress
-            )
+            writer = partial(_compile_writer, model, target, progress)
+            windows = WINDOWS if calibration_windows is None else calibration_windows
+            text = calibration_text(loaded, texts, writer, progress, windows)
             key = calibration_key(loaded, repr(recipe), text)
             codes = stack.enter_context(kept_codes(out, key, progress.note))
             setting.calibration = Calibration(
@@ -133,7 +136,9 @@ def _compile_writer(model: str | Path, target: str, progress: Progress, folder: 
         return compile(model, target, bits=8, out=folder)
 
 
-def _check_calibrated(recipe: Sequence[Pass], texts: Sequence[str | Path]) -> None:
+def _check_calibrated(
+    recipe: Sequence[Pass], texts: Sequence[str | Path], windows: int | None
+) -> None:
     wanted = any(isinstance(step, CalibrateWeights) for step in recipe)
     if wanted and not texts:
         raise InputError(
@@ -143,6 +148,11 @@ def _check_calibrated(recipe: Sequence[Pass], texts: Sequence[str | Path]) -> No
         raise InputError(
             "calibration text is given, but no pass uses it",
             hint="put calibrate-weights after quantize-weights in --passes",
+        )
+    if windows is not None and (windows < 1 or not texts):
+        raise InputError(
+            f"calibration windows are of a text, one or more (got {windows})",
+            hint="give --calibrate FILE or --calibrate self",
         )
 
 

@@ -116,7 +116,7 @@ def test_a_size_counts_all_weights(loaded, tmp_path) -> None:
 
 
 def test_a_budget_is_refused_before_any_text_is_made(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(compiler, "calibration_windows", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(compiler, "calibration_text", lambda *_: pytest.fail("too late"))
     for budget in ({"average_bits": 7}, {"size_mb": 0.1}):
         with pytest.raises(CompileError, match="the budget cannot be met"):
             morendo.compile(TINY, out=tmp_path / "out", calibrate="self", **budget)

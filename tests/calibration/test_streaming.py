@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import morendo
-from morendo.calibration import calibration_windows
+from morendo.calibration import calibration_text
 from morendo.codegen.weight_layout import Matrix
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError, InputError
@@ -228,6 +228,8 @@ def test_bad_options_are_refused(option: str, loaded, windows, tmp_path: Path) -
         ({"passes": FORMATS + "calibrate-weights"}, "calibrate-weights needs text"),
         ({"passes": "normalize", "tuning_steps": 4}, "tuning steps or passes, not both"),
         ({"tuning_steps": 4}, "tuning needs text"),
+        ({"calibration_windows": 4}, "calibration windows are of a text"),
+        ({"calibrate": "short.txt", "calibration_windows": 0}, "one or more"),
     ],
 )
 def test_bad_calibration_is_refused(options, message: str, tmp_path: Path, monkeypatch) -> None:
@@ -243,21 +245,18 @@ def test_texts_share_the_windows(loaded, tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(prose(0, 1), encoding="utf-8")
     (tmp_path / "short.txt").write_text(prose(0.9, 0.91), encoding="utf-8")
     sources = [tmp_path / "long.txt", tmp_path / "short.txt"]
-    alone = calibration_windows(loaded, sources[:1], lambda _: tmp_path, Progress())
-    assert (len(alone.rounding), len(alone.tuning)) == (48, 192)
-    both = calibration_windows(loaded, sources, lambda _: tmp_path, Progress())
+    alone = calibration_text(loaded, sources[:1], lambda _: tmp_path, Progress())
+    assert (len(alone.rounding), len(alone.tuning)) == (96, 192)
+    both = calibration_text(loaded, sources, lambda _: tmp_path, Progress())
     short = len(both.tuning) - 96
-    assert 0 < short < 24 and len(both.rounding) == 24 + short
+    assert 0 < short < 24 and len(both.rounding) == 48 + short
     known = {row.tobytes() for row in both.tuning}
     assert all(row.tobytes() in known for row in both.rounding)
 
 
-def test_the_model_writes_its_own_text(tmp_path: Path, monkeypatch) -> None:
-    """48 windows take a while: here it is 2; the artifact that wrote them is gone afterwards."""
-    import morendo.calibration
-
-    monkeypatch.setattr(morendo.calibration, "WINDOWS", 2)
-    out = morendo.compile(TINY, out=tmp_path / "out", calibrate="self", dump_ir=tmp_path / "ir")
+def test_the_model_writes_its_own_text(tmp_path: Path) -> None:
+    options = {"calibrate": "self", "calibration_windows": 2, "dump_ir": tmp_path / "ir"}
+    out = morendo.compile(TINY, out=tmp_path / "out", **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ir", "out"]
     figures = json.loads((tmp_path / "ir" / "03_calibrate_weights.json").read_text())["figures"]
     assert len(figures) == 28
