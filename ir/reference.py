@@ -59,14 +59,18 @@ def pad_columns(weight: NDArray[np.float32], fmt: WeightFormat) -> NDArray[np.fl
 def check_finite(weight: NDArray, name: str) -> None:
     """Refuse NaN and infinity, which would spread over a whole group silently.
 
+    Args:
+        weight: of any shape.
+
     Raises:
-        CompileError: naming the first bad row and column.
+        CompileError: naming the place of the first bad number.
     """
     if np.isfinite(weight).all():
         return
-    row, column = np.argwhere(~np.isfinite(weight))[0][:2] if weight.ndim > 1 else (0, 0)
+    place = tuple(np.argwhere(~np.isfinite(weight))[0].tolist())
+    named = f"row {place[0]}, column {place[1]}" if len(place) == 2 else f"place {place}"
     raise CompileError(
-        f"weight is not finite (got {weight[row, column]} in row {row}, column {column})",
+        f"weight is not finite (got {weight[place]} in {named})",
         where=name,
         hint="the checkpoint is damaged or was trained into overflow",
     )

@@ -128,13 +128,14 @@ def default_name(model: str | Path, target: str, label: str) -> str:
 
 
 def parse_size(text: str) -> float:
-    """Megabytes (10^6 bytes) of a size such as 90MB, 1.5GB or 90 (megabytes).
+    """Megabytes (10^6 bytes) of a size such as 90MB, 1.5GB, 800kB or 90 (megabytes).
 
     Raises:
         ValueError: when it is no size.
     """
-    match = re.fullmatch(r"([\d.]+)\s*(MB|GB|MiB|GiB|M|G)?", text, flags=re.IGNORECASE)
+    match = re.fullmatch(r"([\d.]+)\s*([kMG](i?B)?)?", text, flags=re.IGNORECASE)
     if not match:
-        raise ValueError(f"no size (got {text!r}, need one such as 90MB)")
-    units = {"m": 1.0, "mb": 1.0, "g": 1e3, "gb": 1e3, "mib": 1.048576, "gib": 1073.741824}
-    return float(match.group(1)) * units[(match.group(2) or "mb").lower()]
+        raise ValueError(f"no size (got {text!r}, need one such as 90MB, 1.5GB or 800kB)")
+    unit = (match.group(2) or "mb").lower()
+    base = 1024 if "i" in unit else 1000
+    return float(match.group(1)) * base ** " kmg".index(unit[0]) / 1e6

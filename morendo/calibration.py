@@ -77,6 +77,9 @@ def calibration_text(
         else:
             tuning.append(read_windows(loaded, source, most))
             rounding.append(spread(tuning[-1], count))
+            if len(rounding[-1]) < count:
+                found = f"{len(rounding[-1])} windows of {rounding[-1].shape[1]} tokens"
+                progress.note(f"{source} has {found}; calibration would take {count}")
     return CalibrationText(np.concatenate(rounding), np.concatenate(tuning))
 
 
@@ -109,6 +112,17 @@ def read_windows(loaded: LoadedModel, source: str | Path, count: int) -> NDArray
 def spread(windows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """As many windows, evenly over all of them; all if there are no more."""
     return windows[np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int)]
+
+
+def check_texts(sources: Sequence[str | Path]) -> None:
+    """Refuse what cannot be read before anything is done with the model.
+
+    Raises:
+        InputError: when a file is missing or no UTF-8 text.
+    """
+    for source in sources:
+        if str(source) != SELF:
+            _read(source)
 
 
 def _read(source: str | Path) -> str:

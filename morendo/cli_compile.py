@@ -82,7 +82,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=_size,
         metavar="SIZE",
-        help="the same by the bytes of all weights, such as 90MB",
+        help="the same by the bytes of all weights, such as 90MB, 1.5GB or 800kB",
     )
     parser.add_argument(
         "--group-size",
@@ -114,14 +114,17 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    value = _count(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be positive, got 0")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
     return value

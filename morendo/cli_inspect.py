@@ -78,12 +78,13 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
 
 
 _MATRIX_HEADER = (
-    "weight", "shape", "4 bit", "3 bit", "2 bit", "outliers", "bits", "to nearest", "kept"
+    "weight", "shape", "4 bit", "3 bit", "2 bit", "outliers", "bits",
+    "all bits", "these bits", "kept",
 )  # fmt: skip
 
 
 def _matrices(artifact: Path) -> str:
-    """A row for every matrix; the last two are its output error on the calibration text."""
+    """A row for every matrix; the last three are its output error on the calibration text."""
     from morendo.ir.errors import ArtifactError, InputError
     from morendo.runtime.artifact import read_weight_list
 
@@ -97,9 +98,10 @@ def _matrices(artifact: Path) -> str:
             hint="compile it again",
         ) from None
     notes = [
-        "4, 3 and 2 bit: groups of input channels stored with so many. to nearest, kept: part of",
-        "the output that is lost on the calibration text, with all bits rounded to nearest, and as",
-        "stored; - where the matrix was not calibrated.",
+        "4, 3 and 2 bit: groups of input channels stored with so many. The last three: part of the",
+        "output that is lost on the calibration text, rounded to nearest with 4 (or 8) bits in all",
+        "groups, with the bits that they have, and as calibrate-weights rounded them; - where the",
+        "matrix was not calibrated.",
     ]
     return "\n".join([_title(str(artifact)), table(rows, _MATRIX_HEADER), "", *notes])
 
@@ -116,9 +118,9 @@ def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
     found: list[tuple[str | int, ...]] = []
     for name, rows, figures in zip(entry["names"], entry["rows"], entry["figures"], strict=True):
         outliers = fmt.slots * ceil_div(rows, ROW_TILE) if fmt.slots else "-"
-        errors = ("-", "-")
+        errors = ("-", "-", "-")
         if figures:
-            errors = (f"{figures['nearest']:.2e}", f"{figures['feedback']:.2e}")
+            errors = tuple(f"{figures[key]:.2e}" for key in ("nearest", "promoted", "feedback"))
         shape = f"{rows} x {columns}"
         found.append((name.removesuffix(".weight"), shape, *groups, outliers, bits, *errors))
     return found

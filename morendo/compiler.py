@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from morendo.budget import Budget, default_name
-from morendo.calibration import WINDOWS, calibration_text
+from morendo.calibration import WINDOWS, calibration_text, check_texts
 from morendo.codegen.build import compile_kernels, lower_module
 from morendo.codegen.kernels.kv_cache import KEY_TILE
 from morendo.codegen.link import link_model
@@ -146,14 +146,17 @@ def _check_calibrated(
         )
     if texts and not wanted:
         raise InputError(
-            "calibration text is given, but no pass uses it",
+            "there is calibration text (given, or pydoc under a budget), but no pass uses it",
             hint="put calibrate-weights after quantize-weights in --passes",
         )
-    if windows is not None and (windows < 1 or not texts):
+    if windows is not None and windows < 1:
+        raise InputError(f"calibration needs a window of text or more (got {windows})")
+    if windows and not texts:
         raise InputError(
-            f"calibration windows are of a text, one or more (got {windows})",
-            hint="give --calibrate FILE or --calibrate self",
+            f"there is no text to take {windows} calibration windows from",
+            hint="give --calibrate FILE, --calibrate self or --average-bits",
         )
+    check_texts(texts)
 
 
 def _foresee_budget(recipe: Sequence[Pass], loaded: LoadedModel, context: Context) -> None:

@@ -20,6 +20,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import ArtifactError
 
 _KEY = "key"
+_VERSION = 2  # of what is kept
 _MATRICES = 8  # read for the key
 
 
@@ -46,6 +47,8 @@ def kept_codes(out: Path, key: str, tell: Callable[[str], None]) -> Iterator[Cod
     mark = folder / _KEY
     try:
         if not mark.exists() or mark.read_text("utf-8") != key:
+            if mark.exists():
+                tell(f"an earlier try of something else is thrown away ({folder})")
             _remove(folder)
             folder.mkdir(parents=True)
             mark.write_text(key, "utf-8")
@@ -83,7 +86,7 @@ def calibration_key(loaded: LoadedModel, recipe: str, text: CalibrationText) -> 
     Args:
         recipe: the passes with all their options, defaults too.
     """
-    digest = hashlib.sha256(recipe.encode())
+    digest = hashlib.sha256(f"{_VERSION} {recipe}".encode())
     for windows in (text.rounding, text.tuning):
         digest.update(np.ascontiguousarray(windows).tobytes())
     store = loaded.weights

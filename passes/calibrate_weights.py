@@ -71,6 +71,7 @@ class CalibrateWeights(Pass):
             self.compensation,
         )
         with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
+            context.report.count("windows of text", len(calibration.windows))
             for results in calibrator.run(calibration.windows):
                 _report(context, results)
                 advance()
@@ -80,8 +81,11 @@ class CalibrateWeights(Pass):
 def _report(context: Context, results: Sequence[Rounded]) -> None:
     for rounded in results:
         context.report.count("matrices rounded with error feedback")
-        figures = {"error": rounded.feedback, "error_to_nearest": rounded.nearest}
-        context.report.figures[rounded.name] = figures
+        context.report.figures[rounded.name] = {
+            "error": rounded.feedback,
+            "error_to_nearest": rounded.promoted,
+            "error_to_nearest_all_bits": rounded.nearest,
+        }
         if rounded.dead:
             why = f"{rounded.dead:.0f} input channels are always 0: rounded to nearest"
             context.report.missed(rounded.name, why)

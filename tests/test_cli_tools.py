@@ -178,7 +178,7 @@ ENTRY = {
     "columns": 96,
     "format": "q4g32p2,1o3",
     "nbytes": 1500,
-    "figures": [{"nearest": 0.01, "feedback": 0.02, "dead": 0.0}],
+    "figures": [{"nearest": 0.01, "promoted": 0.05, "feedback": 0.02, "dead": 0.0}],
 }
 
 
@@ -191,7 +191,7 @@ def test_inspect_weights_says_where_the_bits_went(artifact, capsys):
     (artifact / "weights.json").write_text(weight_list(ENTRY))
     assert cli.main(["inspect", str(artifact), "--weights"]) == 0
     row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("layers.0"))
-    assert " ".join(row.split()) == "layers.0.up 32 x 96 1 1 1 6 3.91 1.00e-02 2.00e-02"
+    assert " ".join(row.split()) == "layers.0.up 32 x 96 1 1 1 6 3.91 1.00e-02 5.00e-02 2.00e-02"
     (artifact / "weights.json").write_text(weight_list({**ENTRY, "format": "q5"}))
     assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
     assert "malformed" in capsys.readouterr().err

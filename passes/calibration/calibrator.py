@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -26,13 +26,15 @@ class Rounded:
 
     Attributes:
         name: of the weight.
-        nearest, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text, W as it was moved, for
-            rounding to nearest with all bits of the format's kind, and for what was kept.
+        nearest, promoted, feedback: |(W - Q) X|^2 / |W X|^2 on the calibration text, W as it was
+            moved, for rounding to nearest with all bits of the format's kind, for the same with
+            the bits that its groups have, and for what was kept.
         dead: input channels that were always 0.
     """
 
     name: str
     nearest: float
+    promoted: float
     feedback: float
     dead: float
 
@@ -93,8 +95,8 @@ class Calibrator:
             figures = self.codes.figures(attrs["weight"], WeightFormat.parse(attrs["format"]))
             if not figures:
                 return []
-            wanted = ("nearest", "feedback", "dead")
-            results.append(Rounded(attrs["weight"], *(figures[key] for key in wanted)))
+            found = {field.name: figures[field.name] for field in fields(Rounded)[1:]}
+            results.append(Rounded(attrs["weight"], **found))
         return results
 
     def _round(
@@ -139,9 +141,14 @@ def _measure(
     def error(codes: Quantized, of: WeightFormat) -> float:
         return energy(matrix - dequantize(codes, of, matrix.shape[1])) / max(total, 1e-30)
 
+    def to_nearest(of: WeightFormat) -> float:
+        return error(quantize(matrix, of), of)
+
     total = energy(matrix)
+    all_bits = to_nearest(fmt.without_counts)
     return {
-        "nearest": error(quantize(matrix, fmt.without_counts), fmt.without_counts),
+        "nearest": all_bits,
+        "promoted": to_nearest(replace(fmt, slots=0)) if fmt.planes else all_bits,
         "feedback": error(kept, fmt),
         "dead": float((hessian.diagonal() == 0).sum()),
     }

@@ -69,9 +69,14 @@ class StageWeights:
         self._matrices.clear()
 
     def get(self, name: str) -> np.ndarray:
-        """A weight as the checkpoint has it."""
+        """A weight as the checkpoint has it.
+
+        Raises:
+            CompileError: when it is not finite.
+        """
         if name not in self._kept:
             self._kept[name] = self.weights.get(name)
+            check_finite(self._kept[name], name)
         return self._kept[name]
 
     def matrix(self, attrs: Attrs) -> torch.Tensor:

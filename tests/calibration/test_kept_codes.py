@@ -37,9 +37,8 @@ def text(tmp_path: Path) -> Path:
 
 
 def compile_tiny(out: Path, text: Path, notes: Notes | None = None) -> Path:
-    return morendo.compile(
-        TINY, out=out, average_bits=2.6, group_size=32, chunk=32, calibrate=text, progress=notes
-    )
+    options = {"average_bits": 2.6, "calibrate": text, "calibration_windows": 24, "chunk": 32}
+    return morendo.compile(TINY, out=out, progress=notes, **options)
 
 
 def test_an_interrupted_calibration_goes_on(tmp_path, text, monkeypatch) -> None:

@@ -215,7 +215,8 @@ def test_budget_options() -> None:
     precise = Budget.of(4, 4.25, None, None)
     assert "tune-scales" not in precise.passes(True)
     assert "tune-scales{steps=9}," in precise.passes(True, 9)
-    assert parse_size("1.5GB") == 1500
+    assert parse_size("1.5GB") == 1500 and parse_size("380 kB") == 0.38
+    assert parse_size("1KiB") == 1024e-6 and parse_size("2MiB") == 2 * 1.024**2
     assert parse_size("90") == parse_size("90mb") == 90
     for bad in ((8, 2.9, None), (4, 2.9, 90.0), (4, -1.0, None), ("f16", None, 90.0)):
         with pytest.raises(InputError):

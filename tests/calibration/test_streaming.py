@@ -195,7 +195,7 @@ class Damaged:
     ("name", "message"),
     [
         ("model.layers.0.mlp.up_proj.weight", r"not finite .* at model.layers.0.mlp.up_proj"),
-        ("model.layers.1.input_layernorm.weight", r"input of a linear is not finite .*layers.1"),
+        ("model.layers.1.input_layernorm.weight", r"in place \(\d+,\)\) at .*layers.1.input"),
     ],
 )
 def test_values_that_are_not_finite_are_named(
@@ -228,8 +228,8 @@ def test_bad_options_are_refused(option: str, loaded, windows, tmp_path: Path) -
         ({"passes": FORMATS + "calibrate-weights"}, "calibrate-weights needs text"),
         ({"passes": "normalize", "tuning_steps": 4}, "tuning steps or passes, not both"),
         ({"tuning_steps": 4}, "tuning needs text"),
-        ({"calibration_windows": 4}, "calibration windows are of a text"),
-        ({"calibrate": "short.txt", "calibration_windows": 0}, "one or more"),
+        ({"calibration_windows": 4}, "no text to take 4 calibration windows from"),
+        ({"calibrate": "short.txt", "calibration_windows": 0}, "a window of text or more"),
     ],
 )
 def test_bad_calibration_is_refused(options, message: str, tmp_path: Path, monkeypatch) -> None:
