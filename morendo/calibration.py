@@ -23,7 +23,7 @@ from morendo.runtime.session import Session
 SELF = "self"
 PYDOC = "pydoc"
 WINDOW = 512  # tokens
-WINDOWS = 64
+WINDOWS = 48
 TUNING_WINDOWS = 192
 MEMORY = 8 << 30
 """Bytes of float32 weights of the largest model that writes from memory, half of them there."""

@@ -102,7 +102,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         metavar="N",
         help="windows of 512 tokens of that text to use: more are better and take longer "
-        "(default: 64)",
+        "(default: 48)",
     )
     parser.add_argument(
         "--tuning-steps",

@@ -74,7 +74,7 @@ def compile(
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, "pydoc" for the text of Python's help, which is
             the default under a budget. Without it weights are rounded to nearest.
-        calibration_windows: of 512 tokens, taken evenly from the text; by default 64. More are
+        calibration_windows: of 512 tokens, taken evenly from the text; by default 48. More are
             better and take longer.
         tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
             for a small model; by default 30 under a budget below 4 bits, else 0.

@@ -246,10 +246,10 @@ def test_texts_share_the_windows(loaded, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text(prose(0.9, 0.91), encoding="utf-8")
     sources = [tmp_path / "long.txt", tmp_path / "short.txt"]
     alone = calibration_text(loaded, sources[:1], lambda _: tmp_path, Progress())
-    assert (len(alone.rounding), len(alone.tuning)) == (64, 192)
+    assert (len(alone.rounding), len(alone.tuning)) == (48, 192)
     both = calibration_text(loaded, sources, lambda _: tmp_path, Progress())
     short = len(both.tuning) - 96
-    assert 0 < short < 24 and len(both.rounding) == 32 + short
+    assert 0 < short < 24 and len(both.rounding) == 24 + short
     known = {row.tobytes() for row in both.tuning}
     assert all(row.tobytes() in known for row in both.rounding)
 
