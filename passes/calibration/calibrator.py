@@ -77,16 +77,22 @@ class Calibrator:
         known = self._known(stage)
         if known:
             return known
+        moments, matrices = self._compensated(stage, inputs)
+        results = []
+        for spec in dict.fromkeys(attrs["format"] for attrs in stage.linears):
+            pairs = zip(stage.linears, matrices, strict=True)
+            results += self._round([pair for pair in pairs if pair[0]["format"] == spec], moments)
+        return results
+
+    def _compensated(
+        self, stage: Stage, inputs: Iterator[Arrived]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Moments [K, K] of a stage's inputs, and its matrices [N, K] after they moved."""
         stacked = np.concatenate([float_matrix(self.weights, attrs) for attrs in stage.linears])
         matrix = torch.from_numpy(stacked)
         moments = sum_moments(inputs, matrix)
         moved = moments.moved(matrix, self.compensation, stage.linears[0]["weight"])
-        by_linear = moved.split([attrs["out_features"] for attrs in stage.linears])
-        results = []
-        for spec in dict.fromkeys(attrs["format"] for attrs in stage.linears):
-            pairs = zip(stage.linears, by_linear, strict=True)
-            results += self._round([p for p in pairs if p[0]["format"] == spec], moments.inputs)
-        return results
+        return moments.inputs, moved.split([attrs["out_features"] for attrs in stage.linears])
 
     def _known(self, stage: Stage) -> list[Rounded]:
         """What an earlier run found; empty when it did not come so far."""
