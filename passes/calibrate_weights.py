@@ -70,8 +70,8 @@ class CalibrateWeights(Pass):
             Feedback(self.damping, self.order, feedback=self.feedback),
             self.compensation,
         )
+        context.report.count("windows of text", len(calibration.windows))
         with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
-            context.report.count("windows of text", len(calibration.windows))
             for results in calibrator.run(calibration.windows):
                 _report(context, results)
                 advance()

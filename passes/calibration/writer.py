@@ -33,16 +33,16 @@ class _Cache(FloatWeights):
     """The model's weights, with keys and values of the windows that are being written.
 
     Args:
-        floats: where matrices are kept from one cache to the next.
+        weights: of the model.
         length: tokens of a window.
 
     Attributes:
         position: of the next token, the same in all windows.
+        layers: keys and values [B, KV heads, n, D] of each layer; cleared for other windows.
     """
 
-    def __init__(self, floats: FloatWeights, length: int) -> None:
-        super().__init__(floats.weights, floats.dtype)
-        self._kept, self._matrices = floats._kept, floats._matrices
+    def __init__(self, weights: Weights, length: int) -> None:
+        super().__init__(weights, fastest_dtype())
         self.length, self.position = length, 0
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -103,15 +103,15 @@ def write_windows(
         Token ids, int64 [W, n].
     """
     random = torch.Generator().manual_seed(0)
-    floats = FloatWeights(weights, fastest_dtype())
-    window_bytes = floats.dtype.itemsize * length * _cached_numbers(function.function)
+    cache = _Cache(weights, length)
+    window_bytes = cache.dtype.itemsize * length * _cached_numbers(function.function)
     windows = torch.empty(len(first), length, dtype=torch.int64)
     windows[:, 0] = torch.from_numpy(first)
     needed = -(-len(first) * window_bytes // CACHE_BYTES)
     batches = windows.tensor_split(min(needed, len(first)))
     with track("let the model write", len(batches) * (length - 1)) as advance:
         for batch in batches:
-            cache = _Cache(floats, length)
+            cache.layers.clear()
             for cache.position in range(length - 1):
                 ids = batch[:, cache.position]
                 logits = function.run(cache, ids, torch.full_like(ids, cache.position), RULES)

@@ -72,7 +72,7 @@ def test_few_windows_at_once_when_keys_and_values_are_large(
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_attention_token_by_token(options: dict[str, Any]) -> None:
+def test_attention_token_by_token(options: dict[str, Any], exact) -> None:
     """Two windows of 17 tokens against attention of each one whole."""
     tokens, attrs = 17, {"scale": 0.3, "window": 0, "softcap": 0.0, "alibi": "", **options}
     rng = np.random.default_rng()
@@ -80,8 +80,7 @@ def test_attention_token_by_token(options: dict[str, Any]) -> None:
         torch.from_numpy(rng.normal(size=(2, tokens, heads, 8)).astype(np.float32))
         for heads in (4, 2, 2)
     )
-    floats = FloatWeights({"slopes": SLOPES})  # type: ignore[arg-type]
-    cache = _Cache(floats, tokens)
+    cache = _Cache({"slopes": SLOPES}, tokens)  # type: ignore[arg-type]
     state: Any = State(cache)  # type: ignore[arg-type]
     got = torch.full_like(q, torch.nan)
     for cache.position in range(tokens):
