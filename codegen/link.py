@@ -23,6 +23,7 @@ _FLAGS = (
     "-Wall",
     "-Wextra",
     "-Wl,--version-script=exports.map",
+    "-Wl,--strip-debug",  # it has paths of this compilation: artifacts would differ by them
     "-Wl,-z,defs",  # what is missing should be missed here, not on the device
 )
 _SPACE_NEEDED = 64 << 20  # with less left than this, a failure is likely for want of space

@@ -19,7 +19,7 @@ from morendo.frontend import LoadedModel
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import ArtifactError
 
-_KEY = "key"
+_KEY = "morendo-calibration.key"  # no folder of something else has such a file
 _VERSION = 2  # of what is kept
 _MATRICES = 8  # read for the key
 

@@ -72,12 +72,20 @@ def _promotable(module: tvm.IRModule) -> list[dict[str, Any]]:
     return [attrs for stage in single for attrs in stage.linears]
 
 
+def nbytes_with_outliers(fmt: WeightFormat, rows: int, columns: int, outliers: float) -> int:
+    """Bytes of a matrix [rows, columns] once split-outliers has given it its slots.
+
+    Args:
+        fmt: without slots.
+        outliers: the part of 2-bit weights that will be kept in 16 bits beside.
+    """
+    return replace(fmt, slots=outlier_slots(fmt, columns, outliers)).nbytes(rows, columns)
+
+
 def _nbytes(attrs: dict[str, Any], planes: tuple[int, int] | None, outliers: float) -> int:
     """Bytes of a linear's matrix with so many groups in the planes."""
-    columns = attrs["in_features"]
     fmt = replace(WeightFormat.parse(attrs["format"]), planes=planes)
-    fmt = replace(fmt, slots=outlier_slots(fmt, columns, outliers))
-    return fmt.nbytes(attrs["out_features"], columns)
+    return nbytes_with_outliers(fmt, attrs["out_features"], attrs["in_features"], outliers)
 
 
 def bytes_of_others(module: tvm.IRModule, promoted: Collection[str]) -> int:

@@ -16,9 +16,9 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 
 from .base import Context, Pass, needed_calibration
-from .promotable import bytes_of_others, check_budget
+from .promotable import bytes_of_others, check_budget, nbytes_with_outliers
 from .rewrite import map_functions
-from .split_outliers import LARGEST_FRACTION, outlier_slots
+from .split_outliers import LARGEST_FRACTION
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
@@ -141,8 +141,7 @@ class _Input:
         """Bytes of the matrices with so many planes, of their order and of outliers to come."""
         columns = self.analysis.columns
         fmt = self._format(plane3, plane4)
-        fmt = replace(fmt, slots=outlier_slots(fmt, columns, self.outliers))
-        total = sum(fmt.nbytes(rows, columns) for rows in self.rows)
+        total = sum(nbytes_with_outliers(fmt, n, columns, self.outliers) for n in self.rows)
         return total + (2 * columns if self._ordered(plane3, plane4) else 0)
 
     def steps(self) -> list[tuple[float, int]]:

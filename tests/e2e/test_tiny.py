@@ -13,6 +13,7 @@ import morendo
 from morendo.ir.errors import ArtifactError
 from morendo.runtime.artifact import check_host, read_manifest
 from morendo.targets import known_targets
+from tests.e2e.conftest import TINY
 from tests.e2e.quality import kl_divergence, round_linears, torch_logits
 
 # Relative error of logits against float32 torch: storage in half precision, and int8 activations
@@ -116,3 +117,17 @@ def test_generation_is_repeatable_and_stops(compile_tiny: Callable[..., Path]) -
         assert session.decode(greedy).isprintable() or "\n" in session.decode(greedy)
         stopped = list(session.generate("The assignment", max_tokens=24, stop=[greedy[3]]))
         assert greedy[3] not in stopped
+
+
+def test_the_same_model_gives_the_same_bytes(
+    compile_tiny: Callable[..., Path], tmp_path, monkeypatch
+) -> None:
+    """Also where the C library is compiled anew, in another place."""
+    first = compile_tiny(bits=4)
+    monkeypatch.setenv("ZIG_LOCAL_CACHE_DIR", str(tmp_path / "local"))
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(tmp_path / "global"))
+    second = morendo.compile(TINY, out=tmp_path / "again", chunk=32, bits=4)
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir())
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
