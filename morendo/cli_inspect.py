@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,7 +60,7 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     """Facts, then the weights by part, then what each pass counted."""
     model, target = manifest["model"], manifest["target"]
     parts = [WeightPart(**part) for part in manifest.get("weights", [])]
-    weights, stored = sum(p.weights for p in parts), sum(p.bytes for p in parts)
+    weights = sum(p.weights for p in parts)
     files = manifest["files"]
     facts = [
         ("model", f"{model['name']} ({model['architecture']}), {weights / 1e6:.1f} M weights"),
@@ -67,7 +68,7 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
         ("features", " ".join(target["features"])),
         ("context", f"{manifest['tokenizer']['context']} tokens"),
         ("options", ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items())),
-        ("bits", f"{8 * stored / weights:.2f} per weight, scales included" if weights else "?"),
+        ("bits", _bits(parts)),
         ("size", size(sum(entry["bytes"] for entry in files.values()))),
         *(("", f"{size(entry['bytes']):>10}  {name}") for name, entry in files.items()),
     ]
@@ -75,6 +76,19 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     sections += ["", _title("weights"), table([p.row() for p in parts], WeightPart.HEADER)]
     sections += ["", _title("passes"), *map(_pass_line, manifest.get("passes", []))]
     return "\n".join(sections)
+
+
+def _bits(parts: Sequence[WeightPart]) -> str:
+    """Bits per weight of everything, and of what a budget is for."""
+    total = _bits_per_weight(parts)
+    nested = _bits_per_weight([part for part in parts if part.format.startswith("q4")])
+    facts = f"{total} per weight, scales included" if parts else "?"
+    return facts + (f"; {nested} where codes have 4, 3 or 2 bits" if nested else "")
+
+
+def _bits_per_weight(parts: Sequence[WeightPart]) -> str:
+    weights = sum(part.weights for part in parts)
+    return f"{8 * sum(part.bytes for part in parts) / weights:.2f}" if weights else ""
 
 
 _MATRIX_HEADER = (
