@@ -40,6 +40,10 @@ class Outliers:
         fields = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*map(np.concatenate, fields))
 
+    def below(self, rows: int) -> Outliers:
+        """The same entries under so many other rows."""
+        return Outliers(self.row + np.int32(rows), self.channel, self.value)
+
     def take(self, wanted: NDArray[Any]) -> Outliers:
         """The entries at which a mask [E] is true, or those at indices in their order."""
         return Outliers(self.row[wanted], self.channel[wanted], self.value[wanted])

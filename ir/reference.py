@@ -6,6 +6,7 @@ two-level scales follow arXiv 2311.16442 (section 3.1, second-order quantization
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,21 @@ class Quantized:
     def dense(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """The arrays that have a row for each row of W, in order."""
         return self.codes, self.scale, self.zero, self.row_scale
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Quantized]) -> Quantized:
+        """The rows of all parts, in order; all parts have outliers or none has."""
+        starts = np.cumsum([0, *(len(part.codes) for part in parts)])
+        sparse = [
+            part.outliers.below(int(start))
+            for part, start in zip(parts, starts, strict=False)
+            if part.outliers is not None
+        ]
+        codes, scale, zero, row_scale = map(
+            np.concatenate, zip(*(part.dense for part in parts), strict=True)
+        )
+        outliers = Outliers.joined(sparse) if sparse else None
+        return cls(codes, scale, zero, row_scale, outliers)
 
     def rows(self, start: int, stop: int) -> Quantized:
         """The rows start..stop."""

@@ -15,7 +15,7 @@ from morendo.ir.reference import Quantized, dequantize, quantize
 
 from .activations import ActivationStore
 from .compensation import sum_moments
-from .error_feedback import Feedback, round_with_feedback
+from .error_feedback import ROWS, Feedback, round_with_feedback
 from .stages import Attrs, Stage
 from .stream import Arrived, Stream, Weights, float_matrix, stored_order
 
@@ -91,8 +91,8 @@ class Calibrator:
         stacked = np.concatenate([float_matrix(self.weights, attrs) for attrs in stage.linears])
         matrix = torch.from_numpy(stacked)
         moments = sum_moments(inputs, matrix)
-        moved = moments.moved(matrix, self.compensation, stage.linears[0]["weight"])
-        return moments.inputs, moved.split([attrs["out_features"] for attrs in stage.linears])
+        moments.move(matrix, self.compensation, stage.linears[0]["weight"])
+        return moments.inputs, matrix.split([attrs["out_features"] for attrs in stage.linears])
 
     def _known(self, stage: Stage) -> list[Rounded]:
         """What an earlier run found; empty when it did not come so far."""
@@ -111,20 +111,22 @@ class Calibrator:
         """Round linears of one input, order and format together.
 
         Args:
-            linears: with their matrices [N, K].
+            linears: with their matrices [N, K], which may be overwritten.
             moments: of their input, float32 [K, K].
         """
         first = linears[0][0]
         fmt = WeightFormat.parse(first["format"])
         order = stored_order(self.weights, first)
-        moved = torch.cat([matrix for _, matrix in linears])[:, order]
+        moved = torch.cat([matrix for _, matrix in linears]) if linears[1:] else linears[0][1]
+        for rows in moved.split(ROWS):
+            rows.copy_(rows[:, order])
         stored = moments[order][:, order]
         rounded = round_with_feedback(moved, stored, fmt, self.options, first["weight"])
         results, start = [], 0
         for attrs, _ in linears:
             stop = start + attrs["out_features"]
             part = rounded.rows(start, stop)
-            figures = _measure(moved[start:stop].numpy(), part, fmt, stored)
+            figures = _measure(moved[start:stop], part, fmt, stored)
             self.codes.put(attrs["weight"], fmt, part, figures)
             results.append(Rounded(attrs["weight"], **figures))
             start = stop
@@ -136,7 +138,7 @@ def _is_quantized(attrs: Attrs) -> bool:
 
 
 def _measure(
-    matrix: np.ndarray, kept: Quantized, fmt: WeightFormat, hessian: torch.Tensor
+    matrix: torch.Tensor, kept: Quantized, fmt: WeightFormat, hessian: torch.Tensor
 ) -> dict[str, float]:
     """The figures of `Rounded`."""
 
@@ -144,17 +146,22 @@ def _measure(
         weight = torch.from_numpy(np.ascontiguousarray(rows))
         return float(((weight @ hessian) * weight).sum(dtype=torch.float64))
 
-    def error(codes: Quantized, of: WeightFormat) -> float:
-        return energy(matrix - dequantize(codes, of, matrix.shape[1])) / max(total, 1e-30)
-
-    def to_nearest(of: WeightFormat) -> float:
-        return error(quantize(matrix, of), of)
-
-    total = energy(matrix)
-    all_bits = to_nearest(fmt.without_counts)
+    total, nearest, promoted, feedback = 0.0, 0.0, 0.0, 0.0
+    with_planes = replace(fmt, slots=0)
+    for start in range(0, len(matrix), ROWS):
+        rows = matrix[start : start + ROWS].numpy()
+        columns, part = rows.shape[1], kept.rows(start, start + len(rows))
+        total += energy(rows)
+        for_all = quantize(rows, fmt.without_counts)
+        nearest += energy(rows - dequantize(for_all, fmt.without_counts, columns))
+        if fmt.planes:
+            cut = quantize(rows, with_planes)
+            promoted += energy(rows - dequantize(cut, with_planes, columns))
+        feedback += energy(rows - dequantize(part, fmt, columns))
+    total = max(total, 1e-30)
     return {
-        "nearest": all_bits,
-        "promoted": to_nearest(replace(fmt, slots=0)) if fmt.planes else all_bits,
-        "feedback": error(kept, fmt),
+        "nearest": nearest / total,
+        "promoted": (promoted if fmt.planes else nearest) / total,
+        "feedback": feedback / total,
         "dead": float((hessian.diagonal() == 0).sum()),
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .error_feedback import cholesky
+from .error_feedback import ROWS, cholesky
 from .fast_ops import add_lower, fastest_dtype, symmetric
 from .stream import Arrived, token_weights
 
@@ -38,22 +38,30 @@ class Moments:
     drift: torch.Tensor | None
     missing: torch.Tensor | None
 
-    def moved(self, matrix: torch.Tensor, part: float, where: str) -> torch.Tensor:
-        """W [N, K] moved by a part of the way to W': float32 [N, K].
+    def move(self, matrix: torch.Tensor, part: float, where: str) -> None:
+        """Move W, float32 [N, K], by a part of the way to W', in its place.
 
         Raises:
             CompileError: when H is not finite or cannot be factored.
         """
-        missing = self.missing
-        if missing is None:
-            if self.drift is None:
-                return matrix
-            missing = self.drift @ matrix.T
+        if self.missing is None and self.drift is None:
+            return
         damped = self.inputs.double()
         diagonal = damped.diagonal()
         diagonal += (DAMPING * diagonal.mean()).clamp_min(1e-30)
-        move = torch.cholesky_solve(missing.double(), cholesky(damped, where))
-        return matrix + part * move.T.float()
+        lower = cholesky(damped, where)
+        del damped, diagonal
+        for start in range(0, len(matrix), ROWS):
+            rows = matrix[start : start + ROWS]
+            missing = self._missing(rows, start).double()
+            rows += part * torch.cholesky_solve(missing, lower).T.float()
+
+    def _missing(self, rows: torch.Tensor, start: int) -> torch.Tensor:
+        """X'(F W - X W + G - R) of some rows [n, K] of W, from `start` on: float32 [K, n]."""
+        if self.missing is not None:
+            return self.missing[:, start : start + len(rows)]
+        assert self.drift is not None
+        return self.drift @ rows.T
 
 
 def sum_moments(arrivals: Iterator[Arrived], matrix: torch.Tensor) -> Moments:
@@ -69,7 +77,7 @@ def sum_moments(arrivals: Iterator[Arrived], matrix: torch.Tensor) -> Moments:
     inputs = torch.zeros(features, features)
     drift: torch.Tensor | None = None
     missing: torch.Tensor | None = None
-    factor = matrix.T.to(dtype)
+    factor: torch.Tensor | None = None
     for each in arrivals:
         weighted = (each.x * token_weights(len(each.x))[:, None]).T
         add_lower(inputs, weighted, each.x)
@@ -79,6 +87,7 @@ def sum_moments(arrivals: Iterator[Arrived], matrix: torch.Tensor) -> Moments:
         if each.residual is None or each.float.residual is None:
             drift = _add(drift, weighted @ moved)
         else:
+            factor = matrix.T.to(dtype) if factor is None else factor
             lost = (moved @ factor).float() + (each.float.residual - each.residual)
             missing = _add(missing, weighted @ lost.to(dtype))
     return Moments(symmetric(inputs), drift, missing)

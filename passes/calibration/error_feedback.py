@@ -26,6 +26,8 @@ ROW_PARTS = (1.0, 0.7, 0.5, 0.35, 0.25)
 """Of the largest step in a row, what is tried as the row's scale."""
 ROW_GAIN = 0.5
 """A smaller part has to leave so much of the error: the search cuts off large weights as well."""
+ROWS = 4096
+"""Rows of a matrix that are worked on at a time, in whole tiles: heads have a hundred thousand."""
 BLOCK = 128  # columns rounded before the rest of the matrix is updated, as in GPTQ
 
 
@@ -62,18 +64,20 @@ def round_with_feedback(
     Raises:
         CompileError: when H cannot be factored.
     """
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     padded = fmt.padded_features(columns)
-    matrix = torch.zeros(padded, rows)  # columns lie one after another
-    matrix[:columns] = weight.T
     if padded > columns:
         hessian = torch.nn.functional.pad(hessian, (0, padded - columns, 0, padded - columns))
     if not options.feedback:
         hessian = hessian.diagonal().diag()
     order = _order(hessian.diagonal(), fmt.group_size, options.order)
     factor = inverse_factor(hessian, order, options.damping, where)
-    rounding = _Rounding(matrix[order], factor, order, group_grids(fmt, columns), fmt, options)
-    return rounding.run()
+    grids, parts = group_grids(fmt, columns), []
+    for block in weight.split(ROWS):
+        matrix = torch.zeros(padded, len(block))  # columns lie one after another
+        matrix[:columns] = block.T
+        parts.append(_Rounding(matrix[order], factor, order, grids, fmt, options).run())
+    return Quantized.stacked(parts)
 
 
 def group_grids(fmt: WeightFormat, in_features: int) -> list[Grid]:
@@ -176,7 +180,7 @@ def _row_scale(
 
 
 class _Rounding:
-    """One matrix on its way; columns are in rounding order and lie as rows of `matrix`."""
+    """Rows of a matrix on their way; columns are in rounding order and lie as rows of `matrix`."""
 
     def __init__(
         self,
