@@ -7,6 +7,7 @@ looking at intermediate values; nothing is fast.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import tvm
 from tvm import ir, relax
 
 from . import reference_ops as ref
-from .dialect import attrs_of, op_name
+from .dialect import Attrs, attrs_of, op_name
 from .evaluate_dialect import DIALECT, State, Weights
 from .text import bindings_of
 
@@ -50,16 +51,64 @@ def evaluate(
     return interpreter.value(function.body.body)
 
 
+@dataclass
+class Prepared:
+    """What a function's expressions are made of, asked once for all runs: each question is a call
+    into TVM, and together they take as long as small ops do.
+
+    Attributes:
+        calls: (op without its dialect's prefix, attributes of dialect ops, operands).
+        symbols: (axis, dimension, name) of the symbolic dimensions of variables.
+        shapes: dimensions of shapes, numbers where they are constant.
+    """
+
+    calls: dict[relax.Call, tuple[str, Attrs | None, tuple[Any, ...]]] = field(default_factory=dict)
+    symbols: dict[relax.Var, list[tuple[int, Any, str]]] = field(default_factory=dict)
+    shapes: dict[relax.ShapeExpr, list[Any]] = field(default_factory=dict)
+
+    def call(self, call: relax.Call) -> tuple[str, Attrs | None, tuple[Any, ...]]:
+        found = self.calls.get(call)
+        if found is None:
+            name = op_name(call)
+            attrs = attrs_of(call) if name else None
+            found = name or call.op.name.removeprefix("relax."), attrs, tuple(call.args)
+            self.calls[call] = found
+        return found
+
+    def symbols_of(self, var: relax.Var) -> list[tuple[int, Any, str]]:
+        found = self.symbols.get(var)
+        if found is None:
+            known = isinstance(var.ty, relax.TensorType) and var.ty.shape is not None
+            dims: list[Any] = list(var.ty.shape.values) if known else []
+            symbolic = (pair for pair in enumerate(dims) if isinstance(pair[1], tvm.tirx.Var))
+            found = self.symbols[var] = [(axis, dim, dim.name) for axis, dim in symbolic]
+        return found
+
+    def dims(self, shape: relax.ShapeExpr) -> list[Any]:
+        found = self.shapes.get(shape)
+        if found is None:
+            found = [int(d) if isinstance(d, tvm.tirx.IntImm) else d for d in shape.values]
+            self.shapes[shape] = found
+        return found
+
+
 class Interpreter:
     """Values of a function's variables, binding by binding.
 
     Args:
         state: weights and cache.
         rules: functions that replace those of `DIALECT` and `GENERIC`, by name.
+        prepared: of earlier runs of the same function.
     """
 
-    def __init__(self, state: State, rules: Mapping[str, Callable[..., Any]] | None = None) -> None:
+    def __init__(
+        self,
+        state: State,
+        rules: Mapping[str, Callable[..., Any]] | None = None,
+        prepared: Prepared | None = None,
+    ) -> None:
         self.state = state
+        self.prepared = Prepared() if prepared is None else prepared
         self.dialect = {**DIALECT, **(rules or {})}
         self.generic = {**GENERIC, **(rules or {})}
         self.env: dict[relax.Var, Any] = {}
@@ -69,26 +118,25 @@ class Interpreter:
     def bind(self, var: relax.Var, value: Any) -> None:
         """Give a variable its value; symbolic dimensions of its type become known."""
         self.env[var] = value
-        if isinstance(var.ty, relax.TensorType) and var.ty.shape is not None:
-            for dim, extent in zip(var.ty.shape.values, value.shape, strict=True):
-                if isinstance(dim, tvm.tirx.Var) and dim.name not in self.known:
-                    self.known.add(dim.name)
-                    self.sizes.bind(dim, tvm.tirx.IntImm("int64", int(extent)))
+        for axis, dim, name in self.prepared.symbols_of(var):
+            if name not in self.known:
+                self.known.add(name)
+                self.sizes.bind(dim, tvm.tirx.IntImm("int64", int(value.shape[axis])))
 
     def value(self, expr: Any) -> Any:
         """An expression as an array, a tuple of arrays, a list of ints or a scalar."""
         if isinstance(expr, relax.Var) and expr in self.env:
             return self.env[expr]
+        if isinstance(expr, relax.Call):
+            return self.call(expr)
         if isinstance(expr, ir.GenericConst):
             return expr.value.numpy()
         if isinstance(expr, relax.ShapeExpr):
-            return [self.dim(d) for d in expr.values]
+            return [self.dim(d) for d in self.prepared.dims(expr)]
         if isinstance(expr, relax.Tuple):
             return tuple(self.value(field) for field in expr.fields)
         if isinstance(expr, relax.TupleGetItem):
             return self.value(expr.tuple_value)[expr.index]
-        if isinstance(expr, relax.Call):
-            return self.call(expr)
         return self.dim(expr)
 
     def dim(self, expr: Any) -> int:
@@ -96,11 +144,11 @@ class Interpreter:
         return expr if isinstance(expr, int) else int(self.sizes.simplify(expr))
 
     def call(self, call: relax.Call) -> Any:
-        args = [self.value(arg) for arg in call.args]
-        name = op_name(call)
-        if name:
-            return self.dialect[name](self.state, attrs_of(call), *args)
-        rule = self.generic.get(call.op.name.removeprefix("relax."))
+        name, attrs, operands = self.prepared.call(call)
+        args = [self.value(operand) for operand in operands]
+        if attrs is not None:
+            return self.dialect[name](self.state, attrs, *args)
+        rule = self.generic.get(name)
         if rule is None:
             raise NotImplementedError(f"evaluate: no numpy meaning for {call.op.name}")
         return rule(call, *args)

@@ -15,7 +15,7 @@ import torch
 from tvm import relax
 
 from morendo.ir.code_store import CodeStore
-from morendo.ir.evaluate import Interpreter
+from morendo.ir.evaluate import Interpreter, Prepared
 from morendo.ir.evaluate_dialect import State
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import check_finite, dequantize
@@ -144,6 +144,7 @@ class Stream:
         self.weights = StageWeights(weights, codes)
         self.float_weights = StageWeights(weights, None) if beside_float else None
         self.stages = split_stages(function, wanted)
+        self.prepared = Prepared()
 
     def run(
         self, windows: np.ndarray, visit: Callable[[Stage, Iterator[Arrived]], T]
@@ -187,7 +188,7 @@ class Stream:
         weights: StageWeights,
     ) -> Arrived:
         """Run one window, whose values are kept at a place of `activations`."""
-        interpreter = Interpreter(State(weights), FAST_RULES)
+        interpreter = Interpreter(State(weights), FAST_RULES, self.prepared)
         positions = np.arange(ids.shape[1], dtype=np.int64)[None]
         for param, value in zip(self.function.params, (ids, positions), strict=True):
             interpreter.bind(param, value)

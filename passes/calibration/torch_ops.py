@@ -14,7 +14,7 @@ from torch.nn import functional
 from tvm import relax
 
 from morendo.ir.dialect import PREFIX, op_name
-from morendo.ir.evaluate import Interpreter
+from morendo.ir.evaluate import Interpreter, Prepared
 from morendo.ir.evaluate_dialect import DIALECT, State
 from morendo.ir.text import bindings_of
 
@@ -53,6 +53,7 @@ class TorchFunction:
     def __init__(self, function: relax.Function) -> None:
         self.function = function
         self.bindings = bindings_of(function)
+        self.prepared = Prepared()
         last: dict[relax.Var, int] = {}
         for index, binding in enumerate(self.bindings):
             for var in relax.analysis.free_vars(binding.value):
@@ -84,7 +85,7 @@ class TorchFunction:
     ) -> torch.Tensor:
         """Logits float32 [n, V] of ids and positions, int64 [n]; values go after their last use."""
         state: Any = State(weights)  # type: ignore[arg-type]  # tensors take the arrays' place
-        interpreter = Interpreter(state, rules)
+        interpreter = Interpreter(state, rules, self.prepared)
         inputs = ids[None], positions[None]
         for param, value in zip(self.function.params, inputs, strict=True):
             interpreter.bind(param, value)
