@@ -267,7 +267,9 @@ class WeightLayout:
                 "order": orders[m.order] if m.order else None,
                 "offsets": [place.offset for place in places],
                 "nbytes": sum(array.nbytes for array in m.arrays),
-                "figures": [codes and codes.figures(name, m.format) for name in m.names],
+                "figures": [
+                    codes.figures(n, m.format) if codes is not None else None for n in m.names
+                ],
             }
             for m, places in self._matrices.items()
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from .formats import WeightFormat
 from .outliers import Outliers
 from .reference import Quantized
 
+_STAGED, _COMPLETE = "staged", "complete"  # folders of what replaces codes
+
 
 class CodeStore:
     """Quantized matrices by weight name and format; what the folder holds already counts.
@@ -28,6 +31,7 @@ class CodeStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._recover()
 
     def _path(self, name: str, fmt: WeightFormat) -> Path:
         return self.folder / f"{quote(name, safe='')}@{fmt.name}.npz"
@@ -95,7 +99,7 @@ class CodeStore:
             raise CompileError(
                 f"quantized weights that were kept are damaged ({error})",
                 where=str(path),
-                hint="delete this file, and the same command makes it again",
+                hint="delete its folder, and the same command makes all of it again",
             ) from error
 
     def _write(self, path: Path, save: Callable[[IO[bytes]], None]) -> None:
@@ -107,11 +111,38 @@ class CodeStore:
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise CompileError(
-                f"quantized weights cannot be kept ({error.strerror})",
-                where=str(self.folder),
-                hint="free disk space there",
-            ) from error
+            raise self._full(error) from error
+
+    @contextmanager
+    def replacing(self) -> Iterator[CodeStore]:
+        """A store whose matrices and vectors come here when the block ends well, all or none."""
+        staging = self.folder / _STAGED
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            staging.mkdir()
+        except OSError as error:
+            raise self._full(error) from error
+        try:
+            yield CodeStore(staging)
+            staging.rename(self.folder / _COMPLETE)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        self._recover()
+
+    def _recover(self) -> None:
+        """Move what is complete, perhaps what an interruption left half moved."""
+        complete = self.folder / _COMPLETE
+        if complete.exists():
+            for path in complete.iterdir():
+                path.replace(self.folder / path.name)
+            complete.rmdir()
+
+    def _full(self, error: OSError) -> CompileError:
+        return CompileError(
+            f"quantized weights cannot be kept ({error.strerror})",
+            where=str(self.folder),
+            hint="free disk space there",
+        )
 
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.glob("*.npz"))

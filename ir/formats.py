@@ -55,7 +55,7 @@ GROUP_SIZES = (32, 64, 128)
 OUTLIER_ARRAYS = ("value", "channel", "row", "start")
 """The arrays of outliers, in the order in which kernels take them, after "outlier_"."""
 
-_OUTLIER_CHANNELS = 1 << 16  # what 16 bits can number
+OUTLIER_CHANNELS = 1 << 16  # what 16 bits can number
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -217,10 +217,10 @@ class WeightFormat:
     def _outlier_arrays(self, tiles: int, in_features: int) -> tuple[Array, ...]:
         if not self.slots:
             return ()
-        if self.padded_features(in_features) > _OUTLIER_CHANNELS:
+        if self.padded_features(in_features) > OUTLIER_CHANNELS:
             raise InputError(
                 f"a matrix with outliers is too wide (got {in_features} input channels, "
-                f"need at most {_OUTLIER_CHANNELS})"
+                f"need at most {OUTLIER_CHANNELS})"
             )
         per_tile = (tiles, self.slots)
         return (

@@ -113,9 +113,12 @@ class Budget:
             steps += ["analyze-group-ranges", f"promote-groups{{{limit}}}"]
         if calibrated:
             steps.append("calibrate-weights")
-        low = self.limited and self.average_bits < BITS_WITHOUT_TUNING
-        if tuning_steps or (calibrated and low and tuning_steps is None):
-            steps.append(f"tune-scales{{steps={tuning_steps}}}" if tuning_steps else "tune-scales")
+        if tuning_steps:
+            steps.append(f"tune-scales{{steps={tuning_steps}}}")
+        elif calibrated and tuning_steps is None and self.size_mb:
+            steps.append(f"tune-scales{{below_bits={BITS_WITHOUT_TUNING:g}}}")
+        elif calibrated and tuning_steps is None and 0 < self.average_bits < BITS_WITHOUT_TUNING:
+            steps.append("tune-scales")
         steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
         return ",".join(steps)
 

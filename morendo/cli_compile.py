@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from morendo.cli_inspect import nested_bits
 from morendo.terminal import paint, peak_memory_bytes, size
 
 _BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", "8": 8, "4": 4}
@@ -188,25 +189,13 @@ def _summarize(out: Path, seconds: float) -> None:
     total = sum(file.stat().st_size for file in out.iterdir())
     memory = size(peak_memory_bytes())
     print(f"wrote {out}: {size(total)} in {seconds:.0f} s, peak memory {memory}")
-    bits = _nested_bits(json.loads((out / MANIFEST).read_bytes())["weights"])
+    bits = nested_bits(json.loads((out / MANIFEST).read_bytes())["weights"])
     if bits:
         print(f"matrices of 2 to 4 bits: {bits:.2f} bits a weight, with scales and all")
     if (out / TOKENIZER).exists():
         print(f'run it: morendo run {out} "Once upon a time"')
     else:
         print("the model has no tokenizer: use token ids from Python")
-
-
-def _nested_bits(parts: list[dict[str, Any]]) -> float:
-    """What a weight in nested codes takes on average; 0 without such weights.
-
-    Args:
-        parts: "weights" of the manifest.
-    """
-    nested = [part for part in parts if part["format"].startswith("q4")]
-    orders = sum(part["bytes"] for part in parts if part["format"] == "u16")
-    weights = sum(part["weights"] for part in nested)
-    return 8 * (sum(part["bytes"] for part in nested) + orders) / weights if weights else 0.0
 
 
 def _tell_about_changes(out: Path, arguments: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,7 +67,7 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
         ("features", " ".join(target["features"])),
         ("context", f"{manifest['tokenizer']['context']} tokens"),
         ("options", ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items())),
-        ("bits", _bits(parts)),
+        ("bits", _bits(manifest.get("weights", []))),
         ("size", size(sum(entry["bytes"] for entry in files.values()))),
         *(("", f"{size(entry['bytes']):>10}  {name}") for name, entry in files.items()),
     ]
@@ -78,17 +77,25 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     return "\n".join(sections)
 
 
-def _bits(parts: Sequence[WeightPart]) -> str:
+def _bits(parts: list[dict[str, Any]]) -> str:
     """Bits per weight of everything, and of what a budget is for."""
-    total = _bits_per_weight(parts)
-    nested = _bits_per_weight([part for part in parts if part.format.startswith("q4")])
-    facts = f"{total} per weight, scales included" if parts else "?"
-    return facts + (f"; {nested} where codes have 4, 3 or 2 bits" if nested else "")
+    weights, stored = (sum(part[what] for part in parts) for what in ("weights", "bytes"))
+    facts = f"{8 * stored / weights:.2f} per weight, scales included" if weights else "?"
+    nested = nested_bits(parts)
+    return facts + (f"; {nested:.2f} where codes have 4, 3 or 2 bits" if nested else "")
 
 
-def _bits_per_weight(parts: Sequence[WeightPart]) -> str:
-    weights = sum(part.weights for part in parts)
-    return f"{8 * sum(part.bytes for part in parts) / weights:.2f}" if weights else ""
+def nested_bits(parts: list[dict[str, Any]]) -> float:
+    """What a weight in nested codes takes on average, with scales, outliers and orders: what a
+    budget is for; 0 without such weights.
+
+    Args:
+        parts: "weights" of the manifest.
+    """
+    nested = [part for part in parts if part["format"].startswith("q4")]
+    orders = sum(part["bytes"] for part in parts if part["format"] == "u16")
+    weights = sum(part["weights"] for part in nested)
+    return 8 * (sum(part["bytes"] for part in nested) + orders) / weights if weights else 0.0
 
 
 _MATRIX_HEADER = (

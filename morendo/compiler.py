@@ -94,9 +94,14 @@ def compile(
     machine = find_target(target)
     budget = Budget.of(bits, average_bits, size_mb, group_size)
     texts = budget.texts(calibrate)
-    if passes is not None and tuning_steps is not None:
-        raise InputError(
-            "give tuning steps or passes, not both", hint="write tune-scales{steps=N} in --passes"
+    if passes is not None:
+        _check_alone(
+            {
+                "tune-scales{steps=N}": tuning_steps,
+                "promote-groups{average_bits=N}": average_bits,
+                "promote-groups{size_mb=N}": size_mb,
+                "quantize-weights{group_size=N}": group_size,
+            }
         )
     spec = budget.passes(bool(texts), tuning_steps) if passes is None else passes
     recipe = parse_spec(spec, known_passes())
@@ -129,6 +134,20 @@ def compile(
         write_tokenizer(loaded, artifact.path)
         artifact.finish(_manifest(loaded, machine, program, plan, records))
     return out
+
+
+def _check_alone(options: dict[str, float | None]) -> None:
+    """Refuse what only the default passes would do.
+
+    Args:
+        options: what was given, by how passes say it.
+    """
+    given = [spelling for spelling, value in options.items() if value is not None]
+    if given:
+        raise InputError(
+            "give passes, or a budget, a group size or tuning steps, not both",
+            hint=f"write {', '.join(given)} in --passes",
+        )
 
 
 def _compile_writer(model: str | Path, target: str, progress: Progress, folder: Path) -> Path:

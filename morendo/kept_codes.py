@@ -41,7 +41,7 @@ def kept_codes(out: Path, key: str, tell: Callable[[str], None]) -> Iterator[Cod
         tell: says what was found or is left.
 
     Raises:
-        ArtifactError: when the folder cannot be written.
+        ArtifactError: when the folder cannot be written or is not of a calibration.
     """
     folder = kept_folder(out)
     mark = folder / _KEY
@@ -50,7 +50,13 @@ def kept_codes(out: Path, key: str, tell: Callable[[str], None]) -> Iterator[Cod
             if mark.exists():
                 tell(f"an earlier try of something else is thrown away ({folder})")
             _remove(folder)
-            folder.mkdir(parents=True)
+            if folder.exists() and any(folder.iterdir()):
+                raise ArtifactError(
+                    "a folder of something else is where codes would be kept",
+                    where=str(folder),
+                    hint="remove it, or give another --out",
+                )
+            folder.mkdir(parents=True, exist_ok=True)
             mark.write_text(key, "utf-8")
     except OSError as error:
         raise ArtifactError(
@@ -79,14 +85,19 @@ def _remove(folder: Path) -> None:
 
 
 def calibration_key(loaded: LoadedModel, recipe: str, text: CalibrationText) -> str:
-    """What codes depend on: the model's weights, the passes and the text, as a digest.
+    """What codes depend on: weights, passes, text and the processor's arithmetic, as a digest.
 
     Of large models not all is read: every shape, every vector (norms, biases) and some matrices.
 
     Args:
         recipe: the passes with all their options, defaults too.
     """
-    digest = hashlib.sha256(f"{_VERSION} {recipe}".encode())
+    import torch  # takes seconds: not before it is needed
+
+    from morendo.passes.calibration.fast_ops import fastest_dtype
+
+    arithmetic = f"{torch.__version__} {fastest_dtype()}"  # orders of channels depend on it
+    digest = hashlib.sha256(f"{_VERSION} {arithmetic} {recipe}".encode())
     for windows in (text.rounding, text.tuning):
         digest.update(np.ascontiguousarray(windows).tobytes())
     store = loaded.weights

@@ -71,6 +71,8 @@ class CalibrateWeights(Pass):
             self.compensation,
         )
         context.report.count("windows of text", len(calibration.windows))
+        if not calibrator.stages:
+            context.report.missed("main", "no linear has a format of 8 bits or less")
         with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
             for results in calibrator.run(calibration.windows):
                 _report(context, results)

@@ -79,7 +79,7 @@ def nbytes_with_outliers(fmt: WeightFormat, rows: int, columns: int, outliers: f
         fmt: without slots.
         outliers: the part of 2-bit weights that will be kept in 16 bits beside.
     """
-    return replace(fmt, slots=outlier_slots(fmt, columns, outliers)).nbytes(rows, columns)
+    return replace(fmt, slots=outlier_slots(fmt, rows, columns, outliers)).nbytes(rows, columns)
 
 
 def _nbytes(attrs: dict[str, Any], planes: tuple[int, int] | None, outliers: float) -> int:

@@ -10,7 +10,7 @@ from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import InputError
-from morendo.ir.formats import ROW_TILE, WeightFormat
+from morendo.ir.formats import OUTLIER_CHANNELS, ROW_TILE, WeightFormat
 
 from .base import Context, Pass
 from .rewrite import map_functions
@@ -28,7 +28,7 @@ class SplitOutliers(Pass):
     Every tile of 16 rows has the same number of entries, so that threads have equal work.
     calibrate-weights chooses them, those where rounding would cost most, and takes them out before
     the scales are fitted. Does not fire where no group is read at 2 bits, and not on matrices
-    whose rows are no multiple of 16.
+    whose rows are no multiple of 16 or that have more than 65536 input channels.
 
     Source: outliers of arXiv 2311.16442, section 3.1.
     """
@@ -51,15 +51,14 @@ class SplitOutliers(Pass):
                 return value
             attrs = attrs_of(value)
             fmt = WeightFormat.parse(attrs["format"])
-            slots = outlier_slots(fmt, attrs["in_features"], self.fraction)
+            rows, columns = attrs["out_features"], attrs["in_features"]
+            slots = outlier_slots(fmt, rows, columns, self.fraction)
             if not slots:
-                return value
-            if attrs["out_features"] % ROW_TILE:
-                rows = attrs["out_features"]
-                context.report.missed(attrs["weight"], f"{rows} rows are no multiple of {ROW_TILE}")
+                if _channels_at_2_bits(fmt, columns):
+                    context.report.missed(attrs["weight"], _obstacle(fmt, rows, columns))
                 return value
             context.report.count("matrices with outliers")
-            context.report.count("outliers", slots * attrs["out_features"] // ROW_TILE)
+            context.report.count("outliers", slots * rows // ROW_TILE)
             return call(
                 "linear", *value.args, **{**attrs, "format": replace(fmt, slots=slots).name}
             )
@@ -67,9 +66,24 @@ class SplitOutliers(Pass):
         return map_functions(module, visit)
 
 
-def outlier_slots(fmt: WeightFormat, in_features: int, fraction: float) -> int:
+def _obstacle(fmt: WeightFormat, rows: int, columns: int) -> str:
+    """Why a matrix with nested codes has no room for outliers; "" when it has."""
+    if rows % ROW_TILE:
+        return f"{rows} rows are no multiple of {ROW_TILE}"
+    if fmt.padded_features(columns) > OUTLIER_CHANNELS:
+        return f"{columns} input channels, outliers can number {OUTLIER_CHANNELS}"
+    return ""
+
+
+def outlier_slots(fmt: WeightFormat, rows: int, columns: int, fraction: float) -> int:
     """Entries of a tile for a fraction of the weights that are read at 2 bits, 0 for none."""
-    if fmt.kind != "q4" or not fraction:
+    at_2_bits = _channels_at_2_bits(fmt, columns)
+    if not at_2_bits or not fraction or _obstacle(fmt, rows, columns):
         return 0
-    at_2_bits = in_features - fmt.plane_groups(in_features)[0] * fmt.group_size
-    return max(round(fraction * ROW_TILE * at_2_bits), 1) if at_2_bits > 0 else 0
+    return max(round(fraction * ROW_TILE * at_2_bits), 1)
+
+
+def _channels_at_2_bits(fmt: WeightFormat, columns: int) -> int:
+    if fmt.kind != "q4":
+        return 0
+    return max(columns - fmt.plane_groups(columns)[0] * fmt.group_size, 0)

@@ -37,7 +37,8 @@ class TuneScales(Pass):
     stored result is better; if not, all stays as it was. Products are in bfloat16 where the
     processor is faster with it. Does not fire on a model whose float weights take more than
     `memory_mb` megabytes (in all it needs twice as much, and one to two gigabytes for activations),
-    or with ops that have no gradient here; matrices without codes are used as they will be packed.
+    whose nested codes have `below_bits` or more on average, with scales and all, or with ops that
+    have no gradient here; matrices without codes are used as they will be packed.
 
     Source: end-to-end training of quantization parameters of EfficientQAT, arXiv 2407.11062.
     """
@@ -49,6 +50,7 @@ class TuneScales(Pass):
     steps: int = 30
     learning_rate: float = 2e-3
     memory_mb: int = 2048
+    below_bits: float = 16.0
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         if self.steps < 1 or self.learning_rate <= 0 or self.memory_mb < 0:
@@ -61,6 +63,11 @@ class TuneScales(Pass):
             raise CompileError(
                 f"{self.name}: no matrix has codes", hint="run calibrate-weights before it"
             )
+        bits = nested_bits(module)
+        if bits >= self.below_bits:
+            why = f"nested codes have {bits:.2f} bits, below_bits is {self.below_bits:g}"
+            context.report.missed("main", why)
+            return module
         # torch takes seconds to import: not before it is needed
         from .calibration.torch_ops import TorchFunction
         from .calibration.tuner import TUNED, Tuner
@@ -117,6 +124,19 @@ def _with_norms(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore)
         return call(name, *value.args, **{**attrs, "weight": derived})
 
     return map_functions(module, visit)
+
+
+def nested_bits(module: tvm.IRModule) -> float:
+    """Bits that a weight in nested codes takes, with scales and all but orders; 0 without any."""
+    nbytes, weights = 0, 0
+    for attrs in (attrs_of(value) for name, value in calls(module) if name == "linear"):
+        fmt, shape = (
+            WeightFormat.parse(attrs["format"]),
+            (attrs["out_features"], attrs["in_features"]),
+        )
+        if fmt.kind == "q4":
+            nbytes, weights = nbytes + fmt.nbytes(*shape), weights + shape[0] * shape[1]
+    return 8 * nbytes / weights if weights else 0.0
 
 
 def float_bytes(function: relax.Function) -> int:

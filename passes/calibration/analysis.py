@@ -67,7 +67,7 @@ def weigh_by_influence(analyses: Sequence[InputAnalysis]) -> list[InputAnalysis]
     Linears inside of a block count as much as the one that ends it. Where a model has none that
     ends a block, losses stay parts of the outputs.
     """
-    if analyses and analyses[-1].influence is None:
+    if all(analysis.influence is None for analysis in analyses):
         return list(analyses)
     weighed, influence = [], 1.0
     for analysis in reversed(analyses):

@@ -21,6 +21,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import NORMS, attrs_of, op_name
 from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
+from morendo.ir.reference import check_finite
 from morendo.ir.text import bindings_of
 
 from .divergence import Divergence
@@ -52,9 +53,15 @@ class FloatWeights:
         self._matrices: dict[str, torch.Tensor] = {}
 
     def get(self, name: str) -> torch.Tensor:
-        """A weight as the checkpoint has it."""
+        """A weight as the checkpoint has it.
+
+        Raises:
+            CompileError: when it is not finite.
+        """
         if name not in self._kept:
-            self._kept[name] = torch.from_numpy(np.ascontiguousarray(self.weights.get(name)))
+            values = self.weights.get(name)
+            check_finite(values, name)
+            self._kept[name] = torch.from_numpy(np.ascontiguousarray(values))
         return self._kept[name]
 
     def rows(self, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
@@ -187,14 +194,19 @@ class Tuner:
             matrix.settle()
         tuned = Tuned(len(matrices), before, self._mean_divergence(held))
         if tuned.better:
+            self._keep()
+        return tuned
+
+    def _keep(self) -> None:
+        """All scales and norms, or none: those of one run belong together."""
+        with self.codes.replacing() as new:
             for name in self.student.growths:
-                self.codes.put_vector(name, self.student.get(name).detach().numpy())
-            for (name, fmt), matrix in matrices.items():
+                new.put_vector(name, self.student.get(name).detach().numpy())
+            for (name, fmt), matrix in self.student.tuned.items():
                 codes = self.codes.get(name, fmt)
                 assert codes is not None, name
                 figures = {**(self.codes.figures(name, fmt) or {}), TUNED: 1.0}
-                self.codes.put(name, fmt, matrix.settled(codes), figures)
-        return tuned
+                new.put(name, fmt, matrix.settled(codes), figures)
 
     def _steps(self, windows: np.ndarray, advance: Callable[[], None]) -> None:
         optimizer = torch.optim.Adam(self.student.parameters(), betas=(0.9, 0.95))

@@ -16,6 +16,7 @@ import torch
 from tvm import relax
 
 from morendo.ir.dialect import op_name
+from morendo.ir.errors import CompileError
 from morendo.ir.text import bindings_of
 
 from .fast_ops import fastest_dtype
@@ -101,6 +102,9 @@ def write_windows(
 
     Returns:
         Token ids, int64 [W, n].
+
+    Raises:
+        CompileError: when logits are not finite.
     """
     random = torch.Generator().manual_seed(0)
     cache = _Cache(weights, length)
@@ -116,6 +120,11 @@ def write_windows(
                 ids = batch[:, cache.position]
                 logits = function.run(cache, ids, torch.full_like(ids, cache.position), RULES)
                 upto = torch.softmax(logits.div_(temperature), -1).cumsum_(-1)
+                if not torch.isfinite(upto[:, -1]).all():
+                    raise CompileError(
+                        "the float model's logits are not finite, so it cannot write a text",
+                        hint="it overflows in float32, or a weight is damaged",
+                    )
                 drawn = torch.rand(len(ids), 1, generator=random) * upto[:, -1:]
                 batch[:, cache.position + 1] = torch.searchsorted(upto, drawn)[:, 0]
                 advance()

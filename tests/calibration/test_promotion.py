@@ -171,9 +171,9 @@ def test_outliers_lower_the_error_of_2_bits(loaded, windows, tmp_path) -> None:
 
 
 def test_outliers_only_where_2_bits_are_read() -> None:
-    assert outlier_slots(WeightFormat("q4", 32), 576, 0.003) == 0
-    assert outlier_slots(WeightFormat("q4", 32, (4, 0)), 576, 0.003) == round(0.003 * 16 * 448)
-    assert outlier_slots(WeightFormat("q8", 32), 576, 0.003) == 0
+    assert outlier_slots(WeightFormat("q4", 32), 64, 576, 0.003) == 0
+    assert outlier_slots(WeightFormat("q4", 32, (4, 0)), 64, 576, 0.003) == round(0.003 * 16 * 448)
+    assert outlier_slots(WeightFormat("q8", 32), 64, 576, 0.003) == 0
     with pytest.raises(InputError, match="bad fraction"):
         parse_spec("split-outliers{fraction=0.1}", known_passes())[0].apply(None, Context())
 
@@ -185,9 +185,7 @@ def test_an_artifact_computes_with_what_was_chosen(tmp_path, outliers: bool) -> 
     passes = Budget.of(4, 2.9, None, 32).passes(True)
     if outliers:
         passes = passes.replace("calibrate-", "split-outliers,calibrate-")
-    out = morendo.compile(
-        TINY, out=tmp_path / "out", average_bits=2.9, chunk=32, passes=passes, group_size=32
-    )
+    out = morendo.compile(TINY, out=tmp_path / "out", chunk=32, passes=passes, calibrate="pydoc")
     report = evaluate(
         out, text, reference=TINY, window=128, windows=2, dequantized=True, cached=False
     )
