@@ -18,6 +18,7 @@ from .formats import ROW_TILE, SCALE_STEPS, Ladder, WeightFormat, ceil_div
 from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
+_ROWS = 4096
 STEP = 8  # one code step in units of the zero point: 1 << CODE_SHIFT
 
 
@@ -136,7 +137,15 @@ def group_scale(q: Quantized) -> NDArray[np.float32]:
 
 
 def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
-    """Round W[N, K] to the nearest code: min-max range for "q4", absolute maximum for "q8"."""
+    """Round W[N, K] to the nearest code: min-max range for "q4", absolute maximum for "q8".
+
+    A few thousand rows at a time, so that tables and heads need little memory beside themselves.
+    """
+    starts = range(0, max(len(weight), 1), _ROWS)
+    return Quantized.stacked([_quantize_rows(weight[i : i + _ROWS], fmt) for i in starts])
+
+
+def _quantize_rows(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
     padded = pad_columns(np.asarray(weight, np.float32), fmt)
     rows, columns = padded.shape
     grouped = padded.reshape(rows, columns // fmt.group_size, fmt.group_size)

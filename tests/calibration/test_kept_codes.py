@@ -94,6 +94,33 @@ def test_damaged_codes_are_named(tmp_path, keep: int) -> None:
             read()
 
 
+def test_replacing_is_all_or_nothing(tmp_path) -> None:
+    store, fmt = CodeStore(tmp_path), WeightFormat.parse("q4g32c")
+    old, new = (quantize(np.full((4, 32), value, np.float32), fmt) for value in (1, 2))
+    store.put("w", fmt, old, {"error": 1.0})
+
+    def replace() -> None:
+        with CodeStore(tmp_path).replacing() as staged:
+            staged.put("w", fmt, new, {"error": 2.0})
+            staged.put_vector("norm", np.ones(4, np.float32))
+            if len(stop):
+                raise KeyboardInterrupt
+
+    stop = [True]
+    with pytest.raises(KeyboardInterrupt):
+        replace()
+    assert store.figures("w", fmt) == {"error": 1.0} and store.vector("norm") is None
+    stop.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(CodeStore, "_recover", lambda self: None)  # interrupted before it moved
+        replace()
+    assert store.figures("w", fmt) == {"error": 1.0}
+    assert CodeStore(tmp_path).figures("w", fmt) == {"error": 2.0}  # what was complete is moved
+    assert np.array_equal(store.get("w", fmt).row_scale, new.row_scale)
+    assert store.vector("norm") is not None
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy", ".npz"]
+
+
 def test_other_text_starts_anew(tmp_path, text) -> None:
     notes = Notes()
     with pytest.raises(RuntimeError), kept_codes(tmp_path / "out", "one", notes.note) as codes:

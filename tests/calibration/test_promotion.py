@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 from morendo.passes.base import Calibration, Context, parse_spec
+from morendo.passes.calibration.analysis import weigh_by_influence
 from morendo.passes.pipeline import known_passes, run_passes
 from morendo.passes.split_outliers import outlier_slots
 from morendo.quality import evaluate
@@ -75,6 +77,15 @@ def test_losses_are_parts_of_the_residual_stream(loaded, windows, tmp_path) -> N
     analyses = context.calibration.analyses
     assert all(a.influence is None for a in analyses[0::2])
     assert all(0 < a.influence < 10 for a in analyses[1::2])
+
+
+def test_a_head_that_ends_no_block_counts_as_what_it_loses(loaded, windows, tmp_path) -> None:
+    _, context, _ = run(loaded, windows, tmp_path, ANALYZED.rstrip(","))
+    block = [replace(a, losses=np.ones_like(a.losses)) for a in context.calibration.analyses]
+    head = replace(block[0], influence=None)
+    weighed = weigh_by_influence([*block, head])
+    assert [w.losses[0, 0] for w in weighed[-3:]] == [block[-1].influence] * 2 + [1.0]
+    assert weigh_by_influence([head])[0].losses[0, 0] == 1.0
 
 
 @pytest.mark.parametrize("bits", [2.9, 3.4, 4.1])
@@ -174,6 +185,8 @@ def test_outliers_only_where_2_bits_are_read() -> None:
     assert outlier_slots(WeightFormat("q4", 32), 64, 576, 0.003) == 0
     assert outlier_slots(WeightFormat("q4", 32, (4, 0)), 64, 576, 0.003) == round(0.003 * 16 * 448)
     assert outlier_slots(WeightFormat("q8", 32), 64, 576, 0.003) == 0
+    for rows, columns in ((72, 576), (64, 70000)):  # half a tile; channels beyond 16 bits
+        assert outlier_slots(WeightFormat("q4", 32, (0, 0)), rows, columns, 0.003) == 0
     with pytest.raises(InputError, match="bad fraction"):
         parse_spec("split-outliers{fraction=0.1}", known_passes())[0].apply(None, Context())
 
@@ -206,6 +219,7 @@ def test_budget_options() -> None:
     assert Budget.of(4, 2.9, None, None).texts(None) == ["pydoc"]
     assert Budget.of(4, None, None, None).texts(None) == []
     assert Budget.of(4, None, 90.0, None).label == "90MB"
+    assert "tune-scales{below_bits=4}," in Budget.of(4, None, 90.0, None).passes(True)
     plain, limited = Budget.of(4, None, None, None), Budget.of(4, 2.9, None, None)
     assert "tune-scales," in limited.passes(True) and "tune-scales" not in plain.passes(True)
     assert all("tune-scales{steps=9}," in b.passes(True, 9) for b in (plain, limited))

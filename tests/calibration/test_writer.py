@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from morendo import calibration
+from morendo.ir.errors import CompileError
 from morendo.ir.evaluate_dialect import State
 from morendo.passes.base import Context
 from morendo.passes.calibration import writer
@@ -91,6 +92,26 @@ def test_attention_token_by_token(options: dict[str, Any], exact) -> None:
         whole = (values[index : index + 1] for values in (q, k, v))
         want = attention(attrs, *whole, slopes)
         assert torch.allclose(got[index], want[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_a_weight_that_is_not_finite_is_named(function, loaded, name: str) -> None:
+    class Damaged:
+        def get(self, wanted: str) -> np.ndarray:
+            values = loaded.weights.get(wanted)
+            return np.full_like(values, np.nan) if wanted == name else values
+
+    with pytest.raises(CompileError, match=f"weight is not finite .* at {name}"):
+        write_windows(function, Damaged(), np.array([5]), LENGTH, Progress().task)
+
+
+def test_a_model_that_overflows_is_refused(function, loaded) -> None:
+    class Large:
+        def get(self, name: str) -> np.ndarray:
+            return loaded.weights.get(name) * np.float32(1e38 if name == "model.norm.weight" else 1)
+
+    with pytest.raises(CompileError, match="logits are not finite"):
+        write_windows(function, Large(), np.array([5]), LENGTH, Progress().task)
 
 
 def test_a_model_that_is_too_large_is_compiled_and_writes_one_by_one(
