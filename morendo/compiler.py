@@ -95,14 +95,7 @@ def compile(
     budget = Budget.of(bits, average_bits, size_mb, group_size)
     texts = budget.texts(calibrate)
     if passes is not None:
-        _check_alone(
-            {
-                "tune-scales{steps=N}": tuning_steps,
-                "promote-groups{average_bits=N}": average_bits,
-                "promote-groups{size_mb=N}": size_mb,
-                "quantize-weights{group_size=N}": group_size,
-            }
-        )
+        _check_alone(tuning_steps, average_bits, size_mb, group_size)
     spec = budget.passes(bool(texts), tuning_steps) if passes is None else passes
     recipe = parse_spec(spec, known_passes())
     _check_calibrated(recipe, texts, calibration_windows)
@@ -136,13 +129,19 @@ def compile(
     return out
 
 
-def _check_alone(options: dict[str, float | None]) -> None:
-    """Refuse what only the default passes would do.
+def _check_alone(*options: float | None) -> None:
+    """Refuse options that only the default passes heed.
 
     Args:
-        options: what was given, by how passes say it.
+        options: tuning steps, average bits, size and group size.
     """
-    given = [spelling for spelling, value in options.items() if value is not None]
+    spellings = (
+        "tune-scales{steps=N}",
+        "promote-groups{average_bits=N}",
+        "promote-groups{size_mb=N}",
+        "quantize-weights{group_size=N}",
+    )
+    given = [s for s, value in zip(spellings, options, strict=True) if value is not None]
     if given:
         raise InputError(
             "give passes, or a budget, a group size or tuning steps, not both",
