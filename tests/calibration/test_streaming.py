@@ -226,7 +226,7 @@ def test_bad_options_are_refused(option: str, loaded, windows, tmp_path: Path) -
         ({"calibrate": "short.txt", "bits": "f16"}, "nothing to calibrate in float weights"),
         ({"calibrate": "short.txt", "passes": "normalize"}, "no pass uses it"),
         ({"passes": FORMATS + "calibrate-weights"}, "calibrate-weights needs text"),
-        ({"passes": "normalize", "tuning_steps": 4}, r"not both .* tune-scales\{steps=N\}"),
+        ({"passes": "normalize", "tuning_steps": 4}, r"not both.* tune-scales\{steps=N\}"),
         ({"passes": "normalize", "average_bits": 3.0}, r"promote-groups\{average_bits=N\}"),
         ({"passes": "normalize", "size_mb": 3.0, "group_size": 64}, r"size_mb=N.*group_size=N"),
         ({"tuning_steps": 4}, "tuning needs text"),
