@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ class ActivationStore:
             return self._memory[window]
         with np.load(self._files[window]) as arrays:
             return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
+
+
+def give_back_memory() -> None:
+    """Return what is free to the system, where the C library can.
+
+    glibc keeps freed blocks of up to 32 MB; between them lie small arrays that stay, and so a large
+    model's calibration would grow with every layer.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _nbytes(values: Values) -> int:

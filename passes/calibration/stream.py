@@ -20,7 +20,7 @@ from morendo.ir.evaluate_dialect import State
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import check_finite, dequantize
 
-from .activations import ActivationStore
+from .activations import ActivationStore, give_back_memory
 from .fast_ops import FAST_RULES, fastest_dtype
 from .stages import Attrs, Stage, split_stages
 
@@ -163,6 +163,7 @@ class Stream:
                 pass  # a visitor that needs no inputs still moves the windows on
             yield result
             previous = stage.live
+            give_back_memory()
 
     def _arrivals(
         self, stage: Stage, windows: np.ndarray, previous: list[relax.Var]
