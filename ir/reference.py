@@ -18,7 +18,8 @@ from .formats import ROW_TILE, SCALE_STEPS, Ladder, WeightFormat, ceil_div
 from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
-_ROWS = 4096
+ROWS = 4096
+"""Rows of a matrix that are worked on at a time, in whole tiles: heads have a hundred thousand."""
 STEP = 8  # one code step in units of the zero point: 1 << CODE_SHIFT
 
 
@@ -141,8 +142,8 @@ def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
 
     A few thousand rows at a time, so that tables and heads need little memory beside themselves.
     """
-    starts = range(0, max(len(weight), 1), _ROWS)
-    return Quantized.stacked([_quantize_rows(weight[i : i + _ROWS], fmt) for i in starts])
+    starts = range(0, max(len(weight), 1), ROWS)
+    return Quantized.stacked([_quantize_rows(weight[i : i + ROWS], fmt) for i in starts])
 
 
 def _quantize_rows(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:

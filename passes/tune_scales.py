@@ -17,6 +17,7 @@ from morendo.ir.invariants import calls
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass, needed_calibration
+from .promotable import is_nested
 from .rewrite import map_functions
 
 
@@ -63,7 +64,7 @@ class TuneScales(Pass):
             raise CompileError(
                 f"{self.name}: no matrix has codes", hint="run calibrate-weights before it"
             )
-        bits = nested_bits(module)
+        bits = _nested_bits(module)
         if bits >= self.below_bits:
             why = f"nested codes have {bits:.2f} bits, below_bits is {self.below_bits:g}"
             context.report.missed("main", why)
@@ -126,16 +127,14 @@ def _with_norms(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore)
     return map_functions(module, visit)
 
 
-def nested_bits(module: tvm.IRModule) -> float:
+def _nested_bits(module: tvm.IRModule) -> float:
     """Bits that a weight in nested codes takes, with scales and all but orders; 0 without any."""
     nbytes, weights = 0, 0
     for attrs in (attrs_of(value) for name, value in calls(module) if name == "linear"):
-        fmt, shape = (
-            WeightFormat.parse(attrs["format"]),
-            (attrs["out_features"], attrs["in_features"]),
-        )
-        if fmt.kind == "q4":
-            nbytes, weights = nbytes + fmt.nbytes(*shape), weights + shape[0] * shape[1]
+        fmt, rows, columns = attrs["format"], attrs["out_features"], attrs["in_features"]
+        if is_nested(attrs):
+            nbytes += WeightFormat.parse(fmt).nbytes(rows, columns)
+            weights += rows * columns
     return 8 * nbytes / weights if weights else 0.0
 
 

@@ -11,11 +11,11 @@ from tvm import relax
 
 from morendo.ir.code_store import CodeStore
 from morendo.ir.formats import WeightFormat
-from morendo.ir.reference import Quantized, dequantize, quantize
+from morendo.ir.reference import ROWS, Quantized, dequantize, quantize
 
 from .activations import ActivationStore
 from .compensation import sum_moments
-from .error_feedback import ROWS, Feedback, round_with_feedback
+from .error_feedback import Feedback, round_with_feedback
 from .stages import Attrs, Stage
 from .stream import Arrived, Stream, Weights, float_matrix, stored_order
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .error_feedback import ROWS, cholesky
+from morendo.ir.reference import ROWS
+
+from .error_feedback import cholesky
 from .fast_ops import add_lower, fastest_dtype, symmetric
 from .stream import Arrived, token_weights
 

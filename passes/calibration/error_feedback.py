@@ -17,7 +17,7 @@ import torch
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import ROW_TILE, WeightFormat
 from morendo.ir.outliers import Outliers
-from morendo.ir.reference import Quantized, stored_row_scale
+from morendo.ir.reference import ROWS, Quantized, stored_row_scale
 
 from .fit import Grid, GroupFit, fit_group
 
@@ -26,8 +26,6 @@ ROW_PARTS = (1.0, 0.7, 0.5, 0.35, 0.25)
 """Of the largest step in a row, what is tried as the row's scale."""
 ROW_GAIN = 0.5
 """A smaller part has to leave so much of the error: the search cuts off large weights as well."""
-ROWS = 4096
-"""Rows of a matrix that are worked on at a time, in whole tiles: heads have a hundred thousand."""
 BLOCK = 128  # columns rounded before the rest of the matrix is updated, as in GPTQ
 
 
