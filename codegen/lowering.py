@@ -11,7 +11,7 @@ from tvm import relax, tirx
 
 from morendo.ir.dialect import shape_of
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import WeightFormat, first_half
+from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import ITEM_BYTES, Const, Level
 
 from .kernels.kv_cache import KVCache
@@ -19,8 +19,8 @@ from .memory import Storage, aligned
 from .target import Target
 from .weight_layout import Matrix, WeightLayout
 
-LEVELS = ((2, 2), (2, 1), (2, 0), (1, 0), (0, 0))
-"""Halves of plane 3 and of plane 4 that each precision level reads."""
+LEVELS = ((1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.5, 0.0), (0.0, 0.0))
+"""Fractions of the stored groups of plane 3 and of plane 4 that each precision level reads."""
 
 Scalar = Literal["tokens", "position"] | Const | Level
 Operand = Storage | Scalar
@@ -196,10 +196,9 @@ class FunctionLowering:
         """
         if fmt.kind != "q4":
             return []
-        stored = fmt.plane_groups(in_features)
-        bounds = [
-            Level(tuple((0, first_half(groups), groups)[level[plane]] for level in LEVELS))
-            for plane, groups in enumerate(stored)
-        ]
+        plane3, plane4 = stored = fmt.plane_groups(in_features)
+        n3 = [round(level[0] * plane3) for level in LEVELS]
+        n4 = [round(level[1] * plane4) for level in LEVELS]
+        bounds = [Level(tuple(n3)), Level(tuple(map(min, n3, n4)))]
         slots = [Const(fmt.slots)] if fmt.slots else []
         return [*bounds, *map(Const, stored), *slots]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .errors import InputError
 
@@ -61,15 +61,6 @@ OUTLIER_CHANNELS = 1 << 16  # what 16 bits can number
 def ceil_div(a: int, b: int) -> int:
     """The least integer that is not below a / b."""
     return -(-a // b)
-
-
-def first_half(stored: Any) -> Any:
-    """How many of the P `stored` groups of a plane lie in its first half.
-
-    The groups 0..P // 2 of all tiles lie before the others, so that a level that reads half of a
-    plane reads memory without gaps. `stored` is a number, or an expression in a kernel.
-    """
-    return stored // 2
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ two-level scales follow arXiv 2311.16442 (section 3.1, second-order quantization
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError
-from .formats import ROW_TILE, SCALE_STEPS, Ladder, WeightFormat, ceil_div, first_half
+from .formats import ROW_TILE, SCALE_STEPS, Ladder, WeightFormat, ceil_div
 from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
@@ -238,20 +237,6 @@ def _plane(bits: NDArray[Any], width: int) -> NDArray[np.uint8]:
     return packed
 
 
-def _in_halves(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The first half of the groups of all tiles, then the second; the shape stays."""
-    half = first_half(plane.shape[1])
-    return np.concatenate([plane[:, :half].ravel(), plane[:, half:].ravel()]).reshape(plane.shape)
-
-
-def _joined_halves(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The inverse of `_in_halves`."""
-    tiles, stored, *rest = plane.shape
-    first, second = np.split(plane.ravel(), [tiles * first_half(stored) * math.prod(rest)])
-    parts = first.reshape(tiles, -1, *rest), second.reshape(tiles, -1, *rest)
-    return np.concatenate(parts, axis=1)
-
-
 def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
     """Lay codes out as the kernels read them; shapes as `fmt.arrays(N, K)` says."""
     steps = _by_step(q, fmt)
@@ -262,8 +247,8 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
     plane3, plane4 = fmt.plane_groups(columns)
     return {
         "base": _plane(steps >> 2, 2),
-        "plane3": _in_halves(_plane((steps[:, :plane3] >> 1) & 1, 1)),
-        "plane4": _in_halves(_plane(steps[:, :plane4] & 1, 1)),
+        "plane3": _plane((steps[:, :plane3] >> 1) & 1, 1),
+        "plane4": _plane(steps[:, :plane4] & 1, 1),
         **_pack_scales(q, fmt),
         **pack_outliers(q.outliers, fmt, rows, fmt.groups(columns)),
     }
@@ -303,7 +288,7 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
     else:
         codes = _unplane(arrays["base"], 2) << np.uint8(2)
         for name, bit in (("plane3", 1), ("plane4", 0)):
-            plane = _unplane(_joined_halves(arrays[name]), 1)
+            plane = _unplane(arrays[name], 1)
             codes[:, : plane.shape[1]] |= plane << np.uint8(bit)
         codes = codes.view(np.int8)
     tiles, groups, steps = codes.shape[:3]

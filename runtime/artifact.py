@@ -24,7 +24,7 @@ from typing import Any
 from morendo.ir.errors import ArtifactError
 from morendo.ir.plan import Plan
 
-VERSION = 3
+VERSION = 2
 MANIFEST, PLAN, WEIGHTS, LIBRARY = "manifest.json", "plan.json", "weights.bin", "model.so"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it

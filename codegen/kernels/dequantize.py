@@ -24,7 +24,6 @@ from morendo.codegen.vectors.vector import (
 )
 from morendo.ir.formats import ROW_TILE, SCALE_STEPS, WeightFormat
 
-from .planes import Plane
 from .scales import GroupScales, group_scales
 
 BLOCK = 32
@@ -88,15 +87,10 @@ class PlaneReader:
     isa: VectorISA
     bits: int
     base: Any  # uint8 [T, G, g/16, 64]
-    plane3: Plane  # P3 and P4 groups, known at run time
-    plane4: Plane
+    plane3: Any  # uint8 [T, P3, g/32, 64], P3 and P4 known at run time
+    plane4: Any  # uint8 [T, P4, g/32, 64]
     scales: GroupScales
     unsigned: bool = True
-
-    @property
-    def _planes(self) -> list[Plane]:
-        """The planes that are read besides the base."""
-        return [self.plane3, self.plane4][: self.bits - 2]
 
     def prefetch(self, tile, group, block) -> None:
         ahead = self.isa.prefetch_bytes
@@ -104,8 +98,10 @@ class PlaneReader:
             return
         for chunk in range(2):
             prefetch(self.base, (tile, group, 2 * block + chunk, ahead))
-        for plane in self._planes:
-            prefetch(plane.bits, (*plane.at(tile, group), block, ahead // 2))
+        if self.bits >= 3:
+            prefetch(self.plane3, (tile, group, block, ahead // 2))
+        if self.bits >= 4:
+            prefetch(self.plane4, (tile, group, block, ahead // 2))
 
     def fetch(self, tile, group, block, half) -> list[Expr]:
         """Two chunks of the base plane, then the lower planes.
@@ -118,10 +114,8 @@ class PlaneReader:
         chunks = [
             load_words(self.base, (tile, group, 2 * block + i, byte), lanes) for i in range(2)
         ]
-        lower = [
-            T.bind(load_words(plane.bits, (*plane.at(tile, group), block, byte), lanes))
-            for plane in self._planes
-        ]
+        lower = [self.plane3, self.plane4][: self.bits - 2]
+        lower = [T.bind(load_words(plane, (tile, group, block, byte), lanes)) for plane in lower]
         if self.bits == 4:
             plane3, plane4 = lower
             even = self._pair(shift_left(plane3, 1, lanes), plane4)  # step s: bits s+1, s
@@ -188,11 +182,9 @@ class QuantizedWeights:
             yield ByteReader(self.isa, self.buffers["codes"]), 0, self.groups
             return
         n3, n4 = level
-        base = self.buffers["base"]
-        plane3, plane4 = Plane(self.buffers["plane3"]), Plane(self.buffers["plane4"])
+        planes = [self.buffers[name] for name in ("base", "plane3", "plane4")]
         for bits, first, end in ((4, 0, n4), (3, n4, n3), (2, n3, self.groups)):
-            reader = PlaneReader(self.isa, bits, base, plane3, plane4, self.scales)
-            yield reader, first, end
+            yield PlaneReader(self.isa, bits, *planes, scales=self.scales), first, end
 
     def scale(self, tile: Expr, group: Expr, half: int) -> Expr:
         """The scale codes of a tile's rows as float32 x lanes."""

@@ -15,7 +15,6 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.vectors.vector_blocks import kernel, kernel_name, token_loop
 from morendo.ir.formats import CODE_SHIFT, ROW_TILE, SCALE_STEPS, WeightFormat
 
-from .planes import Plane
 from .scales import GroupScales, group_scales
 
 
@@ -82,8 +81,7 @@ def _code(arrays: dict[str, Any], tile: Any, group: Any, row: Any, c: Any) -> An
     base = T.cast(arrays["base"][tile, group, step // 4, byte], "int32")
     code = ((base >> (step % 4 * 2)) & 3) << 2
     for plane, shift in (("plane3", 1), ("plane4", 0)):
-        at = (*Plane(arrays[plane]).at(tile, group), step // 8, byte)
-        bits = T.cast(arrays[plane][at], "int32")
+        bits = T.cast(arrays[plane][tile, group, step // 8, byte], "int32")
         code = code | (((bits >> (step % 8)) & 1) << shift)
     return code
 
