@@ -16,9 +16,10 @@ from morendo.ir.plan import FUNCTIONS, Argument, Const, Plan, Step, Tensor
 from morendo.ir.text import bindings_of
 
 from .kernels.token_rows import token_positions
+from .levels import LEVELS, groups_read, nested_matrices
 from .lower_generic import lower_generic
 from .lower_ops import lower_op
-from .lowering import LEVELS, FunctionLowering, KernelCall, Options, Program
+from .lowering import FunctionLowering, KernelCall, Options, Program
 from .memory import Storage, plan_arena
 from .target import Target
 
@@ -40,7 +41,7 @@ def lower_module(
     Raises:
         CompileError: when an op has no kernel.
     """
-    program = Program(target, options)
+    program = Program(target, options, groups_read(nested_matrices(module)))
     lowered = {}
     for name, function in relax_functions(module).items():
         lowered[name] = _lower_function(program, function)
@@ -89,12 +90,11 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         name: tuple(_step(call, program, kernels, tensors) for call in lowered[name].calls)
         for name in FUNCTIONS
     }
-    uses_levels = any("q4" in part.format for part in program.weights.parts())
     return Plan(
         chunk=program.options.chunk,
         context=program.options.context,
         vocabulary=shape_of(relax_functions(module)["decode"].ret_ty)[-1],
-        levels=len(LEVELS) if uses_levels else 1,
+        levels=len(LEVELS) if program.groups_read else 1,
         arena_bytes=arena_bytes,
         cache_bytes=program.cache_bytes,
         weights_bytes=program.weights.nbytes,

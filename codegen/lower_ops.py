@@ -89,7 +89,7 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
     out = lowering.new("float32", tokens, spec.output_features)
     args = [lowering.storage(arg) for arg in call.args[:inputs]]
     args += [*lowering.matrix(attrs), *lowering.bias(attrs), *residual, out]
-    level = lowering.level(fmt, attrs["in_features"])
+    level = lowering.level(attrs)
     note = " + ".join(attrs["weights"])
     lowering.call(lowering.build(build, spec=spec), [*args, count, *level], note)
     return out

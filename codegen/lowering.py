@@ -15,12 +15,10 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import ITEM_BYTES, Const, Level
 
 from .kernels.kv_cache import KVCache
+from .levels import GroupsRead
 from .memory import Storage, aligned
 from .target import Target
 from .weight_layout import Matrix, WeightLayout
-
-LEVELS = ((1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.5, 0.0), (0.0, 0.0))
-"""Fractions of the stored groups of plane 3 and of plane 4 that each precision level reads."""
 
 Scalar = Literal["tokens", "position"] | Const | Level
 Operand = Storage | Scalar
@@ -52,10 +50,15 @@ class Options:
 
 @dataclass
 class Program:
-    """What the functions of a model share: kernels, weights, caches."""
+    """What the functions of a model share: kernels, weights, caches.
+
+    Attributes:
+        groups_read: (n3, n4) at every level for each matrix of nested codes, by its weights.
+    """
 
     target: Target
     options: Options
+    groups_read: GroupsRead = field(default_factory=dict)
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     weights: WeightLayout = field(default_factory=WeightLayout)
     caches: dict[int, tuple[KVCache, Storage, Storage]] = field(default_factory=dict)
@@ -190,15 +193,14 @@ class FunctionLowering:
             return []
         return [self.program.weights.vector(attrs["biases"], attrs["out_features"])]
 
-    def level(self, fmt: WeightFormat, in_features: int) -> list[Scalar]:
+    def level(self, attrs: dict[str, Any]) -> list[Scalar]:
         """The loop bounds n3 and n4 at every precision level, then what is stored: groups P3 and
         P4 of the planes, slots of outliers.
         """
+        fmt = WeightFormat.parse(attrs["format"])
         if fmt.kind != "q4":
             return []
-        plane3, plane4 = stored = fmt.plane_groups(in_features)
-        n3 = [round(level[0] * plane3) for level in LEVELS]
-        n4 = [round(level[1] * plane4) for level in LEVELS]
-        bounds = [Level(tuple(n3)), Level(tuple(map(min, n3, n4)))]
+        n3, n4 = zip(*self.program.groups_read[tuple(attrs["weights"])], strict=True)
+        stored = fmt.plane_groups(attrs["in_features"])
         slots = [Const(fmt.slots)] if fmt.slots else []
-        return [*bounds, *map(Const, stored), *slots]
+        return [Level(n3), Level(n4), *map(Const, stored), *slots]
