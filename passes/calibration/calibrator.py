@@ -140,7 +140,7 @@ def _is_quantized(attrs: Attrs) -> bool:
 def _measure(
     matrix: torch.Tensor, kept: Quantized, fmt: WeightFormat, hessian: torch.Tensor
 ) -> dict[str, float]:
-    """The figures of `Rounded`."""
+    """The figures of `Rounded`, to four digits: later ones depend on how threads share a sum."""
 
     def energy(rows: np.ndarray) -> float:
         weight = torch.from_numpy(np.ascontiguousarray(rows))
@@ -159,9 +159,10 @@ def _measure(
             promoted += energy(rows - dequantize(cut, with_planes, columns))
         feedback += energy(rows - dequantize(part, fmt, columns))
     total = max(total, 1e-30)
-    return {
-        "nearest": nearest / total,
-        "promoted": (promoted if fmt.planes else nearest) / total,
-        "feedback": feedback / total,
-        "dead": float((hessian.diagonal() == 0).sum()),
+    parts = {
+        "nearest": nearest,
+        "promoted": promoted if fmt.planes else nearest,
+        "feedback": feedback,
     }
+    dead = float((hessian.diagonal() == 0).sum())
+    return {**{name: float(f"{part / total:.4g}") for name, part in parts.items()}, "dead": dead}
