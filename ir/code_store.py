@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import zlib
@@ -31,6 +32,7 @@ class CodeStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._seen: set[Path] = set()
         self._recover()
 
     def _path(self, name: str, fmt: WeightFormat) -> Path:
@@ -50,12 +52,14 @@ class CodeStore:
         """
         arrays = *codes.dense, *vars(codes.outliers or Outliers.none()).values()
         notes = json.dumps(dict(figures or {}))
-        self._write(self._path(name, fmt), lambda file: np.savez(file, *arrays, figures=notes))
+        path = self._path(name, fmt)
+        self._write(path, lambda file: np.savez(file, *arrays, figures=notes))
+        self._seen.add(path)
 
     def get(self, name: str, fmt: WeightFormat) -> Quantized | None:
         """What was kept; None when the matrix has no codes in this format."""
         path = self._path(name, fmt)
-        if not path.exists():
+        if not self._has(path):
             return None
         with self._read(path), np.load(path) as arrays:
             parts = [arrays[name] for name in sorted(arrays.files) if name != "figures"]
@@ -66,10 +70,22 @@ class CodeStore:
     def figures(self, name: str, fmt: WeightFormat) -> dict[str, float] | None:
         """What was measured of a matrix; None when it has no codes in this format."""
         path = self._path(name, fmt)
-        if not path.exists():
+        if not self._has(path):
             return None
         with self._read(path), np.load(path) as arrays:
             return json.loads(str(arrays["figures"]))
+
+    def _has(self, path: Path) -> bool:
+        """Whether a file is there; what was there once must be."""
+        if path.exists():
+            self._seen.add(path)
+        elif path in self._seen:
+            raise CompileError(
+                "quantized weights that were kept are gone",
+                where=str(path),
+                hint="nothing else may write there; the same command makes them again",
+            )
+        return path in self._seen
 
     def put_vector(self, name: str, values: np.ndarray) -> None:
         """Keep a float32 vector that belongs to the codes.
@@ -141,7 +157,9 @@ class CodeStore:
         return CompileError(
             f"quantized weights cannot be kept ({error.strerror})",
             where=str(self.folder),
-            hint="free disk space there",
+            hint="free disk space there"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "nothing else may write there",
         )
 
     def __len__(self) -> int:

@@ -136,7 +136,7 @@ def parse_size(text: str) -> float:
     Raises:
         ValueError: when it is no size.
     """
-    match = re.fullmatch(r"([\d.]+)\s*([kMG](i?B)?)?", text, flags=re.IGNORECASE)
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([kMG](i?B)?)?", text, flags=re.IGNORECASE)
     if not match:
         raise ValueError(f"no size (got {text!r}, need one such as 90MB, 1.5GB or 800kB)")
     unit = (match.group(2) or "mb").lower()

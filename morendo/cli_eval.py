@@ -89,6 +89,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from morendo.progress import make_progress
 
     text = _read(arguments.text)
+    _check_writable(arguments.json)
     with make_progress(quiet=arguments.quiet) as progress:
         from morendo.quality import evaluate
 
@@ -114,6 +115,14 @@ def _eval(arguments: argparse.Namespace) -> int:
     if arguments.json:
         arguments.json.write_text(figures + "\n", encoding="utf-8")
     return 0
+
+
+def _check_writable(path: Path | None) -> None:
+    """Refuse a place for the figures before they are measured."""
+    from morendo.ir.errors import InputError
+
+    if path and not path.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} into")
 
 
 def _read(path: Path) -> str:

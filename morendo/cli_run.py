@@ -17,8 +17,9 @@ Continue a text, or answer as a chat model does. The text goes to standard outpu
 everything else to standard error.
 
 Lower precision levels of a 4-bit artifact (--level 1 to 4) read fewer bits of the same weights:
-they are faster and lose quality, much of it where the weights were rounded to nearest, as `morendo
-compile` does without a text. `morendo eval` measures every level."""
+they are faster and lose much quality, the most where the weights were rounded to nearest, as
+`morendo compile` does without a text. Until a schedule chooses levels, those below the first are
+for measuring speed. `morendo eval` measures every level."""
 
 _EPILOG = """\
 examples:

@@ -100,6 +100,7 @@ def compile(
     recipe = parse_spec(spec, known_passes())
     _check_calibrated(recipe, texts, calibration_windows)
     out = Path(out or default_name(model, target, budget.label))
+    out = out if out.name else out.absolute()  # "." has no name to put others beside
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="morendo-")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from morendo.calibration import CalibrationText
 from morendo.frontend import LoadedModel
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import ArtifactError
+from morendo.runtime.lock import locked
 
 _KEY = "morendo-calibration.key"  # no folder of something else has such a file
 _VERSION = 2  # of what is kept
@@ -45,26 +46,38 @@ def kept_codes(out: Path, key: str, tell: Callable[[str], None]) -> Iterator[Cod
     """
     folder = kept_folder(out)
     mark = folder / _KEY
-    try:
-        if not mark.exists() or mark.read_text("utf-8") != key:
-            if mark.exists():
-                tell(f"an earlier try of something else is thrown away ({folder})")
-            _remove(folder)
-            if folder.exists() and any(folder.iterdir()):
+    with ExitStack() as stack:
+        try:
+            if folder.exists() and not (mark.exists() or _is_empty(folder)):
                 raise ArtifactError(
-                    "a folder of something else is where codes would be kept",
+                    "something else is where codes would be kept",
                     where=str(folder),
                     hint="remove it, or give another --out",
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            mark.write_text(key, "utf-8")
-    except OSError as error:
-        raise ArtifactError(
-            f"codes cannot be kept there ({error.strerror})",
-            where=str(folder),
-            hint="give --out in a folder that can be written",
-        ) from error
-    codes = CodeStore(folder)
+            if not stack.enter_context(locked(folder)):
+                raise ArtifactError(
+                    "another compile keeps its codes there",
+                    where=str(folder),
+                    hint="wait for its end, or give another --out",
+                )
+            if not mark.exists() or mark.read_text("utf-8") != key:
+                if mark.exists():
+                    tell(f"an earlier try of something else is thrown away ({folder})")
+                _clear(folder)
+                mark.write_text(key, "utf-8")
+        except OSError as error:
+            raise ArtifactError(
+                f"codes cannot be kept there ({error.strerror})",
+                where=str(folder),
+                hint="give --out in a folder that can be written",
+            ) from error
+        yield from _given(CodeStore(folder), tell)
+
+
+def _given(codes: CodeStore, tell: Callable[[str], None]) -> Iterator[CodeStore]:
+    """Hand the codes out, then remove them or say that they stay."""
+    folder = codes.folder
     if len(codes):
         tell(f"going on with {len(codes)} matrices of an earlier try, kept in {folder}")
     try:
@@ -73,15 +86,19 @@ def kept_codes(out: Path, key: str, tell: Callable[[str], None]) -> Iterator[Cod
         if len(codes):
             tell(f"{len(codes)} rounded matrices are kept in {folder}; the same command goes on")
         else:
-            _remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         raise
-    _remove(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove(folder: Path) -> None:
-    """Only what was made here: a folder with a key, or none."""
-    if (folder / _KEY).exists():
-        shutil.rmtree(folder)
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is in the folder, which stays: it is locked."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def calibration_key(loaded: LoadedModel, recipe: str, text: CalibrationText) -> str:

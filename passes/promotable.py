@@ -60,7 +60,7 @@ def check_budget(
         f"promote-groups: the budget cannot be met "
         f"(got {asked:g} {unit}, the nearest is {rounded:.2f})",
         hint="everything counts: codes, scales, zeros, outliers and orders; "
-        + ("groups of more channels take less" if low else "for more there is --bits 8"),
+        + ("another --group-size may take less" if low else "for more there is --bits 8"),
     )
 
 

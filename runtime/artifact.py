@@ -13,16 +13,19 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from morendo.ir.errors import ArtifactError
 from morendo.ir.plan import Plan
+
+from .lock import locked
 
 VERSION = 2
 MANIFEST, PLAN, WEIGHTS, LIBRARY = "manifest.json", "plan.json", "weights.bin", "model.so"
@@ -74,11 +77,13 @@ def create_artifact(out: str | Path) -> Iterator[ArtifactWriter]:
     except OSError as error:
         _remove_empty(made)
         raise _write_error(error, out) from error
+    _remove_abandoned(out, staging)
     try:
-        writer = ArtifactWriter(staging)
-        yield writer
-        if writer.finished:
-            _move_into_place(staging, out)
+        with locked(staging):
+            writer = ArtifactWriter(staging)
+            yield writer
+            if writer.finished:
+                _move_into_place(staging, out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -86,6 +91,16 @@ def create_artifact(out: str | Path) -> Iterator[ArtifactWriter]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         _remove_empty(made)
+
+
+def _remove_abandoned(out: Path, staging: Path) -> None:
+    """Folders for `out` that a killed process left; others at work have theirs locked."""
+    ours = re.compile(re.escape(f".{out.name}.") + r"\w{8}\.tmp")
+    for folder in out.parent.iterdir():
+        if folder != staging and ours.fullmatch(folder.name):
+            with suppress(OSError), locked(folder) as abandoned:
+                if abandoned:
+                    shutil.rmtree(folder)
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any]:

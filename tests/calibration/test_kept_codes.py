@@ -134,7 +134,27 @@ def test_other_text_starts_anew(tmp_path, text) -> None:
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path) -> None:
     kept_folder(tmp_path / "out").mkdir()
     (kept_folder(tmp_path / "out") / "mine").write_text("")
-    with pytest.raises(ArtifactError, match=r"a folder of something else .* remove it"):
+    with pytest.raises(ArtifactError, match=r"something else is .* remove it"):
         with kept_codes(tmp_path / "out", "key", print):
             pass
     assert (kept_folder(tmp_path / "out") / "mine").exists()
+
+
+def test_two_compiles_do_not_share_codes(tmp_path) -> None:
+    with kept_codes(tmp_path / "out", "one", print) as codes:
+        (codes.folder / "w@q4g32.npz").write_bytes(b"")
+        with pytest.raises(ArtifactError, match=r"another compile .* give another --out"):
+            with kept_codes(tmp_path / "out", "two", print):
+                pass
+        assert len(codes)
+    assert not kept_folder(tmp_path / "out").exists()
+
+
+def test_codes_that_vanish_are_missed(tmp_path) -> None:
+    """Not rounded to nearest instead."""
+    fmt, store = WeightFormat("q4", 32), CodeStore(tmp_path)
+    assert store.get("w", fmt) is None
+    store.put("w", fmt, quantize(np.ones((16, 32), np.float32), fmt))
+    next(tmp_path.glob("*.npz")).unlink()
+    with pytest.raises(CompileError, match="that were kept are gone"):
+        store.get("w", fmt)

@@ -137,7 +137,7 @@ def test_a_budget_is_refused_before_any_text_is_made(tmp_path, monkeypatch) -> N
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ("average_bits=2", r"\(got 2 bits, the nearest is (2\.\d\d)\).*more channels take less"),
+        ("average_bits=2", r"\(got 2 bits, the nearest is (2\.\d\d)\).*another --group-size may"),
         ("average_bits=7", r"\(got 7 bits, the nearest is (4\.\d\d)\).*--bits 8"),
         ("size_mb=0.1", r"\(got 0\.1 MB for all weights, the nearest is (0\.\d\d)\)"),
     ],

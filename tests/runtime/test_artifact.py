@@ -130,6 +130,19 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    left = tmp_path / ".a.x1y2z3w4.tmp"
+    others = [tmp_path / ".b.x1y2z3w4.tmp", tmp_path / ".a.notes.tmp"]
+    for folder in (left, *others):
+        folder.mkdir()
+        (folder / "weights.bin").write_bytes(b"")
+    with artifact.create_artifact(tmp_path / "a") as first:
+        assert not left.exists()
+        with artifact.create_artifact(tmp_path / "a"):
+            assert first.path.exists()  # at work, so not abandoned
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
 def test_without_finish_nothing_appears(tmp_path):
     with artifact.create_artifact(tmp_path / "a") as writer:
         (writer.path / "weights.bin").write_bytes(b"1234")
