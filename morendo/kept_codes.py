@@ -96,9 +96,12 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what is in the folder, which stays: it is locked."""
+    """Remove all but the folder, which is locked, and its key, without which it is not ours."""
     for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _KEY:
+            path.unlink()
 
 
 def calibration_key(loaded: LoadedModel, recipe: str, text: CalibrationText) -> str:
