@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import tvm
 
-from morendo.ir.dialect import attrs_of, op_name
+from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
-from morendo.ir.invariants import relax_functions
-from morendo.ir.text import bindings_of
+from morendo.ir.invariants import calls
 
 LEVELS = ((1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.5, 0.0), (0.0, 0.0))
 """Parts of what is stored in plane 3 and in plane 4 that each precision level reads at most, as
-whole planes of some matrices. Half of every plane would be half of each tile's run in memory:
-slower than to read it all, and worse than the larger matrices at fewer bits (docs/performance.md).
+whole planes of some matrices. Half of every plane would be half of each tile's run in memory: no
+faster than all of it (docs/performance.md), and a worse model (docs/quantization.md, "Levels").
 """
 
 GroupsRead = dict[tuple[str, ...], list[tuple[int, int]]]
@@ -29,7 +28,7 @@ class NestedMatrix:
         weights: the names that are stored as one.
         stored: groups of plane 3 and of plane 4.
         sizes: bytes of plane 3 and of plane 4.
-        head: the model's result comes from it.
+        head: the last linear of the model.
     """
 
     weights: tuple[str, ...]
@@ -40,19 +39,16 @@ class NestedMatrix:
 
 def nested_matrices(module: tvm.IRModule) -> list[NestedMatrix]:
     """Every matrix of nested codes once, in the model's order."""
+    linears = [attrs for _, value in calls(module) if "weights" in (attrs := attrs_of(value))]
     found: dict[tuple[str, ...], NestedMatrix] = {}
-    for function in relax_functions(module).values():
-        for binding in bindings_of(function):
-            attrs = attrs_of(binding.value) if op_name(binding.value) else {}
-            fmt = WeightFormat.parse(attrs.get("format", "f32"))
-            if "weights" not in attrs or fmt.kind != "q4":
-                continue
-            weights, rows = tuple(attrs["weights"]), sum(attrs["out_features"])
+    for attrs in linears:
+        fmt, weights = WeightFormat.parse(attrs["format"]), tuple(attrs["weights"])
+        if fmt.kind == "q4":
             plane3, plane4 = stored = fmt.plane_groups(attrs["in_features"])
-            group = rows * fmt.group_size // 8
-            head = binding.var.same_as(function.body.body)
+            group = sum(attrs["out_features"]) * fmt.group_size // 8
+            head = attrs["weights"] == linears[-1]["weights"]
             sizes = plane3 * group, plane4 * group
-            found.setdefault(weights, NestedMatrix(weights, stored, sizes, head))
+            found[weights] = NestedMatrix(weights, stored, sizes, head)
     return list(found.values())
 
 
@@ -67,7 +63,7 @@ def groups_read(matrices: Sequence[NestedMatrix]) -> GroupsRead:
         kept = [_kept(matrices, plane, part) for plane, part in enumerate(parts)]
         for m in matrices:
             n3, n4 = (m.stored[plane] * (m.weights in kept[plane]) for plane in range(2))
-            bounds[m.weights].append((n3, min(n3, n4)))
+            bounds[m.weights].append((n3, n4))
     return bounds
 
 

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _remove_abandoned(out: Path, staging: Path) -> None:
     ours = re.compile(re.escape(f".{out.name}.") + r"\w{8}\.tmp")
     for folder in out.parent.iterdir():
         if folder != staging and ours.fullmatch(folder.name):
-            with suppress(OSError), locked(folder) as abandoned:
+            with contextlib.suppress(OSError), locked(folder) as abandoned:
                 if abandoned:
                     shutil.rmtree(folder)
 

@@ -348,6 +348,14 @@ def test_the_command_prints_a_table_and_writes_figures(artifact, tmp_path, capsy
     assert [row["level"] for row in json.loads(capsys.readouterr().out)["rows"]] == [1]
 
 
+def test_figures_without_a_folder_are_refused_before_measuring(artifact, tmp_path, capsys):
+    text, figures = tmp_path / "text.txt", tmp_path / "none" / "figures.json"
+    text.write_text("too short: a longer text would be measured")
+    words = ["eval", str(artifact), "--text", str(text), "--json", str(figures)]
+    assert cli.main(words) == cli.USER_ERROR
+    assert "there is no folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

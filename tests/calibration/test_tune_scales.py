@@ -308,7 +308,7 @@ def unchanged(context: Context, other: Context) -> bool:
         ("memory_mb=1", 8, r"float weights take 3 MB, memory_mb is 1"),
         ("steps=2,learning_rate=9.0", 8, "no better on windows held back"),
         ("steps=2", 1, "one window of text"),
-        ("below_bits=2.0", 8, "below_bits is 2"),
+        ("below_bits=2.0", 8, "nested codes have 2.99 bits, below_bits is 2"),
     ],
 )
 def test_what_is_left_alone(options, count: int, why: str, calibrated, tmp_path: Path) -> None:
