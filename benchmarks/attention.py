@@ -87,8 +87,8 @@ class Bench:
         ]  # fmt: skip
 
     def attention(self, max_tokens: int, cache) -> Callable:
-        from morendo.codegen.kernels.attention import Scores, cached_attention
-        from morendo.codegen.vectors.vector_blocks import Rows
+        from morendo.codegen.cpu.kernels.attention import Scores, cached_attention
+        from morendo.codegen.cpu.vectors.vector_blocks import Rows
 
         function = cached_attention(
             self.isa, max_tokens=max_tokens, heads=HEADS, cache=cache, scores=Scores(0.125),
@@ -100,8 +100,8 @@ class Bench:
         """float32 operations per second of all threads when nothing is loaded."""
         from tvm.tirx.script.builder import ir as T
 
-        from morendo.codegen.vectors.vector import Registers, load, splat_float, store
-        from morendo.codegen.vectors.vector_blocks import kernel
+        from morendo.codegen.cpu.vectors.vector import Registers, load, splat_float, store
+        from morendo.codegen.cpu.vectors.vector_blocks import kernel
 
         tasks, rounds, chains, lanes = 16, 1 << 13, 12, self.isa.lanes
         with kernel("peak") as k:
@@ -123,7 +123,7 @@ class Bench:
 
 def prefill(bench: Bench, dtype: str) -> None:
     """A prompt of 512 tokens in chunks of 256 through the attention of all layers."""
-    from morendo.codegen.kernels.kv_cache import KVCache
+    from morendo.codegen.cpu.kernels.kv_cache import KVCache
 
     cache, prompt = KVCache(KV_HEADS, HEAD_DIM, CONTEXT, dtype), 512
     run, caches = bench.attention(CHUNK, cache), bench.caches(cache)
@@ -147,7 +147,7 @@ def prefill(bench: Bench, dtype: str) -> None:
 
 def decode(bench: Bench, dtype: str) -> None:
     """One token at several positions through the attention of all layers."""
-    from morendo.codegen.kernels.kv_cache import KVCache
+    from morendo.codegen.cpu.kernels.kv_cache import KVCache
 
     cache = KVCache(KV_HEADS, HEAD_DIM, CONTEXT, dtype)
     run, caches = bench.attention(1, cache), bench.caches(cache)
@@ -168,10 +168,10 @@ def decode(bench: Bench, dtype: str) -> None:
 
 def small(bench: Bench) -> None:
     """The kernels around the linears, for one token and for a chunk."""
-    from morendo.codegen.kernels import elementwise, norms
-    from morendo.codegen.kernels.kv_cache import KVCache
-    from morendo.codegen.kernels.quantize_activation import quantize_activation
-    from morendo.codegen.kernels.rope import Rotation, rope_append_kv
+    from morendo.codegen.cpu.kernels import elementwise, norms
+    from morendo.codegen.cpu.kernels.kv_cache import KVCache
+    from morendo.codegen.cpu.kernels.quantize_activation import quantize_activation
+    from morendo.codegen.cpu.kernels.rope import Rotation, rope_append_kv
 
     cache = KVCache(KV_HEADS, HEAD_DIM, CONTEXT, "float32")
     stacked = (HEADS + 2 * KV_HEADS) * HEAD_DIM

@@ -128,8 +128,12 @@ def memory_limit(machine: Machine) -> Limit:
     import tvm
     from tvm.tirx.script.builder import ir as T
 
-    from morendo.codegen.kernels.linear_spec import kernel_builder, scalar_argument, tensor_argument
-    from morendo.codegen.vectors.vector import Registers, load, splat, store
+    from morendo.codegen.cpu.kernels.linear_spec import (
+        kernel_builder,
+        scalar_argument,
+        tensor_argument,
+    )
+    from morendo.codegen.cpu.vectors.vector import Registers, load, splat, store
 
     lanes = machine.isa.lanes
     slices, parts, vectors = 32, 32, (1 << 15) // lanes  # 4 MB a slice
@@ -157,8 +161,8 @@ def dot_limit(machine: Machine) -> Limit:
     import tvm
     from tvm.tirx.script.builder import ir as T
 
-    from morendo.codegen.kernels.linear_spec import kernel_builder, tensor_argument
-    from morendo.codegen.vectors.vector import Registers, load, splat, store, vector_type
+    from morendo.codegen.cpu.kernels.linear_spec import kernel_builder, tensor_argument
+    from morendo.codegen.cpu.vectors.vector import Registers, load, splat, store, vector_type
 
     isa, tasks, rounds, chains, lanes = machine.isa, 16, 1 << 12, 12, machine.isa.lanes
     with kernel_builder("peak") as builder:
@@ -194,8 +198,8 @@ def kernel_calls(
     """One call of the kernel per copy of weights in the format, and the seconds to compile it."""
     import tvm
 
-    from morendo.codegen.kernels.linear import build_linear
-    from morendo.codegen.kernels.quantized_linear import build_quantized_linear
+    from morendo.codegen.cpu.kernels.linear import build_linear
+    from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 
     rng = np.random.default_rng(0)
     build = build_quantized_linear if spec.format.quantized else build_linear
@@ -224,7 +228,7 @@ def kernel_calls(
 
 def measure(options: Options, machine: Machine, memory: Limit, dot: Limit) -> Iterator[tuple]:
     """Rows of the table."""
-    from morendo.codegen.kernels.linear_spec import LinearSpec
+    from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
     from morendo.ir.formats import WeightFormat
 
     for name, (rows, columns), tokens in itertools.product(

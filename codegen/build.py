@@ -15,7 +15,7 @@ from morendo.ir.invariants import relax_functions
 from morendo.ir.plan import FUNCTIONS, Argument, Const, Plan, Step, Tensor
 from morendo.ir.text import bindings_of
 
-from .kernels.token_rows import token_positions
+from .cpu.kernels.token_rows import token_positions
 from .levels import LEVELS, groups_read, nested_matrices
 from .lower_generic import lower_generic
 from .lower_ops import lower_op

@@ -12,10 +12,10 @@ from morendo.ir.dialect import shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.text import bindings_of
 
-from .kernels.elementwise import activate, schedule_generic
+from .cpu.kernels.elementwise import activate, schedule_generic
+from .cpu.vectors.vector_math import ACTIVATIONS
 from .lowering import FunctionLowering
 from .memory import Storage
-from .vectors.vector_math import ACTIVATIONS
 
 _ALIASES = ("reshape", "flatten", "squeeze", "expand_dims")
 

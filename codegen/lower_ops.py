@@ -12,21 +12,21 @@ from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 
-from .kernels import norms
-from .kernels.attention import Scores, cached_attention
-from .kernels.elementwise import gated
-from .kernels.embedding import embedding
-from .kernels.kv_cache import append_kv
-from .kernels.linear import build_linear
-from .kernels.linear_spec import LinearSpec
-from .kernels.quantize_activation import quantize_activation
-from .kernels.quantized_linear import build_quantized_linear
-from .kernels.rope import Rotation, rope, rope_append_kv
-from .kernels.token_rows import copy_last_token
+from .cpu.kernels import norms
+from .cpu.kernels.attention import Scores, cached_attention
+from .cpu.kernels.elementwise import gated
+from .cpu.kernels.embedding import embedding
+from .cpu.kernels.kv_cache import append_kv
+from .cpu.kernels.linear import build_linear
+from .cpu.kernels.linear_spec import LinearSpec
+from .cpu.kernels.quantize_activation import quantize_activation
+from .cpu.kernels.quantized_linear import build_quantized_linear
+from .cpu.kernels.rope import Rotation, rope, rope_append_kv
+from .cpu.kernels.token_rows import copy_last_token
+from .cpu.vectors.vector_blocks import Rows
 from .lower_generic import lower_generic
 from .lowering import FunctionLowering
 from .memory import Storage
-from .vectors.vector_blocks import Rows
 from .weight_layout import Matrix
 
 Lower = Callable[[FunctionLowering, relax.Call, dict[str, Any]], Any]

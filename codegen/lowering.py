@@ -14,7 +14,7 @@ from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import ITEM_BYTES, Const, Level
 
-from .kernels.kv_cache import KVCache
+from .cpu.kernels.kv_cache import KVCache
 from .levels import GroupsRead
 from .memory import Storage, aligned
 from .target import Target

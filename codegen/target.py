@@ -8,8 +8,8 @@ import tvm
 
 from morendo.ir.capabilities import Capabilities
 
+from .cpu.vectors.isa import VectorISA
 from .link import Toolchain
-from .vectors.isa import VectorISA
 
 
 @dataclass(frozen=True)

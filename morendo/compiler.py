@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from morendo.budget import Budget, default_name
 from morendo.calibration import WINDOWS, calibration_text, check_texts
 from morendo.codegen.build import compile_kernels, lower_module
-from morendo.codegen.kernels.kv_cache import KEY_TILE
+from morendo.codegen.cpu.kernels.kv_cache import KEY_TILE
 from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target

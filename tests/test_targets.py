@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from morendo.codegen.kernels.linear_spec import LinearSpec
-from morendo.codegen.kernels.quantized_linear import build_quantized_linear
+from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
+from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.ir.errors import InputError
 from morendo.ir.formats import ROW_TILE, WeightFormat
 from morendo.targets import find_target, known_targets

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.isa import VectorISA
-from morendo.codegen.vectors.vector import splat, vector_type
+from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.vector import splat, vector_type
 
 from . import intrinsics as x86
 

@@ -9,7 +9,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm.target.codegen import llvm_cpu_has_features, llvm_get_system_cpu
 
-from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.targets.x86 import isa as x86
 
 CPUS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}

@@ -12,10 +12,10 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from morendo.codegen.kernels.linear import build_linear
-from morendo.codegen.kernels.linear_spec import LinearSpec
-from morendo.codegen.kernels.quantized_linear import build_quantized_linear
-from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.cpu.kernels.linear import build_linear
+from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
+from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
+from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.ir import reference
 from morendo.ir.formats import Ladder
 from morendo.ir.outliers import Outliers

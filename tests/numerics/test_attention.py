@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from morendo.codegen.kernels.attention import cached_attention
-from morendo.codegen.kernels.attention_tile import Scores
-from morendo.codegen.kernels.kv_cache import KVCache
-from morendo.codegen.vectors.vector_blocks import Rows
+from morendo.codegen.cpu.kernels.attention import cached_attention
+from morendo.codegen.cpu.kernels.attention_tile import Scores
+from morendo.codegen.cpu.kernels.kv_cache import KVCache
+from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from tests.numerics.kernel_runner import CompiledKernel, frozen, poisoned, runnable_isas
 
 ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)

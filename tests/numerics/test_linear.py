@@ -7,9 +7,9 @@ import pytest
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.kernels.linear_spec import LinearSpec, kernel_builder, tensor_argument
-from morendo.codegen.vectors.vector import load, store
-from morendo.codegen.vectors.vector_math import ACTIVATIONS, fast_exp
+from morendo.codegen.cpu.kernels.linear_spec import LinearSpec, kernel_builder, tensor_argument
+from morendo.codegen.cpu.vectors.vector import load, store
+from morendo.codegen.cpu.vectors.vector_math import ACTIVATIONS, fast_exp
 from morendo.ir import reference
 from morendo.ir.formats import WeightFormat
 from tests.numerics.linear_cases import (

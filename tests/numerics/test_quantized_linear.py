@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from morendo.codegen.kernels.linear_spec import LinearSpec
+from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir import reference
 from morendo.ir.formats import WeightFormat
 from tests.numerics.linear_cases import (

@@ -10,12 +10,12 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from morendo.codegen.kernels import elementwise, norms
-from morendo.codegen.kernels.embedding import embedding
-from morendo.codegen.kernels.kv_cache import KVCache, append_kv
-from morendo.codegen.kernels.quantize_activation import quantize_activation
-from morendo.codegen.kernels.rope import Rotation, rope, rope_append_kv
-from morendo.codegen.vectors.vector_blocks import Rows
+from morendo.codegen.cpu.kernels import elementwise, norms
+from morendo.codegen.cpu.kernels.embedding import embedding
+from morendo.codegen.cpu.kernels.kv_cache import KVCache, append_kv
+from morendo.codegen.cpu.kernels.quantize_activation import quantize_activation
+from morendo.codegen.cpu.kernels.rope import Rotation, rope, rope_append_kv
+from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir import reference, reference_activation
 from morendo.ir.formats import WeightFormat
 from tests.numerics.kernel_runner import CompiledKernel, frozen, poisoned, runnable_isas

@@ -9,8 +9,8 @@ import pytest
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.kernels.linear_spec import kernel_builder, tensor_argument
-from morendo.codegen.vectors.vector import load, store
+from morendo.codegen.cpu.kernels.linear_spec import kernel_builder, tensor_argument
+from morendo.codegen.cpu.vectors.vector import load, store
 from morendo.targets.x86 import intrinsics
 from morendo.targets.x86.isa import (
     AVX2,

@@ -12,8 +12,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import splat, splat_float, store, vector_type
-from morendo.codegen.vectors.vector_blocks import (
+from morendo.codegen.cpu.vectors.vector import splat, splat_float, store, vector_type
+from morendo.codegen.cpu.vectors.vector_blocks import (
     Element,
     Kernel,
     common_lanes,

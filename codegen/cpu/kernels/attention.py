@@ -13,8 +13,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import load, splat, splat_float, store
-from morendo.codegen.vectors.vector_blocks import (
+from morendo.codegen.cpu.vectors.vector import load, splat, splat_float, store
+from morendo.codegen.cpu.vectors.vector_blocks import (
     Rows,
     common_lanes,
     index,
@@ -23,7 +23,7 @@ from morendo.codegen.vectors.vector_blocks import (
     load_float,
     variable,
 )
-from morendo.codegen.vectors.vector_math import fast_exp
+from morendo.codegen.cpu.vectors.vector_math import fast_exp
 from morendo.ir.formats import ceil_div
 
 from .attention_tile import CHUNK, MASKED, Row, Scores, Tile, most_rows

@@ -13,8 +13,15 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import Registers, load, splat, splat_float, store, vector_type
-from morendo.codegen.vectors.vector_blocks import (
+from morendo.codegen.cpu.vectors.vector import (
+    Registers,
+    load,
+    splat,
+    splat_float,
+    store,
+    vector_type,
+)
+from morendo.codegen.cpu.vectors.vector_blocks import (
     Rows,
     common_lanes,
     kernel,

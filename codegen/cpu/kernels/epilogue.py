@@ -9,9 +9,9 @@ from typing import Any
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.isa import VectorISA
-from morendo.codegen.vectors.vector import lane_mask, load, store, vector_type
-from morendo.codegen.vectors.vector_math import activation
+from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.vector import lane_mask, load, store, vector_type
+from morendo.codegen.cpu.vectors.vector_math import activation
 from morendo.ir.formats import ROW_TILE
 
 from .linear_spec import LinearSpec, split_halves, tensor_argument

@@ -1,8 +1,8 @@
 """Building blocks of row-wise kernels: the function around them, token loops, reductions.
 
 Kernels are written with TVM's IR builder in plain Python: a Python loop unrolls, a `T.serial` loop
-stays a loop. Vectors are explicit (`codegen/vectors/vector.py`), so every LLVM target lowers them
-to what it has; nothing here names an instruction of one target.
+stays a loop. Vectors are explicit (`vector.py`), so every LLVM target lowers them to what it has;
+nothing here names an instruction of one target.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import load, store
-from morendo.codegen.vectors.vector_blocks import for_each_vector, kernel, kernel_name
+from morendo.codegen.cpu.vectors.vector import load, store
+from morendo.codegen.cpu.vectors.vector_blocks import for_each_vector, kernel, kernel_name
 
 
 def copy_last_token(isa: Any, *, max_tokens: int, features: int) -> tirx.PrimFunc:

@@ -7,15 +7,15 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 
-from morendo.codegen.vectors.vector import store
-from morendo.codegen.vectors.vector_blocks import (
+from morendo.codegen.cpu.vectors.vector import store
+from morendo.codegen.cpu.vectors.vector_blocks import (
     for_each_vector,
     kernel,
     kernel_name,
     load_float,
     token_loop,
 )
-from morendo.codegen.vectors.vector_math import activation
+from morendo.codegen.cpu.vectors.vector_math import activation
 
 
 def gated(isa: Any, *, max_tokens: int, features: int, activation_name: str) -> tirx.PrimFunc:

@@ -11,8 +11,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import splat, splat_float, store
-from morendo.codegen.vectors.vector_blocks import (
+from morendo.codegen.cpu.vectors.vector import splat, splat_float, store
+from morendo.codegen.cpu.vectors.vector_blocks import (
     Element,
     Rows,
     for_each_vector,

@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import Registers, load, splat, splat_float, store
+from morendo.codegen.cpu.vectors.vector import Registers, load, splat, splat_float, store
 from morendo.ir.formats import ROW_TILE
 
 from .activations import Activations

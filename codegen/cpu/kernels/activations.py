@@ -8,8 +8,8 @@ from typing import Any
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.isa import VectorISA
-from morendo.codegen.vectors.vector import load, splat
+from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.vector import load, splat
 
 from .dequantize import BLOCK
 

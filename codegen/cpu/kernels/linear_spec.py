@@ -10,7 +10,7 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
 
 _MIN_TASKS = 32

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import load, shift_left, splat, splat_float, vector_type
+from morendo.codegen.cpu.vectors.vector import load, shift_left, splat, splat_float, vector_type
 from morendo.ir.formats import WeightFormat
 
 

@@ -9,8 +9,8 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.isa import VectorISA
-from morendo.codegen.vectors.vector import Registers, load, splat, vector_type
+from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.vector import Registers, load, splat, vector_type
 from morendo.ir.formats import ceil_div
 
 from .epilogue import Epilogue

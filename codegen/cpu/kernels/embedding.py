@@ -12,7 +12,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector_blocks import kernel, kernel_name, token_loop
+from morendo.codegen.cpu.vectors.vector_blocks import kernel, kernel_name, token_loop
 from morendo.ir.formats import CODE_SHIFT, ROW_TILE, SCALE_STEPS, WeightFormat
 
 from .scales import GroupScales, group_scales

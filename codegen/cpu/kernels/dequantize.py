@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.isa import VectorISA
-from morendo.codegen.vectors.vector import (
+from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.vector import (
     load_words,
     prefetch,
     shift_left,

@@ -14,7 +14,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.vectors.vector import (
+from morendo.codegen.cpu.vectors.vector import (
     Registers,
     load,
     prefetch,
@@ -23,14 +23,14 @@ from morendo.codegen.vectors.vector import (
     store,
     vector_type,
 )
-from morendo.codegen.vectors.vector_blocks import (
+from morendo.codegen.cpu.vectors.vector_blocks import (
     common_lanes,
     index,
     load_float,
     reduce_lanes,
     variable,
 )
-from morendo.codegen.vectors.vector_math import fast_exp
+from morendo.codegen.cpu.vectors.vector_math import fast_exp
 from morendo.ir.formats import ceil_div
 
 from .kv_cache import KEY_TILE, KVCache

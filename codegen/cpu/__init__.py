@@ -1,0 +1,1 @@
+"""Kernels for processors with vector units, and what they are written with."""
