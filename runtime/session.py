@@ -168,7 +168,7 @@ class Session:
         top_p: float = 1.0,
         seed: int | None = 0,
         ignore_eos: bool = False,
-        stop: str | Sequence[str | int] = (),
+        stop: str | int | Sequence[str | int] = (),
         chat: bool = False,
     ) -> Iterator[int]:
         """Token ids that continue `prompt`, one by one as they are computed.
@@ -178,8 +178,8 @@ class Session:
             max_tokens: most tokens to give; fewer when the context is full.
             temperature, top_k, top_p, seed: as for Sampler.
             ignore_eos: go on after the model's end-of-text tokens, which are given then.
-            stop: a text, or texts and token ids, that end the generation; the token that completes
-                one of them is not given.
+            stop: texts and token ids, or one of them, that end the generation; the tokens of the
+                character that completes one of them are not given.
             chat: put the text into the model's chat template first.
         """
         ids = self._prompt_ids(prompt, chat)
@@ -193,11 +193,12 @@ class Session:
         return self._until_text(tokens, texts) if texts else tokens
 
     def stream(
-        self, prompt: str | Ids, *, stop: str | Sequence[str | int] = (), **options: Any
+        self, prompt: str | Ids, *, stop: str | int | Sequence[str | int] = (), **options: Any
     ) -> Iterator[str]:
         """The text that continues `prompt`, in pieces of whole characters.
 
-        Options are those of `generate`; a stop text is left out to its first character.
+        Options are those of `generate`; a stop text is left out to its first character. Joined, the
+        pieces are the decoded text; a token id decoded alone may be half of a character.
         """
         ends, texts = _split_stop(stop)
         tokens = self.generate(prompt, stop=list(ends), **options)
@@ -272,34 +273,48 @@ class Session:
 
     def _until_text(self, tokens: Iterator[int], texts: list[str]) -> Iterator[int]:
         """Tokens before the one that completes one of `texts`."""
-        pending: list[int] = []
+        ids: list[int] = []
+        given = 0
         seen = ""
 
         def feed() -> Iterator[int]:
             for token in tokens:
-                pending.append(token)
+                ids.append(token)
                 yield token
 
         for piece in self.tokenizer.stream(feed()):
             seen += piece
             if any(text in seen for text in texts):
                 self.stats.finish = "stop"
+                yield from self._before_stop(ids, given, texts)
                 return
             seen = seen[-max(map(len, texts)) :]
-            yield from pending
-            pending.clear()
-        yield from pending
+            yield from ids[given:]
+            given = len(ids)
+        yield from ids[given:]
+
+    def _before_stop(self, ids: list[int], given: int, texts: list[str]) -> list[int]:
+        """Of `ids`, which contain one of `texts`, those after the first `given` and before the
+        tokens of the character that completes it.
+        """
+        decoded = [self.decode(ids[:count]) for count in range(given, len(ids) + 1)]
+        end = next(i for i, whole in enumerate(decoded) if any(text in whole for text in texts))
+        kept = [i for i in range(end) if decoded[end].startswith(decoded[i])]
+        return ids[given : given + max(kept, default=0)]
 
     def _cut_before(self, pieces: Iterator[str], texts: list[str]) -> Iterator[str]:
-        """The text before the first of `texts`; what may be the start of one is held back."""
+        """The text before one of `texts`; what may be the start of one is held back."""
         held = ""
         for piece in pieces:
             held += piece
-            found = [place for place in map(held.find, texts) if place >= 0]
+            found = [
+                (held.find(text) + len(text), held.find(text)) for text in texts if text in held
+            ]
             if found:
                 self.stats.finish = "stop"
-                if min(found):
-                    yield held[: min(found)]
+                _, start = min(found)  # the one that is complete first, whatever the pieces are
+                if start:
+                    yield held[:start]
                 return
             keep = max((_overlap(held, text) for text in texts), default=0)
             if len(held) > keep:
@@ -314,9 +329,9 @@ def load(directory: str | Path, threads: int = 0) -> Session:
     return Session(directory, threads)
 
 
-def _split_stop(stop: str | Sequence[str | int]) -> tuple[set[int], list[str]]:
+def _split_stop(stop: str | int | Sequence[str | int]) -> tuple[set[int], list[str]]:
     """Token ids and texts of a `stop` argument."""
-    items = [stop] if isinstance(stop, str) else stop
+    items = [stop] if isinstance(stop, str | int) else stop
     texts = [item for item in items if isinstance(item, str)]
     return {int(item) for item in items if not isinstance(item, str)}, [t for t in texts if t]
 

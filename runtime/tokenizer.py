@@ -8,9 +8,10 @@ from typing import Any
 
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.runtime.artifact import CHAT_TEMPLATE, TOKENIZER
+from morendo.runtime.text_stream import TextStream
 
 Message = dict[str, str]  # {"role": "user", "content": "..."}
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding gives for part of a character
+_BAD_IDS = "token ids must be 0 or more and fit 32 bits"
 
 
 class Tokenizer:
@@ -47,23 +48,17 @@ class Tokenizer:
         try:
             return self._require().decode([int(i) for i in ids], skip_special_tokens=True)
         except OverflowError:
-            raise InputError("token ids must be 0 or more and fit 32 bits") from None
+            raise InputError(_BAD_IDS) from None
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` piece by piece, as soon as its characters are complete."""
-        held: list[int] = []  # shown tokens that the next one may depend on, then new ones
-        shown = ""
-        for token in ids:
-            held.append(token)
-            text = self.decode(held)
-            if len(text) > len(shown) and not text.endswith(_INCOMPLETE):
-                yield text[len(shown) :]
-                # A decoder may treat the first token in its own way (a leading space): keep one.
-                held = held[-1:]
-                shown = self.decode(held)
-        rest = self.decode(held)[len(shown) :] if held else ""
-        if rest:
-            yield rest
+        """The text of `ids` piece by piece, as soon as its characters are complete.
+
+        Joined, the pieces are what `decode` gives for all of `ids`.
+        """
+        try:
+            yield from TextStream(self._require()).pieces(map(int, ids))
+        except OverflowError:
+            raise InputError(_BAD_IDS) from None
 
     def _require(self) -> Any:
         if self._library is None:

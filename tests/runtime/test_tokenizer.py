@@ -218,6 +218,7 @@ def test_the_end_of_text_can_be_ignored(say):
 def test_one_stop_text_and_stop_tokens(say):
     session = say("abc")
     assert "".join(session.stream([1], stop="c")) == "ab"
+    assert "".join(session.stream([1], stop=session.encode("b")[0])) == "a"
     assert "".join(session.stream([1], stop=["x", *session.encode("b")])) == "a"
 
 
