@@ -18,8 +18,16 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from morendo import __version__, cli_compile, cli_eval, cli_inspect, cli_opt, cli_run
-from morendo.terminal import OutputError, checked_output, print_error
+from morendo import (
+    __version__,
+    cli_compile,
+    cli_eval,
+    cli_inspect,
+    cli_opt,
+    cli_run,
+    cli_verify,
+)
+from morendo.terminal import OutputError, accept_all_text, checked_output, print_error
 
 OK, USER_ERROR, USAGE_ERROR, INTERNAL_ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
 
@@ -29,6 +37,7 @@ start here:
   morendo run my-model "The capital of France is" --max-tokens 64
   morendo inspect my-model
   morendo eval my-model --text my-text.txt --reference path/to/model
+  morendo verify my-model
 
 exit codes: 0 done, 1 wrong input, 2 wrong command line, 3 internal error, 130 interrupted
 """
@@ -48,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--debug", action="store_true", help="show stack traces and the libraries' warnings"
     )
-    for module in (cli_compile, cli_run, cli_eval, cli_opt, cli_inspect):
+    for module in (cli_compile, cli_run, cli_eval, cli_opt, cli_inspect, cli_verify):
         module.add_commands(commands, common)
     return parser
 
@@ -69,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _open_streams():
         print_error("standard output is closed; send it somewhere, such as to /dev/null")
         return USER_ERROR
+    accept_all_text()
     arguments = make_parser().parse_args(argv)
     if not arguments.debug:
         _quiet_libraries()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from morendo.cli_inspect import nested_bits
+from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
 
 _BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", "8": 8, "4": 4}
@@ -188,12 +190,12 @@ def _summarize(out: Path, seconds: float) -> None:
 
     total = sum(file.stat().st_size for file in out.iterdir())
     memory = size(peak_memory_bytes())
-    print(f"wrote {out}: {size(total)} in {seconds:.0f} s, peak memory {memory}")
+    print(f"wrote {printable(str(out))}: {size(total)} in {seconds:.0f} s, peak memory {memory}")
     bits = nested_bits(json.loads((out / MANIFEST).read_bytes())["weights"])
     if bits:
         print(f"matrices of 2 to 4 bits: {bits:.2f} bits a weight, with scales and all")
     if (out / TOKENIZER).exists():
-        print(f'run it: morendo run {out} "Once upon a time"')
+        print(f'run it: morendo run {shlex.quote(str(out))} "Once upon a time"')
     else:
         print("the model has no tokenizer: use token ids from Python")
 

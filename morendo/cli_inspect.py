@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from morendo.ir.printable import printable
 from morendo.terminal import paint, size, table
 
 
@@ -58,14 +59,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     """Facts, then the weights by part, then what each pass counted."""
     model, target = manifest["model"], manifest["target"]
-    parts = [WeightPart(**part) for part in manifest.get("weights", [])]
+    parts = [WeightPart.of(part) for part in manifest.get("weights", [])]
     weights = sum(p.weights for p in parts)
     files = manifest["files"]
     facts = [
         ("model", f"{model['name']} ({model['architecture']}), {weights / 1e6:.1f} M weights"),
         ("target", f"{target['name']}: {target['triple']} {target.get('isa', '')}".rstrip()),
         ("features", " ".join(target["features"])),
-        ("context", f"{manifest['tokenizer']['context']} tokens"),
+        ("context", f"{manifest['tokenizer'].get('context', '?')} tokens"),
         ("options", ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items())),
         ("bits", _bits(manifest.get("weights", []))),
         ("size", size(sum(entry["bytes"] for entry in files.values()))),
@@ -112,7 +113,7 @@ def _matrices(artifact: Path) -> str:
     entries = read_weight_list(artifact)["matrices"]
     try:
         rows = [row for entry in entries for row in _matrix_rows(entry)]
-    except (KeyError, TypeError, InputError) as error:
+    except (KeyError, ValueError, ArithmeticError, InputError) as error:
         raise ArtifactError(
             f"the list of weights is malformed ({type(error).__name__}: {error})",
             where=str(artifact),
@@ -159,6 +160,11 @@ class WeightPart:
 
     HEADER: ClassVar[tuple[str, ...]] = ("format", "pieces", "weights", "bytes", "bits", "part")
 
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> WeightPart:
+        """The entry of a manifest that was checked."""
+        return cls(**{field.name: entry[field.name] for field in fields(cls)})
+
     def row(self) -> tuple[str | int, ...]:
         """What the table shows, in the order of HEADER."""
         bits = f"{8 * self.bytes / self.weights:.2f}" if self.weights else "?"
@@ -174,8 +180,9 @@ class WeightPart:
 
 def _pass_line(record: dict[str, Any]) -> str:
     counts = ", ".join(f"{what}: {count}" for what, count in record["counts"].items())
-    reasons = [f"\n  left alone: {count} ({why})" for why, count in record["missed"].items()]
-    return f"{record['spec']}\n  {counts or 'nothing to do'}{''.join(reasons)}"
+    reasons = [f"left alone: {count} ({why})" for why, count in record["missed"].items()]
+    spec, counts = printable(record["spec"]), printable(counts) or "nothing to do"
+    return "\n  ".join([spec, counts, *map(printable, reasons)])
 
 
 def _title(text: str) -> str:

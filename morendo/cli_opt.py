@@ -8,7 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morendo.terminal import paint, table
+from morendo.ir.printable import printable
+from morendo.terminal import paint, read_standard_input, table
 
 if TYPE_CHECKING:
     from morendo.passes.base import Pass
@@ -82,7 +83,7 @@ def _read(source: str) -> str:
 
     try:
         if source == "-":
-            return sys.stdin.read()
+            return read_standard_input()
         return Path(source).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
@@ -107,9 +108,9 @@ def _check_out(out: Path | None) -> None:
 def _print_record(record: PassRecord) -> None:
     counts = ", ".join(f"{what}: {count}" for what, count in record.report.counts.items())
     name = paint(record.spec, "bold", sys.stderr)
-    print(f"{name}: {counts or 'nothing to do'}", file=sys.stderr)
+    print(f"{name}: {printable(counts) or 'nothing to do'}", file=sys.stderr)
     for where, why in record.report.misses:
-        print(f"  left {where}: {why}", file=sys.stderr)
+        print(printable(f"  left {where}: {why}"), file=sys.stderr)
 
 
 def _passes(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morendo.terminal import paint, size, table
+from morendo.terminal import paint, read_standard_input, shown, size, table
 
 if TYPE_CHECKING:
     from morendo.runtime.session import Session, Stats
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         try:
             for piece in pieces:
-                sys.stdout.write(piece)
+                sys.stdout.write(shown(piece, sys.stdout))
                 sys.stdout.flush()
         finally:
             # Whatever follows, an error or the shell's prompt, starts on a line of its own.
@@ -97,7 +97,10 @@ def _prompt(given: str | None) -> str:
         return given
     if sys.stdin.isatty():
         raise InputError("there is no prompt", hint='give one: morendo run DIR "Once upon a time"')
-    return sys.stdin.read().rstrip("\n")
+    try:
+        return read_standard_input().rstrip("\n")
+    except UnicodeDecodeError:
+        raise InputError("the prompt on standard input is not UTF-8 text") from None
 
 
 def _encode(session: Session, prompt: str, arguments: argparse.Namespace) -> list[int]:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from morendo.ir.printable import printable
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -94,7 +96,7 @@ class PlainProgress(Progress):
         self._line(text)
 
     def _line(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
 
 class BarProgress(Progress):
@@ -135,7 +137,7 @@ class BarProgress(Progress):
         self._bars.update(task, total=total or 1, completed=total or 1)
 
     def note(self, text: str) -> None:
-        self._bars.console.print(text, highlight=False, soft_wrap=True)
+        self._bars.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Progress:
         self._bars.start()

@@ -1,12 +1,21 @@
-"""What the commands print: one-line errors, tables, sizes. Small, so that commands start fast."""
+"""What the commands read and print: one-line errors, tables, sizes, safe text. Small, so that
+commands start fast.
+
+Text that comes from files goes through `printable` (paint, table and print_error do it), and what a
+model writes through `shown`: neither moves the cursor, retitles the window or hides what is there.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+from morendo.ir.printable import printable
 
 _RED, _YELLOW, _BOLD, _OFF = "\x1b[1;31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 
@@ -17,15 +26,44 @@ def has_color(stream: TextIO) -> bool:
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:
-    """`text` in "red", "yellow" or "bold" where the stream shows colors."""
+    """`text`, printable, in "red", "yellow" or "bold" where the stream shows colors."""
     code = {"red": _RED, "yellow": _YELLOW, "bold": _BOLD}[style]
+    text = printable(text)
     return f"{code}{text}{_OFF}" if has_color(stream) else text
 
 
 def print_error(text: str, kind: str = "error") -> None:
     """One line on stderr: `error: what is wrong; what to do`."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     print(f"{paint(kind + ':', 'red', sys.stderr)} {line}", file=sys.stderr, flush=True)
+
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def shown(text: str, stream: TextIO) -> str:
+    """What a model wrote: without control characters but tab and newline where `stream` is a
+    terminal, which would obey them; as it is in files and pipes.
+    """
+    return _OBEYED.sub("", text) if stream.isatty() else text
+
+
+def accept_all_text() -> None:
+    """Characters that the streams' encoding lacks are written as escapes, not as errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def read_standard_input() -> str:
+    """All of standard input, UTF-8 whatever the terminal's encoding is.
+
+    Raises:
+        UnicodeDecodeError: when it is not.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    return sys.stdin.read()
 
 
 class OutputError(Exception):
@@ -73,7 +111,8 @@ def checked_output() -> Generator[None]:
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     """Rows as aligned columns; numbers and what ends in a unit are aligned right by the caller."""
-    lines = [[str(cell) for cell in row] for row in ([header] if header else []) + list(rows)]
+    given = ([header] if header else []) + list(rows)
+    lines = [[printable(str(cell)) for cell in row] for row in given]
     if not lines:
         return ""
     columns = max(len(line) for line in lines)

@@ -1,7 +1,7 @@
 """Artifacts: the directory that compilation leaves and a device runs (docs/artifact_format.md).
 
 It is written next to its final place and renamed when complete, so that there is never half of one.
-It is verified when loaded, manifest first, and nothing in it is pickled.
+It is checked when loaded, manifest first (runtime/verify.py), and nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import hashlib
 import itertools
 import json
 import os
-import platform
 import re
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from morendo.ir.errors import ArtifactError
 from morendo.ir.plan import Plan
+from morendo.ir.schema import COUNT, mismatch
 
 from .lock import locked
 
@@ -31,11 +30,39 @@ VERSION = 2
 MANIFEST, PLAN, WEIGHTS, LIBRARY = "manifest.json", "plan.json", "weights.bin", "model.so"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
-# What a manifest must hold, and of which type; the optional rest is for people to read.
-_NEEDED = {
+AGAIN = "compile or copy it again"  # the hint where a file is not what it should be
+_MANIFEST = {
     "model": {"name": str, "architecture": str},
-    "target": {"name": str, "triple": str, "features": list},
-    "tokenizer": {"stop": list, "add_bos": bool},
+    "target": {"name": str, "triple": str, "features": [str], "isa?": str},
+    "tokenizer": {
+        "stop": [int],
+        "add_bos": bool,
+        "bos?": (int, None),
+        "eos?": (int, None),
+        "vocabulary?": COUNT,
+        "context?": COUNT,
+    },
+    "options?": {str: (int, float, str, bool, None)},
+    "passes?": [{"spec": str, "counts": {str: int}, "missed": {str: int}}],
+    "weights?": [{"part": str, "format": str, "pieces": COUNT, "weights": COUNT, "bytes": COUNT}],
+    "files": {PLAN: object, LIBRARY: object},
+}
+_FILES = {str: {"bytes": COUNT, "sha256": str}}
+_MATRIX = {
+    "names": [str],
+    "rows": [COUNT],
+    "columns": COUNT,
+    "format": str,
+    "transposed": bool,
+    "interleaved": bool,
+    "order": (COUNT, None),
+    "offsets": [COUNT],
+    "nbytes": COUNT,
+    "figures": [({str: (float, None)}, None)],
+}
+_WEIGHT_LIST = {
+    "matrices": [_MATRIX],
+    "vectors": [{"names": [str], "sizes": [COUNT], "offset": COUNT}],
 }
 
 
@@ -50,7 +77,7 @@ class ArtifactWriter:
         """Add version, sizes and checksums of all files to `manifest` and write it."""
         files = {}
         for file in sorted(self.path.iterdir()):
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            files[file.name] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
         complete = {"version": VERSION, **manifest, "files": files}
         check_manifest(complete)
         text = json.dumps(complete, indent=1, ensure_ascii=False)
@@ -114,9 +141,11 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         message = f"{directory} is no artifact (it has no {MANIFEST})"
         raise ArtifactError(message, hint="make one with: morendo compile")
     try:
-        manifest = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise ArtifactError(f"unreadable ({error})", where=str(path), hint=_AGAIN) from None
+        text = path.read_bytes()
+    except OSError as error:
+        message = f"unreadable ({error.strerror})"
+        raise ArtifactError(message, where=str(path), hint=AGAIN) from None
+    manifest = _parse_json(text, path)
     check_manifest(manifest, str(path))
     return manifest
 
@@ -128,127 +157,71 @@ def read_weight_list(directory: str | Path) -> dict[str, list[dict[str, Any]]]:
         ArtifactError: when the artifact was compiled without that list, or it is no such list.
     """
     path = Path(directory) / WEIGHT_LIST
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        read_manifest(directory)  # says so when this is no artifact at all
+    text = _read_listed(Path(directory), WEIGHT_LIST)
+    if text is None:
         raise ArtifactError(
             f"the artifact does not say where its weights are (it has no {WEIGHT_LIST})",
             where=str(directory),
-            hint=_AGAIN,
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"unreadable ({error})", where=str(path), hint=_AGAIN) from None
-    lists = [found.get(key) for key in ("matrices", "vectors")] if isinstance(found, dict) else []
-    if not lists or not all(isinstance(entries, list) for entries in lists):
-        raise ArtifactError("malformed (no lists)", where=str(path), hint=_AGAIN)
+            hint=AGAIN,
+        )
+    found = _parse_json(text, path)
+    wrong = mismatch(found, _WEIGHT_LIST)
+    if wrong:
+        raise ArtifactError(f"malformed ({wrong})", where=str(path), hint=AGAIN)
     return found
 
 
 def read_plan(directory: str | Path) -> Plan:
     """The checked plan of an artifact."""
-    try:
-        text = (Path(directory) / PLAN).read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot read {PLAN} ({error.strerror})", where=str(directory)
-        ) from None
+    text = _read_listed(Path(directory), PLAN)
+    assert text is not None  # no manifest is without it
     return Plan.from_json(text)
+
+
+def _read_listed(directory: Path, name: str) -> bytes | None:
+    """A file that was compared with the manifest; None if that does not list it."""
+    entry = read_manifest(directory)["files"].get(name)
+    if entry is None:
+        return None
+    try:
+        content = (directory / name).read_bytes()
+    except OSError as error:
+        message = f"cannot read {name} ({error.strerror})"
+        raise ArtifactError(message, where=str(directory), hint=AGAIN) from None
+    if hashlib.sha256(content).hexdigest() != entry["sha256"].lower():
+        message = f"{name} is damaged (its checksum differs)"
+        raise ArtifactError(message, where=str(directory), hint=AGAIN)
+    return content
+
+
+def _parse_json(text: bytes, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"unreadable ({error})", where=str(path), hint=AGAIN) from None
 
 
 def check_manifest(manifest: Any, where: str = MANIFEST) -> None:
     """Raise ArtifactError unless `manifest` is one of this version."""
     if not isinstance(manifest, dict):
-        raise ArtifactError("a manifest is a JSON object", where=where, hint=_AGAIN)
+        raise ArtifactError("a manifest is a JSON object", where=where, hint=AGAIN)
     version = manifest.get("version")
     if version != VERSION:
         message = f"this artifact is of another version (got {version!r}, need {VERSION})"
-        raise ArtifactError(message, where=where, hint=_AGAIN)
-    for section, fields in _NEEDED.items():
-        content = manifest.get(section)
-        for name, kind in fields.items():
-            if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-                message = f"{section}.{name} is missing or no {kind.__name__}"
-                raise ArtifactError(message, where=where, hint=_AGAIN)
-    if manifest["tokenizer"]["add_bos"] and not isinstance(manifest["tokenizer"].get("bos"), int):
-        raise ArtifactError("tokenizer.bos is missing", where=where, hint=_AGAIN)
-    _check_files(manifest.get("files"), where)
+        raise ArtifactError(message, where=where, hint=AGAIN)
+    wrong = mismatch(manifest, _MANIFEST) or mismatch(manifest["files"], _FILES, "files")
+    if not wrong and manifest["tokenizer"]["add_bos"] and manifest["tokenizer"].get("bos") is None:
+        wrong = "tokenizer.bos is missing"
+    for name, entry in manifest["files"].items() if not wrong else ():
+        inside = name not in ("", ".", "..", MANIFEST) and "/" not in name and "\0" not in name
+        if not inside or not re.fullmatch("[0-9a-fA-F]{64}", entry["sha256"]):
+            wrong = f"bad entry {name!r} in files"
+    if wrong:
+        raise ArtifactError(wrong, where=where, hint=AGAIN)
 
 
-def check_sizes(directory: Path, manifest: dict[str, Any]) -> None:
-    """Raise ArtifactError if a file is missing or truncated."""
-    for name, entry in manifest["files"].items():
-        try:
-            size = (directory / name).stat().st_size
-        except OSError:
-            message = f"{name} is missing"
-            raise ArtifactError(message, where=str(directory), hint=_AGAIN) from None
-        if size != entry["bytes"]:
-            message = f"{name} is damaged (got {size} bytes, need {entry['bytes']})"
-            raise ArtifactError(message, where=str(directory), hint=_AGAIN)
-
-
-def start_verification(directory: Path, manifest: dict[str, Any]) -> Callable[[], None]:
-    """Compare checksums in a thread; call the result to wait for the verdict."""
-    failures: list[Exception] = []
-    thread = threading.Thread(target=_verify, args=(directory, manifest, failures), daemon=True)
-    thread.start()
-
-    def wait() -> None:
-        thread.join()
-        if failures:
-            raise failures[0]
-
-    return wait
-
-
-def check_host(manifest: dict[str, Any]) -> None:
-    """Raise ArtifactError if this machine cannot run the artifact's code."""
-    target = manifest["target"]
-    need, got = target["triple"].split("-")[0], platform.machine()
-    if need != got:
-        message = f"this artifact is for another kind of machine (got {got}, need {need})"
-        raise ArtifactError(message, hint="compile it for a --target of this machine")
-    have = {_plain(flag) for flag in _cpu_flags()}
-    missing = [name for name in target["features"] if _plain(name) not in have]
-    if missing and have:
-        message = f"artifact needs {', '.join(missing)}, this CPU has not"
-        raise ArtifactError(message, hint="compile on this machine or with an older --target")
-
-
-_AGAIN = "compile or copy it again"
-
-
-def _check_files(files: Any, where: str) -> None:
-    good = isinstance(files, dict) and {PLAN, LIBRARY} <= set(files)
-    if not good:
-        raise ArtifactError(f"files must name {PLAN} and {LIBRARY}", where=where, hint=_AGAIN)
-    for name, entry in files.items():
-        inside = name not in ("", ".", "..") and "/" not in name and "\0" not in name
-        described = (
-            isinstance(entry, dict)
-            and isinstance(entry.get("bytes"), int)
-            and isinstance(entry.get("sha256"), str)
-        )
-        if not inside or not described:
-            raise ArtifactError(f"bad entry {name!r} in files", where=where, hint=_AGAIN)
-
-
-def _verify(directory: Path, manifest: dict[str, Any], failures: list[Exception]) -> None:
-    for name, entry in manifest["files"].items():
-        try:
-            digest = _sha256(directory / name)
-        except OSError as error:
-            message = f"cannot read {name} ({error.strerror})"
-            failures.append(ArtifactError(message, where=str(directory)))
-            return
-        if digest != entry["sha256"]:
-            message = f"{name} is damaged (its checksum differs)"
-            failures.append(ArtifactError(message, where=str(directory), hint=_AGAIN))
-            return
-
-
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -302,21 +275,3 @@ def _move_into_place(staging: Path, out: Path) -> None:
 def _write_error(error: OSError, out: Path) -> ArtifactError:
     hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return ArtifactError(f"cannot write the artifact ({error.strerror})", where=str(out), hint=hint)
-
-
-def _cpu_flags() -> set[str]:
-    """What /proc/cpuinfo says the CPU can do; empty if it does not say."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
-
-
-def _plain(feature: str) -> str:
-    """Features are spelled as /proc/cpuinfo does, but with or without underscores and dots."""
-    return feature.lstrip("+").replace("_", "").replace(".", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from morendo.ir.plan import Argument, Const, Level, Plan, Step, Tensor
+from morendo.ir.printable import printable
 
 
 def print_plan(plan: Plan, functions: tuple[str, ...] = ("prefill", "score", "decode")) -> str:
@@ -25,7 +26,7 @@ def print_plan(plan: Plan, functions: tuple[str, ...] = ("prefill", "score", "de
 
 def _call(plan: Plan, step: Step) -> str:
     text = ", ".join(_argument(plan, arg) for arg in step.args)
-    return f"({text})" + (f"  # {step.note}" if step.note else "")
+    return f"({text})" + (f"  # {printable(step.note)}" if step.note else "")
 
 
 def _argument(plan: Plan, arg: Argument) -> str:

@@ -16,16 +16,11 @@ import numpy as np
 
 from morendo.ir.errors import InputError
 from morendo.ir.plan import Level, Plan, Step
-from morendo.runtime.artifact import (
-    check_host,
-    check_sizes,
-    read_manifest,
-    read_plan,
-    start_verification,
-)
+from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler
 from morendo.runtime.tokenizer import Message, Tokenizer
+from morendo.runtime.verify import check_files, check_host, start_verification
 
 T = TypeVar("T")
 
@@ -79,7 +74,7 @@ class Session:
         directory: the artifact.
         threads: 0 means one for each CPU that this process may use.
         executor: "c" is the fast one, "python" the reference that can be traced (`.executor`).
-        verify: compare the files with their checksums, not only their sizes.
+        verify: compare the weights with their checksum too, not only with their size.
     """
 
     def __init__(
@@ -87,17 +82,16 @@ class Session:
         directory: str | Path,
         threads: int = 0,
         executor: Literal["c", "python"] = "c",
-        verify: bool = True,
+        verify: bool = False,
     ) -> None:
         start = time.perf_counter()
         self.directory = Path(directory)
         self.manifest = read_manifest(self.directory)
         check_host(self.manifest)
-        check_sizes(self.directory, self.manifest)
-        wait = start_verification(self.directory, self.manifest) if verify else None
+        check_files(self.directory, self.manifest)
+        wait = start_verification(self.directory, self.manifest, whole=verify)
         self.tokenizer = Tokenizer(self.directory, self.manifest["tokenizer"])
-        if wait:
-            wait()
+        wait()
         self.executor = self._make_executor(executor, threads)
         self.vocabulary = self.executor.vocabulary
         self.context = self.executor.context

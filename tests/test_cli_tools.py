@@ -14,6 +14,7 @@ from morendo import cli
 from morendo.codegen import link as link_module
 from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import create_artifact
+from tests.relist import relist
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "passes" / "quantize_weights" / "llama.py"
@@ -177,6 +178,10 @@ ENTRY = {
     "rows": [32],
     "columns": 96,
     "format": "q4g32p2,1o3",
+    "transposed": False,
+    "interleaved": False,
+    "order": None,
+    "offsets": [0, 64, 128],
     "nbytes": 1500,
     "figures": [{"nearest": 0.01, "promoted": 0.05, "feedback": 0.02, "dead": 0.0}],
 }
@@ -189,12 +194,18 @@ def weight_list(entry: dict) -> str:
 
 def test_inspect_weights_says_where_the_bits_went(artifact, capsys):
     (artifact / "weights.json").write_text(weight_list(ENTRY))
+    relist(artifact)
     assert cli.main(["inspect", str(artifact), "--weights"]) == 0
     row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("layers.0"))
     assert " ".join(row.split()) == "layers.0.up 32 x 96 1 1 1 6 3.91 1.00e-02 5.00e-02 2.00e-02"
-    (artifact / "weights.json").write_text(weight_list({**ENTRY, "format": "q5"}))
+    for change in ({"format": "q5"}, {"rows": "32"}, {"rows": []}, {"columns": -1}):
+        (artifact / "weights.json").write_text(weight_list({**ENTRY, **change}))
+        relist(artifact)
+        assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
+        assert "malformed" in capsys.readouterr().err
+    (artifact / "weights.json").write_text(weight_list(ENTRY))
     assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
-    assert "malformed" in capsys.readouterr().err
+    assert "weights.json is damaged" in capsys.readouterr().err
     (artifact / "weights.json").unlink()
     assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
     assert "weights.json" in capsys.readouterr().err

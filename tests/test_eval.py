@@ -16,6 +16,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.quality import compare, cut_windows, evaluate, summarize
 from morendo.quality.cache import LogitsCache, cache_directory, model_key
 from morendo.quality.dequantized import _put
+from tests.relist import relist
 
 TINY = Path(__file__).parent / "models" / "tiny_llama"
 # English prose that is in the repository: quality is not the point here, lengths are.
@@ -300,13 +301,16 @@ def test_an_artifact_without_the_list_of_matrices_says_so(artifact):
     content = path.read_bytes()
     try:
         path.write_text('{"matrices": [{"names": []}], "vectors": []}')
+        relist(artifact)
         with pytest.raises(ArtifactError, match="malformed"):
             read_matrices(artifact)
         path.unlink()
+        relist(artifact)
         with pytest.raises(ArtifactError, match=r"has no weights.json\).*compile or copy it again"):
             read_matrices(artifact)
     finally:
         path.write_bytes(content)
+        relist(artifact)
 
 
 @pytest.mark.parametrize("change", ["offset", "size", "arrays"])
@@ -324,10 +328,12 @@ def test_a_list_of_weights_that_is_wrong_is_refused(artifact, change: str):
         found["vectors"] = [entry]
     try:
         path.write_text(json.dumps(found))
+        relist(artifact)
         with pytest.raises((ArtifactError, InputError), match=r"malformed|another shape"):
             DequantizedWeights(artifact).get("model.norm.weight", np.ones(128, np.float32), 0)
     finally:
         path.write_bytes(content)
+        relist(artifact)
 
 
 def test_the_command_prints_a_table_and_writes_figures(artifact, tmp_path, capsys):

@@ -1,10 +1,12 @@
 """Tables, sizes, colors and progress."""
 
 import io
+import sys
 
 import pytest
 
 from morendo import terminal
+from morendo.ir.printable import printable
 from morendo.progress import BarProgress, PlainProgress, Progress, make_progress
 
 
@@ -38,6 +40,46 @@ def test_color_only_where_it_shows(monkeypatch):
     assert terminal.paint("x", "red", io.StringIO()) == "x"
     monkeypatch.setenv("NO_COLOR", "1")
     assert terminal.paint("x", "red", Screen()) == "x"
+
+
+# Text of files and of models
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202e\ud83d \N{GRINNING FACE}\r\n\t"
+QUOTED = r"\x1b[31mred\x1b]0;title\x07\x9b2J\u202e\ud83d " + "\N{GRINNING FACE}" + r"\r\n\t"
+
+
+def test_control_characters_are_spelled_out():
+    assert printable(HOSTILE) == QUOTED
+    assert terminal.paint(HOSTILE, "bold", io.StringIO()) == QUOTED
+    assert terminal.table([(HOSTILE, 1)]) == f"{QUOTED}  1"
+
+
+def test_errors_and_notes_are_one_harmless_line(capsys):
+    terminal.print_error("a\nb \x1b[2J")
+    PlainProgress(sys.stderr).note("kept \x1b[2J")
+    assert capsys.readouterr().err == "error: a b \\x1b[2J\nkept \\x1b[2J\n"
+    screen = Screen()
+    BarProgress(screen).note("[red]kept\x1b[2J")
+    assert "[red]kept\\x1b[2J" in screen.getvalue()
+
+
+def test_a_terminal_does_not_obey_the_model():
+    text = "a\x1b[31mb\x07\x08\r\x9b2Jc\td\n\N{GRINNING FACE}\u05d0"
+    assert terminal.shown(text, Screen()) == "a[31mb2Jc\td\n\N{GRINNING FACE}\u05d0"
+    assert terminal.shown(text, io.StringIO()) == text
+
+
+def test_streams_take_what_their_encoding_lacks(monkeypatch):
+    out, raw = io.BytesIO(), io.BytesIO("caf\u00e9 \N{GRINNING FACE}".encode())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="ascii"))
+    terminal.accept_all_text()
+    print(terminal.read_standard_input(), flush=True)
+    assert out.getvalue() == b"caf\\xe9 \\U0001f600\n"
+    latin = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdin", latin)
+    with pytest.raises(UnicodeDecodeError):
+        terminal.read_standard_input()
 
 
 # Progress

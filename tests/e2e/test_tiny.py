@@ -11,7 +11,8 @@ import pytest
 
 import morendo
 from morendo.ir.errors import ArtifactError
-from morendo.runtime.artifact import check_host, read_manifest
+from morendo.runtime.artifact import read_manifest
+from morendo.runtime.verify import check_host
 from morendo.targets import known_targets
 from tests.e2e.conftest import TINY
 from tests.e2e.quality import kl_divergence, round_linears, torch_logits

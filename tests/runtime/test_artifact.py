@@ -1,19 +1,27 @@
 """Artifacts: written whole or not at all, verified, refused in one line when damaged."""
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import stat
+import subprocess
+import sys
 
 import pytest
 import toy
 
+from morendo import cli
 from morendo.ir.errors import ArtifactError
 from morendo.runtime import artifact
+from morendo.runtime import verify as verification
 from morendo.runtime.executor import CExecutor
 from morendo.runtime.interpreter import PythonExecutor
 from morendo.runtime.session import Session
+from morendo.runtime.verify import verify
+from tests.relist import relist
 
 
 def truncate(path, count=1):
@@ -36,6 +44,12 @@ def edit(path, **changes):
     path.write_text(json.dumps(manifest))
 
 
+def list_also(directory, name, **entry):
+    manifest = json.loads((directory / "manifest.json").read_text())
+    files = manifest["files"] | {name: {"bytes": 0, "sha256": "0" * 64, **entry}}
+    edit(directory / "manifest.json", files=files)
+
+
 def set_feature(path):
     target = {"name": "host", "triple": toy.toy_manifest()["target"]["triple"]}
     edit(path, target={**target, "features": ["warp_drive"]})
@@ -48,24 +62,43 @@ DAMAGES = [
     (lambda d: (d / "manifest.json").unlink(), "is no artifact .it has no manifest.json."),
     (lambda d: shutil.rmtree(d), "does not exist; make one with: morendo compile"),
     (lambda d: truncate(d / "weights.bin"), "weights.bin is damaged .got 739 bytes, need 740."),
-    (lambda d: flip(d / "weights.bin"), "weights.bin is damaged .its checksum differs."),
+    (lambda d: flip(d / "plan.json"), "plan.json is damaged .its checksum differs."),
     (lambda d: flip(d / "model.so", 5000), "model.so is damaged .its checksum differs."),
     (lambda d: truncate(d / "manifest.json", 40), "unreadable .Unterminated string"),
     (lambda d: (d / "manifest.json").write_text("[]"), "a manifest is a JSON object"),
     (lambda d: (d / "manifest.json").write_bytes(b"\xff\xfe"), "unreadable"),
     (lambda d: edit(d / "manifest.json", version=1), "another version .got 1, need 2."),
-    (lambda d: edit(d / "manifest.json", model=None), "model.name is missing or no str"),
-    (lambda d: edit(d / "manifest.json", files=None), "files must name plan.json and model.so"),
+    (lambda d: edit(d / "manifest.json", model=None), "model is missing"),
+    (lambda d: edit(d / "manifest.json", files=None), "files is missing"),
     (
         lambda d: edit(d / "manifest.json", tokenizer={"stop": [], "add_bos": True}),
         "bos is missing",
     ),
+    (lambda d: edit(d / "manifest.json", files={}), "files.plan.json is missing"),
+    (lambda d: list_also(d, "../../etc/passwd"), "bad entry '../../etc/passwd' in files"),
+    (lambda d: list_also(d, "x", sha256="12"), "bad entry 'x' in files"),
+    (lambda d: list_also(d, "x", bytes=2**70), "files.x.bytes must be a count .got 11805916"),
+    (lambda d: list_also(d, "x", bytes=True), "files.x.bytes must be a count .got True."),
+    (lambda d: list_also(d, "extra"), "extra is missing"),
+    (lambda d: (list_also(d, "extra", bytes=4096), (d / "extra").mkdir()), "extra is not a file"),
     (
-        lambda d: edit(
-            d / "manifest.json", files={"plan.json": {}, "model.so": {}, "../../etc/passwd": {}}
-        ),
-        "bad entry",
+        lambda d: (d / "chat_template.jinja").touch(),
+        "chat_template.jinja is there, but manifest.json does not list it",
     ),
+    (
+        lambda d: edit(d / "manifest.json", passes=[{"spec": 1, "counts": {}, "missed": {}}]),
+        r"passes\[0\].spec must be text .got 1.",
+    ),
+    (lambda d: edit(d / "manifest.json", options=[]), r"options must be an object .got \[\]."),
+    (
+        lambda d: edit(d / "manifest.json", options={"chunk": []}),
+        "options.chunk must be an integer or a number or text or true or false or null",
+    ),
+    (
+        lambda d: edit(d / "manifest.json", tokenizer={"stop": [1.5], "add_bos": False}),
+        r"tokenizer.stop\[0\] must be an integer .got 1.5.",
+    ),
+    (lambda d: (d / "manifest.json").write_text("[" * 100_000), "unreadable"),
     (lambda d: set_feature(d / "manifest.json"), "needs warp_drive, this CPU has not; compile on"),
     (
         lambda d: edit(
@@ -104,12 +137,63 @@ def test_executors_check_for_themselves(toy_artifact, damage, match, executor):
     assert "\n" not in str(caught.value)
 
 
-def test_checksums_can_be_skipped_but_not_sizes(toy_artifact):
+def test_weights_are_hashed_only_on_demand(toy_artifact, monkeypatch):
+    Session(toy_artifact, verify=True).close()
     flip(toy_artifact / "weights.bin")
-    Session(toy_artifact, verify=False).close()
-    truncate(toy_artifact / "weights.bin")
-    with pytest.raises(ArtifactError, match="got 739 bytes"):
-        Session(toy_artifact, verify=False)
+    match = "weights.bin is damaged .its checksum differs."
+    with pytest.raises(ArtifactError, match=match):
+        Session(toy_artifact, verify=True)
+    with pytest.raises(ArtifactError, match=match):
+        verify(toy_artifact)
+    hashed = []
+    monkeypatch.setattr(
+        verification, "file_digest", lambda p: hashed.append(p.name) or artifact.file_digest(p)
+    )
+    Session(toy_artifact).close()
+    assert sorted(hashed) == ["model.so", "plan.json"]
+
+
+def test_the_digest_stands_for_every_byte(toy_artifact):
+    digest = verify(toy_artifact)
+    assert digest == hashlib.sha256((toy_artifact / "manifest.json").read_bytes()).hexdigest()
+    for file in sorted(toy_artifact.iterdir()):
+        content = file.read_bytes()
+        flip(file, len(content) // 2)
+        try:
+            assert verify(toy_artifact) != digest
+        except ArtifactError:
+            pass  # as it must be for all but the manifest
+        else:
+            assert file.name == "manifest.json"
+        file.write_bytes(content)
+    assert verify(toy_artifact) == digest
+
+
+def test_verify_command(toy_artifact, capsys):
+    assert cli.main(["verify", str(toy_artifact)]) == 0
+    said = capsys.readouterr()
+    digest = said.out.strip()
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert "3 files, " in said.err
+    assert cli.main(["verify", str(toy_artifact), "--sha256", digest.upper(), "-q"]) == 0
+    assert capsys.readouterr() == (digest + "\n", "")
+    other = "0" * 64
+    assert cli.main(["verify", str(toy_artifact), "--sha256", other]) == 1
+    assert f"this is another artifact (got {digest}, need {other})" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["verify", str(toy_artifact), "--sha256", "12"])
+    assert "a SHA-256 has 64 hexadecimal digits" in capsys.readouterr().err
+    flip(toy_artifact / "weights.bin")
+    assert cli.main(["verify", str(toy_artifact), "--sha256", digest]) == 1
+    assert "weights.bin is damaged" in capsys.readouterr().err
+
+
+def test_damage_that_the_manifest_agrees_with(toy_artifact):
+    plan = toy_artifact / "plan.json"
+    plan.write_text(plan.read_text().replace('"levels":3', '"levels":2'))
+    relist(toy_artifact)
+    with pytest.raises(ArtifactError, match=r"plan.json"):
+        Session(toy_artifact)
 
 
 def test_a_file_is_no_artifact(tmp_path):
@@ -208,10 +292,23 @@ def test_unwritable_place():
 
 
 def test_features_are_compared_without_underscores(monkeypatch):
-    monkeypatch.setattr(artifact, "_cpu_flags", lambda: {"avx512_vnni", "sse4_1"})
+    monkeypatch.setattr(verification, "_cpu_flags", lambda: {"avx512_vnni", "sse4_1"})
     manifest = toy.toy_manifest()
     manifest["target"]["features"] = ["avx512vnni", "+sse4.1"]
-    artifact.check_host(manifest)
+    verification.check_host(manifest)
     manifest["target"]["features"] += ["avx512_bf16"]
     with pytest.raises(ArtifactError, match="needs avx512_bf16, this CPU has not"):
-        artifact.check_host(manifest)
+        verification.check_host(manifest)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_of_a_file_are_shown_harmlessly_on_any_terminal(toy_artifact, encoding):
+    hostile = {"name": "\x1b[31mred \N{GRINNING FACE}", "architecture": "a\rb"}
+    edit(toy_artifact / "manifest.json", model=hostile, weights=[], passes=[])
+    done = subprocess.run(
+        [sys.executable, "-m", "morendo", "inspect", str(toy_artifact)],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "LANG": "C"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"\\x1b[31mred \\U0001f600 (a\\rb)" in done.stdout
