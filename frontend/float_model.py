@@ -26,11 +26,13 @@ class FloatModel:
         path: directory or .gguf file.
         config: as transformers reads it.
         weights: by Hugging Face name.
+        notes: what the person should know of the checkpoint.
     """
 
     path: Path
     config: PreTrainedConfig
     weights: WeightStore
+    notes: tuple[str, ...] = ()
 
     @property
     def vocabulary(self) -> int:
@@ -82,9 +84,10 @@ def open_float_model(model: str | Path) -> FloatModel:
     Raises:
         InputError: in one line, for whatever is missing, damaged or not supported.
     """
-    path = locate(str(model))
+    notes: list[str] = []
+    path = locate(str(model), notes)
     with gguf.shared_reader(), quiet():
         opened = checkpoint.open_checkpoint(path)
         torch_export.check_supported(opened.config, str(path))
     weights = checkpoint.open_weights(opened, torch_export.build_empty(opened.config))
-    return FloatModel(path, opened.config, weights)
+    return FloatModel(path, opened.config, weights, (*notes, *opened.notes))

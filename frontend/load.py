@@ -37,6 +37,7 @@ class LoadedModel:
         stop: all ids at which generation ends: eos, those of the generation configuration, and
             the chat template's end of a turn.
         add_bos: a text's ids start with bos.
+        notes: what the person should know, such as tensors that are not part of the model.
     """
 
     module: tvm.IRModule
@@ -50,6 +51,7 @@ class LoadedModel:
     eos: int | None
     stop: tuple[int, ...]
     add_bos: bool
+    notes: tuple[str, ...] = ()
 
 
 def load_model(model: str | Path) -> LoadedModel:
@@ -65,7 +67,8 @@ def load_model(model: str | Path) -> LoadedModel:
     # torch and transformers take seconds and 300 MB to import: not before they are needed
     from .locate import locate
 
-    path = locate(str(model))
+    notes: list[str] = []
+    path = locate(str(model), notes)
     from . import checkpoint, gguf, torch_export
     from .tokenizer import load_tokenizer
 
@@ -89,6 +92,7 @@ def load_model(model: str | Path) -> LoadedModel:
         eos=eos,
         stop=stop,
         add_bos=tokenizer is not None and tokenizer.add_bos,
+        notes=(*notes, *opened.notes),
     )
 
 

@@ -7,12 +7,17 @@ from pathlib import Path
 
 from morendo.ir.errors import InputError
 
+from .model_files import ADAPTER, read_json
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 
 
-def locate(model: str) -> Path:
+def locate(model: str, notes: list[str]) -> Path:
     """The directory or .gguf file that holds the model; a hub id is fetched unless it is cached.
+
+    Args:
+        model: a path or a hub id.
+        notes: gets what the person should know of the copy in the cache.
 
     Raises:
         InputError: when there is nothing there, or not a model.
@@ -25,7 +30,9 @@ def locate(model: str) -> Path:
     looks_like_file = path.suffix == ".gguf" or model.startswith((".", "/", "~"))
     if looks_like_file or not _HUB_ID.fullmatch(model):
         raise InputError("no such file or directory", where=model, hint=_WHAT)
-    return _from_hub(model)
+    from .hub import fetch
+
+    return _checked_directory(fetch(model, notes))
 
 
 _WHAT = "give a Hugging Face model directory, a .gguf file or a hub id such as owner/name"
@@ -34,9 +41,21 @@ _WHAT = "give a Hugging Face model directory, a .gguf file or a hub id such as o
 def _checked_directory(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path
+    if (path / ADAPTER).is_file():
+        raise _only_an_adapter(path)
     found = sorted(path.glob("*.gguf"))
     hint = f"give the file {found[0]}" if found else _WHAT
     raise InputError("not a model directory (it has no config.json)", where=str(path), hint=hint)
+
+
+def _only_an_adapter(path: Path) -> InputError:
+    base = read_json(path / ADAPTER).get("base_model_name_or_path")
+    into = f"into its base model, {base[:80]}" if isinstance(base, str) else "into its base model"
+    return InputError(
+        f"an adapter without its model ({ADAPTER} and no config.json)",
+        where=str(path),
+        hint=f"merge it {into}, first (merge_and_unload of peft)",
+    )
 
 
 def _checked_file(path: Path) -> Path:
@@ -47,38 +66,3 @@ def _checked_file(path: Path) -> Path:
             return path
     hint = f"give its directory {path.parent}" if path.suffix in (".safetensors", ".bin") else _WHAT
     raise InputError("a single file that is not GGUF", where=str(path), hint=hint)
-
-
-def _from_hub(model: str) -> Path:
-    """The hub model's files in the local cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    wanted = [*_SMALL_FILES, "*.safetensors"]
-    try:
-        cached = Path(snapshot_download(model, allow_patterns=wanted, local_files_only=True))
-        if (cached / "config.json").is_file() and _has_weights(cached):
-            return cached
-    except Exception:  # not in the cache, or cached in part: ask the hub
-        pass
-    try:
-        path = Path(snapshot_download(model, allow_patterns=wanted))
-        if not _has_weights(path):
-            path = Path(snapshot_download(model, allow_patterns=[*_SMALL_FILES, "*.bin"]))
-    except RepositoryNotFoundError:
-        raise InputError(
-            "no such file or directory here, and no such public model on the hub",
-            where=model,
-            hint=_WHAT,
-        ) from None
-    except Exception as error:  # httpx, OSError and the hub's own types
-        raise InputError(
-            f"no such file or directory, and the hub cannot be reached ({type(error).__name__})",
-            where=model,
-            hint="check the name and the network, or give a local directory",
-        ) from None
-    return _checked_directory(path)
-
-
-def _has_weights(path: Path) -> bool:
-    return any(path.glob("*.safetensors")) or any(path.glob("*.bin"))

@@ -1,118 +1,87 @@
-"""Weights in .safetensors files, memory-mapped and read one at a time.
+"""Weights in .safetensors files, read one at a time.
 
-The format (huggingface.co/docs/safetensors): 8 bytes of header length, a JSON header with dtype,
-shape and byte range of each tensor, then the data. Read here without the safetensors package,
-which has no numpy form of bfloat16 and whose errors do not name the tensor.
+The safetensors library checks the header: ranges that overlap, leave holes or do not fit their
+shape, and a file that is longer or shorter than its tensors. It reads here, and does not map: what
+was mapped stays in memory, and compiling should need memory for one matrix.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from morendo.ir.errors import InputError
 
-from .weights import TensorSource
+from .weights import TensorSource, merge_shards
 
-# safetensors dtype -> (numpy type of the stored bytes, name)
+# safetensors dtype -> torch's name; of the others none is a weight that is not quantized
 _DTYPES = {
-    "F64": ("<f8", "float64"),
-    "F32": ("<f4", "float32"),
-    "F16": ("<f2", "float16"),
-    "BF16": ("<u2", "bfloat16"),
-    "I64": ("<i8", "int64"),
-    "I32": ("<i4", "int32"),
-    "I16": ("<i2", "int16"),
-    "I8": ("i1", "int8"),
-    "U8": ("u1", "uint8"),
-    "BOOL": ("?", "bool"),
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
 _AGAIN = "the file is truncated or damaged: download it again"
-
-
-@dataclass(frozen=True)
-class _Entry:
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int  # byte offset in the file
 
 
 class SafetensorsSource(TensorSource):
     """Tensors of one or more shards.
 
     Raises:
-        InputError: when a header or a byte range does not fit its file.
+        InputError: when a header does not fit its file, or two shards hold the same tensor.
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        self.entries: dict[str, _Entry] = {}
-        for path in paths:
-            self.entries.update(_read_header(path))
+        opened = [(path, _open(path)) for path in paths]
+        self._files = merge_shards(
+            (path, {name: (path, file) for name in file.keys()})  # noqa: SIM118, no dict
+            for path, file in opened
+        )
 
     def names(self) -> list[str]:
-        return list(self.entries)
+        return list(self._files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self.entries[name].shape
+        return tuple(self._files[name][1].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        stored = self.entries[name].dtype
-        return _DTYPES[stored][1] if stored in _DTYPES else stored
+        stored: str = self._files[name][1].get_slice(name).get_dtype()
+        return _DTYPES.get(stored, stored)
 
     def read(self, name: str) -> np.ndarray:
-        entry = self.entries[name]
-        if entry.dtype not in _DTYPES:
+        path, file = self._files[name]
+        kind = self.dtype(name)
+        if kind not in _DTYPES.values():
             raise InputError(
-                f"tensor {name} is stored as {entry.dtype}, which is not supported",
-                where=str(entry.path),
+                f"tensor {name} is stored as {kind}, which is not supported",
+                where=str(path),
                 hint="use a checkpoint in float32, float16 or bfloat16",
             )
-        kind = np.dtype(_DTYPES[entry.dtype][0])
-        stored = np.memmap(entry.path, kind, mode="r", offset=entry.start, shape=entry.shape)
-        if entry.dtype == "BF16":  # the upper half of a float32
-            return (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32) if kind.kind == "f" else np.array(stored)
-
-
-def _read_header(path: Path) -> dict[str, _Entry]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise InputError("the safetensors header is cut off", where=str(path), hint=_AGAIN)
         try:
-            header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError):
-            header = None
-    if not isinstance(header, dict):
-        raise InputError("the safetensors header is not JSON", where=str(path), hint=_AGAIN)
-    header.pop("__metadata__", None)
-    return {name: _entry(path, size, 8 + length, name, info) for name, info in header.items()}
-
-
-def _entry(path: Path, size: int, base: int, name: str, info: object) -> _Entry:
-    try:
-        dtype, shape = str(info["dtype"]), tuple(int(d) for d in info["shape"])  # type: ignore[index]
-        begin, end = (int(o) for o in info["data_offsets"])  # type: ignore[index]
-    except (TypeError, KeyError, ValueError):
-        raise InputError(
-            f"the safetensors header is damaged at tensor {name}", where=str(path), hint=_AGAIN
-        ) from None
-    if not 0 <= begin <= end or base + end > size:
-        raise InputError(
-            f"tensor {name} ends behind the file (got {size} bytes, need {base + end})",
-            where=str(path),
-            hint=_AGAIN,
-        )
-    if dtype in _DTYPES:
-        need = math.prod(shape) * np.dtype(_DTYPES[dtype][0]).itemsize
-        if end - begin != need:
+            tensor = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:  # the file was changed after it was opened
             raise InputError(
-                f"tensor {name} has {end - begin} bytes, need {need}", where=str(path), hint=_AGAIN
-            )
-    return _Entry(path, dtype, shape, base + begin)
+                f"tensor {name} cannot be read ({error})", where=str(path), hint=_AGAIN
+            ) from error
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt", backend="pread")
+    except (SafetensorError, OSError) as error:
+        said = str(error).removeprefix("Error while deserializing header: ")
+        raise InputError(
+            f"the safetensors header is not valid ({said[:120]})", where=str(path), hint=_AGAIN
+        ) from error

@@ -68,6 +68,13 @@ class EmptyModel:
         """Shape of every parameter, tied ones once."""
         return {name: tuple(p.shape) for name, p in self.module.named_parameters()}
 
+    def untie(self, alias: str) -> None:
+        """Give a tied weight a parameter of its own."""
+        part, _, key = alias.rpartition(".")
+        parameters = self.module.get_submodule(part)._parameters
+        parameters[key] = torch.nn.Parameter(torch.empty_like(parameters[key]), requires_grad=False)
+        del self.aliases[alias]
+
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from morendo.ir.errors import InputError
 
-from .weights import TensorSource
+from .weights import TensorSource, merge_shards
 
 
 class TorchSource(TensorSource):
     """Tensors of one or more .bin files, memory-mapped where the file allows it.
 
     Raises:
-        InputError: for a file that holds more than tensors, or is damaged.
+        InputError: for a file that holds more than tensors, or is damaged, and when two shards
+            hold the same tensor.
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        for path in paths:
-            self.tensors.update(_load(path))
+        self.tensors = merge_shards((path, _load(path)) for path in paths)
 
     def names(self) -> list[str]:
         return list(self.tensors)
@@ -57,7 +57,20 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     if not isinstance(loaded, dict):
         raise InputError("not a dictionary of tensors", where=str(path))
-    return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    for name, value in loaded.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
+            raise InputError(
+                f"not a dictionary of plain tensors ({str(name)[:80]!r} is {_kind(value)})",
+                where=str(path),
+                hint="save the model's state_dict and nothing else",
+            )
+    return {str(name): value.detach() for name, value in loaded.items()}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return "a tensor without data" if value.is_meta else f"a {value.layout} tensor"
+    return f"of type {type(value).__name__}"
 
 
 def _load_tensors(path: Path) -> object:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from morendo.ir.errors import InputError
 from morendo.ir.weight_views import parse_view
 
+T = TypeVar("T")
 _NO_FLOATS = ("int", "uint", "qint", "quint", "bool", "complex")
 
 
@@ -28,6 +33,12 @@ class TensorSource(ABC):
     @abstractmethod
     def dtype(self, name: str) -> str:
         """How the tensor is stored ("float32", "bfloat16", "Q4_1", ...), for information."""
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of the data in the file."""
+        kind = self.dtype(name)
+        bits = re.search(r"\d+", kind)
+        return math.prod(self.shape(name)) * (int(bits[0]) if bits else 8) // 8
 
     @abstractmethod
     def read(self, name: str) -> np.ndarray:
@@ -52,6 +63,25 @@ class MemorySource(TensorSource):
     def read(self, name: str) -> np.ndarray:
         array = self.arrays[name]
         return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def merge_shards(shards: Iterable[tuple[Path, Mapping[str, T]]]) -> dict[str, T]:
+    """The tensors of all of a checkpoint's files, in the order of the files.
+
+    Raises:
+        InputError: for a tensor that is in two of them, since one would be dropped.
+    """
+    found: dict[str, T] = {}
+    for path, tensors in shards:
+        twice = next((name for name in tensors if name in found), None)
+        if twice is not None:
+            raise InputError(
+                f"tensor {twice} is in more than one file of the checkpoint",
+                where=str(path),
+                hint="shards of different checkpoints lie in one folder: download it again",
+            )
+        found.update(tensors)
+    return found
 
 
 @dataclass

@@ -106,6 +106,8 @@ def compile(
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="morendo-")))
         with progress.task("load and export the model"):
             loaded = load_model(model)
+        for note in loaded.notes:
+            progress.note(f"note: {note}")
         options = _options(loaded, bits, context, chunk)
         weights = DerivedWeights(loaded.weights)
         setting = Context(machine.capabilities, weights)

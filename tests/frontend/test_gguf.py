@@ -59,7 +59,7 @@ def test_facts_and_tokenizer(tiny, tmp_path):
 def test_a_gguf_file_needs_no_suffix(tiny, tmp_path):
     other = tmp_path / "model"
     other.write_bytes(tiny.read_bytes())
-    assert locate(str(other)) == other
+    assert locate(str(other), []) == other
 
 
 @pytest.mark.parametrize("keep", [2, 20, 200, 2000, -5000, -1])

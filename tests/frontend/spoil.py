@@ -1,0 +1,54 @@
+"""Good models made bad: helpers of the tests of what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from morendo.frontend import load_model
+from morendo.frontend.checkpoint import Checkpoint, open_checkpoint, open_weights
+from morendo.frontend.torch_export import EmptyModel, build_empty
+from morendo.frontend.weights import WeightStore
+from morendo.ir.errors import InputError
+
+WEIGHTS = "model.safetensors"
+
+
+def refuses(model: object, *words: str) -> None:
+    """The model is refused in one line that holds these words."""
+    _refused(lambda: load_model(str(model)), words)
+
+
+def refuses_weights(model: Path, *words: str) -> None:
+    """As `refuses`, without the tokenizer and the export."""
+    _refused(lambda: opened(model), words)
+
+
+def _refused(attempt: Callable[[], object], words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        attempt()
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 600
+    for word in words:
+        assert word in said, said
+
+
+def edit_config(model: Path, **changes: object) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(model: Path, **changes: np.ndarray | None) -> None:
+    arrays = {**load_file(model / WEIGHTS), **changes}
+    save_file({k: v for k, v in arrays.items() if v is not None}, model / WEIGHTS)
+
+
+def opened(model: Path) -> tuple[Checkpoint, EmptyModel, WeightStore]:
+    """The model up to its weights, which takes less time than its export."""
+    checkpoint = open_checkpoint(model)
+    empty = build_empty(checkpoint.config)
+    return checkpoint, empty, open_weights(checkpoint, empty)
