@@ -136,7 +136,7 @@ class Bench:
             calibration = Calibration(
                 self.text.rounding, codes, folder, progress.task, tuning=self.text.tuning
             )
-            context = Context(None, weights, calibration=calibration)
+            context = Context(weights=weights, calibration=calibration)
             recipe = self._without_known(parse_spec(variant.spec, known_passes()), calibration)
             module, _ = run_passes(self.loaded.module, recipe, context)
             for index, step in enumerate(recipe):

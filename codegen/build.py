@@ -81,8 +81,7 @@ def _computes_with(function: relax.Function, positions: relax.Var) -> bool:
 
 def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLowering]) -> Plan:
     arena_bytes = max(
-        plan_arena([s for s in lowering.arena if s.space == "arena" and s.first >= 0])
-        for lowering in lowered.values()
+        plan_arena(_used(lowering.arena), program.target.layout) for lowering in lowered.values()
     )
     kernels = {name: index for index, name in enumerate(program.kernels)}
     tensors: dict[Tensor, int] = {}
@@ -102,6 +101,11 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         tensors=tuple(tensors),
         functions=functions,
     )
+
+
+def _used(buffers: Sequence[Storage]) -> list[Storage]:
+    """Those that lie in the arena and that a step works on."""
+    return [b for b in buffers if b.space == "arena" and b.first >= 0]
 
 
 def _step(

@@ -16,7 +16,7 @@ from morendo.ir.plan import ITEM_BYTES, Const, Level
 
 from .cpu.kernels.kv_cache import KVCache
 from .levels import GroupsRead
-from .memory import Storage, aligned
+from .memory import Storage
 from .target import Target
 from .weight_layout import Matrix, WeightLayout
 
@@ -39,7 +39,7 @@ class Options:
 
     Attributes:
         chunk: most tokens of one prefill call.
-        context: positions of the KV cache, a multiple of 16.
+        context: positions of the KV cache, a multiple of the layout's key tile.
         cache_dtype: "float16" or "float32".
     """
 
@@ -60,10 +60,12 @@ class Program:
     options: Options
     groups_read: GroupsRead = field(default_factory=dict)
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
-    weights: WeightLayout = field(default_factory=WeightLayout)
     caches: dict[int, tuple[KVCache, Storage, Storage]] = field(default_factory=dict)
     cache_bytes: int = 0
     _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.weights = WeightLayout(self.target.layout)
 
     def build(self, builder: Callable[..., tirx.PrimFunc], **options: Any) -> tirx.PrimFunc:
         """The kernel that `builder(isa=..., **options)` makes, built once for all layers."""
@@ -81,12 +83,13 @@ class Program:
     def cache(self, layer: int, kv_heads: int, head_dim: int) -> tuple[KVCache, Storage, Storage]:
         """The KV cache of a layer, placed when first asked for."""
         if layer not in self.caches:
-            cache = KVCache(kv_heads, head_dim, self.options.context, self.options.cache_dtype)
+            options, tile = self.options, self.target.layout.key_tile
+            cache = KVCache(kv_heads, head_dim, options.context, options.cache_dtype, tile)
             nbytes = kv_heads * head_dim * cache.context * ITEM_BYTES[cache.dtype]
             places = []
             for _ in range(2):
                 places.append(Storage("cache", nbytes, self.cache_bytes))
-                self.cache_bytes += aligned(nbytes)
+                self.cache_bytes += self.target.layout.aligned(nbytes)
             self.caches[layer] = (cache, places[0], places[1])
         return self.caches[layer]
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from morendo.ir.plan import ALIGNMENT_BYTES
-
-
-def aligned(nbytes: int) -> int:
-    """`nbytes` rounded up to whole cache lines."""
-    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 
 
 @dataclass
@@ -37,7 +32,7 @@ class Storage:
         self.last = max(self.last, step)
 
 
-def plan_arena(buffers: Sequence[Storage]) -> int:
+def plan_arena(buffers: Sequence[Storage], layout: TileLayout = DEFAULT_LAYOUT) -> int:
     """Give every arena buffer an offset so that no two that live at once overlap.
 
     Largest first, each at the lowest offset that fits between those already placed.
@@ -52,6 +47,6 @@ def plan_arena(buffers: Sequence[Storage]) -> int:
         for other in sorted(alive, key=lambda b: b.offset):
             if buffer.offset + buffer.nbytes <= other.offset:
                 break
-            buffer.offset = max(buffer.offset, other.offset + aligned(other.nbytes))
+            buffer.offset = max(buffer.offset, other.offset + layout.aligned(other.nbytes))
         placed.append(buffer)
-    return max((b.offset + aligned(b.nbytes) for b in placed), default=0)
+    return max((b.offset + layout.aligned(b.nbytes) for b in placed), default=0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tvm
 
 from morendo.ir.capabilities import Capabilities
+from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 
 from .cpu.vectors.isa import VectorISA
 from .link import Toolchain
@@ -26,6 +27,7 @@ class Target:
         isa: the vector unit that kernels are built for.
         capabilities: what passes may ask.
         toolchain: what links an artifact.
+        layout: how data lies in tiles.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Target:
     isa: VectorISA
     capabilities: Capabilities
     toolchain: Toolchain
+    layout: TileLayout = DEFAULT_LAYOUT
 
     @property
     def llvm(self) -> tvm.target.Target:

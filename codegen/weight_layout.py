@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
+from morendo.ir.formats import Array, WeightFormat
+from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Arrays, Quantized, check_finite, pack, pack_quantized, quantize
 
-from .memory import Storage, aligned
+from .memory import Storage
 
 
 class Weights(Protocol):
@@ -48,7 +49,7 @@ class Matrix:
     def packed_rows(self) -> int:
         """Rows of the whole; interleaved parts are each padded to whole tiles."""
         if self.interleaved:
-            return sum(ceil_div(rows, ROW_TILE) * ROW_TILE for rows in self.rows)
+            return sum(self.format.tiles(rows) * self.format.row_tile for rows in self.rows)
         return sum(self.rows)
 
     def load(self, store: Weights) -> NDArray[np.float32]:
@@ -74,8 +75,8 @@ class Matrix:
             sparse = part.outliers or Outliers.none()
             rows = sparse.row + first
             if self.interleaved:
-                tile, row = np.divmod(sparse.row, ROW_TILE)
-                rows = (tile * len(parts) + i) * ROW_TILE + row
+                tile, row = np.divmod(sparse.row, self.format.row_tile)
+                rows = (tile * len(parts) + i) * self.format.row_tile + row
             moved.append(replace(sparse, row=rows))
             first += len(part.codes)
         return Outliers.joined(moved)
@@ -95,12 +96,12 @@ class Matrix:
         """Arrays [rows, ...] of all parts as one [packed_rows, ...]."""
         if not self.interleaved:
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
-        tiles = []
+        tiles, rows = [], self.format.row_tile
         for part in parts:
-            missing = -part.shape[0] % ROW_TILE
+            missing = -part.shape[0] % rows
             rest = part.shape[1:]
             padded = np.pad(part, ((0, missing), *((0, 0) for _ in rest))) if missing else part
-            tiles.append(padded.reshape(-1, ROW_TILE, *rest))
+            tiles.append(padded.reshape(-1, rows, *rest))
         return np.stack(tiles, axis=1).reshape(self.packed_rows, *parts[0].shape[1:])
 
     def split(
@@ -115,7 +116,7 @@ class Matrix:
         if order is not None:
             whole = whole[:, np.argsort(order)]
         if self.interleaved:
-            tiles = whole.reshape(-1, len(self.names), ROW_TILE, self.columns)
+            tiles = whole.reshape(-1, len(self.names), self.format.row_tile, self.columns)
             stacked = tiles.transpose(1, 0, 2, 3).reshape(len(self.names), -1, self.columns)
             parts = [part[:rows] for part, rows in zip(stacked, self.rows, strict=True)]
         else:
@@ -188,7 +189,8 @@ class Part:
 class WeightLayout:
     """Collects what kernels read and places each piece once."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: TileLayout = DEFAULT_LAYOUT) -> None:
+        self.layout = layout
         self._matrices: dict[Matrix, list[Storage]] = {}
         self._vectors: dict[Vector, Storage] = {}
         self._orders: dict[ChannelOrder, Storage] = {}
@@ -197,7 +199,7 @@ class WeightLayout:
 
     def _place(self, nbytes: int) -> Storage:
         storage = Storage("weights", nbytes, self.nbytes)
-        self.nbytes += aligned(nbytes)
+        self.nbytes += self.layout.aligned(nbytes)
         return storage
 
     def matrix(self, matrix: Matrix) -> list[Storage]:

@@ -1,6 +1,6 @@
 """Weight formats: what the arrays of a packed matrix are, and how many bytes they take.
 
-A matrix W[N, K] (N output features, K input features) is cut into row tiles of `ROW_TILE` rows
+A matrix W[N, K] (N output features, K input features) is cut into row tiles (`ir/layout.py`)
 and column groups of `group_size` channels. `docs/artifact_format.md` draws the layouts.
 """
 
@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .errors import InputError
-
-ROW_TILE = 16
-"""Rows that one vector register holds, one per 32-bit lane of the widest target."""
+from .layout import DEFAULT_LAYOUT, TileLayout
 
 CODE_SHIFT = 3
 """A 4-bit code q is held as the byte 8*q: unsigned * signed pairs of 8*15*127*2 fit 16 bits, and
@@ -88,9 +86,10 @@ class WeightFormat:
         group_size: input channels that share a scale; 0 for plain kinds.
         planes: for "q4", the numbers of groups (P3, P4) that have the third and the fourth bit
             stored; None is all of them, plain 4 bit.
-        slots: for "q4", sparse entries ("outliers", `ir/outliers.py`) for each tile of 16 rows.
+        slots: for "q4", sparse entries ("outliers", `ir/outliers.py`) for each tile of rows.
         compact: for "q4", scale and zero of a row and group share a byte, and row scales have
             16 bits: half of what they take otherwise.
+        row_tile: rows of a tile, as the target's layout has it.
     """
 
     kind: str
@@ -98,6 +97,7 @@ class WeightFormat:
     planes: tuple[int, int] | None = None
     slots: int = 0
     compact: bool = False
+    row_tile: int = DEFAULT_LAYOUT.row_tile
 
     KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", "q4")
 
@@ -116,6 +116,7 @@ class WeightFormat:
             raise InputError(f"bad outliers (got {self.slots}, need 0 to 65535 in a q4 format)")
         if self.compact and self.kind != "q4":
             raise InputError(f"only q4 formats have compact scales (got {self.kind})")
+        TileLayout(row_tile=self.row_tile)  # refuses what is no tile
 
     @property
     def quantized(self) -> bool:
@@ -124,10 +125,11 @@ class WeightFormat:
 
     @property
     def name(self) -> str:
-        """The spelling used in the IR, such as "q4g32" or "q4g32cp12,5o28"."""
+        """The spelling used in the IR, such as "q4g32" or "q4g32cp12,5o28"; t32: 32 rows a tile."""
+        suffix = f"t{self.row_tile}" if self.row_tile != DEFAULT_LAYOUT.row_tile else ""
         if not self.quantized:
-            return self.kind
-        suffix = "c" if self.compact else ""
+            return self.kind + suffix
+        suffix += "c" if self.compact else ""
         suffix += f"p{self.planes[0]},{self.planes[1]}" if self.planes else ""
         suffix += f"o{self.slots}" if self.slots else ""
         return f"{self.kind}g{self.group_size}{suffix}"
@@ -139,13 +141,14 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        parts = r"(f32|f16|q8|q4)(?:g(\d+))?(c)?(?:p(\d+),(\d+))?(?:o(\d+))?"
+        parts = r"(f32|f16|q8|q4)(?:g(\d+))?(?:t(\d+))?(c)?(?:p(\d+),(\d+))?(?:o(\d+))?"
         match = re.fullmatch(parts, name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
-        kind, group, compact, plane3, plane4, slots = match.groups()
+        kind, group, tile, compact, plane3, plane4, slots = match.groups()
         planes = (int(plane3), int(plane4)) if plane3 else None
-        return cls(kind, int(group or 0), planes, int(slots or 0), bool(compact))
+        tile = int(tile or DEFAULT_LAYOUT.row_tile)
+        return cls(kind, int(group or 0), planes, int(slots or 0), bool(compact), tile)
 
     @property
     def scales(self) -> Ladder:
@@ -185,18 +188,22 @@ class WeightFormat:
             )
         return plane3, plane4
 
+    def tiles(self, rows: int) -> int:
+        """Row tiles T of a matrix with N = `rows`; the last one may be padded."""
+        return ceil_div(rows, self.row_tile)
+
     def arrays(self, out_features: int, in_features: int) -> tuple[Array, ...]:
         """The arrays of a packed W[N, K], in the order in which kernels take them."""
-        tiles = ceil_div(out_features, ROW_TILE)
+        tiles = self.tiles(out_features)
         if not self.quantized:
             dtype = {"f32": "float32", "f16": "float16"}[self.kind]
-            return (Array("data", dtype, (tiles, in_features, ROW_TILE)),)
+            return (Array("data", dtype, (tiles, in_features, self.row_tile)),)
         size, groups = self.group_size, self.groups(in_features)
         if self.kind == "q8":
-            codes = Array("codes", "int8", (tiles, groups, size // 4, ROW_TILE, 4))
+            codes = Array("codes", "int8", (tiles, groups, size // 4, self.row_tile, 4))
             return (codes, *self._scale_arrays(tiles, groups))
         plane3, plane4 = self.plane_groups(in_features)
-        chunk = ROW_TILE * 4  # bytes: 4 channels of every row of the tile
+        chunk = self.row_tile * 4  # bytes: 4 channels of every row of the tile
         return (
             Array("base", "uint8", (tiles, groups, size // 16, chunk)),
             Array("plane3", "uint8", (tiles, plane3, size // 32, chunk)),
@@ -206,12 +213,12 @@ class WeightFormat:
         )
 
     def _scale_arrays(self, tiles: int, groups: int) -> tuple[Array, ...]:
-        shape = (tiles, groups, ROW_TILE)
+        shape = (tiles, groups, self.row_tile)
         if self.compact:
-            row_scale = Array("row_scale", "uint16", (tiles * ROW_TILE,))
+            row_scale = Array("row_scale", "uint16", (tiles * self.row_tile,))
             return Array("scale_zero", "uint8", shape), row_scale
         zero = [Array("zero", "int8", shape)] if self.kind == "q4" else []
-        row_scale = Array("row_scale", "float32", (tiles * ROW_TILE,))
+        row_scale = Array("row_scale", "float32", (tiles * self.row_tile,))
         return (Array("scale", "uint8", shape), *zero, row_scale)
 
     def _outlier_arrays(self, tiles: int, in_features: int) -> tuple[Array, ...]:
@@ -251,7 +258,9 @@ class WeightFormat:
         return total
 
 
-def format_for_bits(bits: str | int, group_size: int = 32) -> WeightFormat:
+def format_for_bits(
+    bits: str | int, group_size: int = 32, layout: TileLayout = DEFAULT_LAYOUT
+) -> WeightFormat:
     """The format that the user's `--bits` means: f32, f16, 8 or 4.
 
     Raises:
@@ -261,4 +270,5 @@ def format_for_bits(bits: str | int, group_size: int = 32) -> WeightFormat:
     kind = kinds.get(str(bits))
     if kind is None:
         raise InputError(f"unknown bits (got {bits!r}, need one of {', '.join(kinds)})")
-    return WeightFormat(kind, group_size if kind in ("q8", "q4") else 0)
+    group = group_size if kind in ("q8", "q4") else 0
+    return WeightFormat(kind, group, row_tile=layout.row_tile)

@@ -1,4 +1,4 @@
-"""Sparse 16-bit values on top of the 2-bit reading of a matrix, in tiles of 16 rows.
+"""Sparse 16-bit values on top of the 2-bit reading of a matrix, in tiles of rows.
 
 Source: the outliers of arXiv 2311.16442; here they only count in groups that are read at 2 bits.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError
-from .formats import ROW_TILE, WeightFormat, ceil_div
+from .formats import WeightFormat
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,17 @@ def pack_outliers(
         CompileError: when a tile has more entries than slots.
     """
     entries = outliers or Outliers.none()
-    tiles, slots = ceil_div(rows, ROW_TILE), fmt.slots
-    tile = entries.row // ROW_TILE
+    tiles, slots = fmt.tiles(rows), fmt.slots
+    tile = entries.row // fmt.row_tile
     order = np.lexsort((entries.row, entries.channel, tile))
     tile, entries = tile[order], entries.take(order)
     counts = np.bincount(tile, minlength=tiles)
     if counts.max(initial=0) > slots:
-        first = int(counts.argmax()) * ROW_TILE
+        first = int(counts.argmax()) * fmt.row_tile
+        last = first + fmt.row_tile - 1
         raise CompileError(
             f"too many outliers for format {fmt.name} "
-            f"(got {counts.max()} in rows {first} to {first + ROW_TILE - 1}, need at most {slots})",
+            f"(got {counts.max()} in rows {first} to {last}, need at most {slots})",
             hint="parts that are stacked need whole tiles of rows, or slots for what meets in one",
         )
     if not slots:
@@ -85,7 +86,7 @@ def pack_outliers(
     at = tile, np.arange(len(tile)) - (np.cumsum(counts) - counts)[tile]
     value = np.zeros((tiles, slots), np.float16)
     channel, row = np.zeros_like(value, np.uint16), np.zeros_like(value, np.uint8)
-    value[at], channel[at], row[at] = entries.value, entries.channel, entries.row % ROW_TILE
+    value[at], channel[at], row[at] = entries.value, entries.channel, entries.row % fmt.row_tile
     cell = tile * groups + entries.channel // fmt.group_size
     in_group = np.bincount(cell, minlength=tiles * groups).reshape(tiles, groups)
     start = (np.cumsum(in_group, axis=1) - in_group).astype(np.uint16)
@@ -93,9 +94,9 @@ def pack_outliers(
     return {f"outlier_{name}": array for name, array in arrays.items()}
 
 
-def unpack_outliers(arrays: dict[str, NDArray]) -> Outliers:
+def unpack_outliers(arrays: dict[str, NDArray], fmt: WeightFormat) -> Outliers:
     """The entries that are not 0."""
     tile, slot = np.nonzero(arrays["outlier_value"])
-    row = tile * ROW_TILE + arrays["outlier_row"][tile, slot]
+    row = tile * fmt.row_tile + arrays["outlier_row"][tile, slot]
     channel = arrays["outlier_channel"][tile, slot].astype(np.int32)
     return Outliers(row.astype(np.int32), channel, arrays["outlier_value"][tile, slot])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError
-from .formats import ROW_TILE, SCALE_STEPS, Ladder, WeightFormat, ceil_div
+from .formats import SCALE_STEPS, Ladder, WeightFormat
 from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
@@ -208,22 +208,22 @@ def dequantize(
     return matrix[:, :in_features]
 
 
-def _tiles(values: NDArray) -> NDArray:
-    """Cut the rows of [N, ...] into zero-padded tiles: [T, ROW_TILE, ...]."""
-    tiles = ceil_div(values.shape[0], ROW_TILE)
-    missing = tiles * ROW_TILE - values.shape[0]
+def _tiles(values: NDArray, fmt: WeightFormat) -> NDArray:
+    """Cut the rows of [N, ...] into zero-padded tiles of R rows: [T, R, ...]."""
+    tiles = fmt.tiles(values.shape[0])
+    missing = tiles * fmt.row_tile - values.shape[0]
     if missing:
         values = np.pad(values, ((0, missing),) + ((0, 0),) * (values.ndim - 1))
-    return values.reshape(tiles, ROW_TILE, *values.shape[1:])
+    return values.reshape(tiles, fmt.row_tile, *values.shape[1:])
 
 
 def _by_step(q: Quantized, fmt: WeightFormat) -> NDArray[np.uint8]:
-    """Codes as [T, G, g/4, ROW_TILE*4]: a step is 4 channels of every row of a tile."""
-    tiles = _tiles(q.codes)
+    """Codes as [T, G, g/4, 4R]: a step is 4 channels of every row of a tile."""
+    tiles = _tiles(q.codes, fmt)
     groups = q.codes.shape[1] // fmt.group_size
-    split = tiles.reshape(tiles.shape[0], ROW_TILE, groups, fmt.group_size // 4, 4)
+    split = tiles.reshape(tiles.shape[0], fmt.row_tile, groups, fmt.group_size // 4, 4)
     steps = split.transpose(0, 2, 3, 1, 4)
-    return np.ascontiguousarray(steps).reshape(*steps.shape[:3], ROW_TILE * 4).view(np.uint8)
+    return np.ascontiguousarray(steps).reshape(*steps.shape[:3], fmt.row_tile * 4).view(np.uint8)
 
 
 def _plane(bits: NDArray[Any], width: int) -> NDArray[np.uint8]:
@@ -241,7 +241,7 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
     """Lay codes out as the kernels read them; shapes as `fmt.arrays(N, K)` says."""
     steps = _by_step(q, fmt)
     if fmt.kind == "q8":
-        codes = steps.view(np.int8).reshape(*steps.shape[:3], ROW_TILE, 4)
+        codes = steps.view(np.int8).reshape(*steps.shape[:3], fmt.row_tile, 4)
         return {"codes": codes, **_pack_scales(q, fmt)}
     rows, columns = q.codes.shape
     plane3, plane4 = fmt.plane_groups(columns)
@@ -255,22 +255,23 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
 
 
 def _pack_scales(q: Quantized, fmt: WeightFormat) -> Arrays:
-    """Scales and zeros as [T, G, ROW_TILE]; rows that fill up the last tile have row scale 0."""
-    row_scale = _tiles(q.row_scale).reshape(-1)
+    """Scales and zeros as [T, G, R]; rows that fill up the last tile have row scale 0."""
+    row_scale = _tiles(q.row_scale, fmt).reshape(-1)
     if not fmt.compact:
-        zeros = {"zero": _by_group(q.zero)} if fmt.kind == "q4" else {}
-        return {"scale": _by_group(q.scale), **zeros, "row_scale": row_scale}
+        zeros = {"zero": _by_group(q.zero, fmt)} if fmt.kind == "q4" else {}
+        return {"scale": _by_group(q.scale, fmt), **zeros, "row_scale": row_scale}
     low, high = (
         ((x.astype(np.int32) - ladder.first) // ladder.step).astype(np.uint8)
         for x, ladder in ((q.scale, fmt.scales), (q.zero, fmt.zeros))
     )
     upper = (row_scale.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
-    return {"scale_zero": _by_group(low | (high << np.uint8(4))), "row_scale": upper}
+    both = _by_group(low | (high << np.uint8(4)), fmt)
+    return {"scale_zero": both, "row_scale": upper}
 
 
-def _by_group(values: NDArray) -> NDArray:
-    """[N, G] as [T, G, ROW_TILE]."""
-    return np.ascontiguousarray(_tiles(values).transpose(0, 2, 1))
+def _by_group(values: NDArray, fmt: WeightFormat) -> NDArray:
+    """[N, G] as [T, G, R]."""
+    return np.ascontiguousarray(_tiles(values, fmt).transpose(0, 2, 1))
 
 
 def _unplane(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
@@ -284,7 +285,7 @@ def _unplane(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Quantized:
     """The inverse of `pack_quantized`; bits of planes that are not stored come back as 0."""
     if fmt.kind == "q8":
-        codes = arrays["codes"].reshape(*arrays["codes"].shape[:3], ROW_TILE * 4)
+        codes = arrays["codes"].reshape(*arrays["codes"].shape[:3], fmt.row_tile * 4)
     else:
         codes = _unplane(arrays["base"], 2) << np.uint8(2)
         for name, bit in (("plane3", 1), ("plane4", 0)):
@@ -292,20 +293,21 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
             codes[:, : plane.shape[1]] |= plane << np.uint8(bit)
         codes = codes.view(np.int8)
     tiles, groups, steps = codes.shape[:3]
-    by_row = codes.reshape(tiles, groups, steps, ROW_TILE, 4).transpose(0, 3, 1, 2, 4)
-    flat = by_row.reshape(tiles * ROW_TILE, groups * steps * 4)[:out_features]
+    by_row = codes.reshape(tiles, groups, steps, fmt.row_tile, 4).transpose(0, 3, 1, 2, 4)
+    rows = tiles * fmt.row_tile
+    flat = by_row.reshape(rows, groups * steps * 4)[:out_features]
 
     def untile(values: NDArray) -> NDArray:
-        return values.transpose(0, 2, 1).reshape(tiles * ROW_TILE, groups)[:out_features]
+        return values.transpose(0, 2, 1).reshape(rows, groups)[:out_features]
 
     scale, zero, row_scale = _unpack_scales(arrays, fmt)
-    sparse = unpack_outliers(arrays) if fmt.slots else None
+    sparse = unpack_outliers(arrays, fmt) if fmt.slots else None
     scales = untile(scale), untile(zero), row_scale[:out_features]
     return Quantized(np.ascontiguousarray(flat), *scales, sparse)
 
 
 def _unpack_scales(arrays: Arrays, fmt: WeightFormat) -> tuple[NDArray, NDArray, NDArray]:
-    """Scales uint8 and zeros int8 as [T, G, ROW_TILE], row scales float32."""
+    """Scales uint8 and zeros int8 as [T, G, R], row scales float32."""
     if not fmt.compact:
         scale = arrays["scale"]
         return scale, arrays.get("zero", np.zeros_like(scale, np.int8)), arrays["row_scale"]
@@ -320,7 +322,7 @@ def pack(weight: NDArray[np.float32], fmt: WeightFormat) -> Arrays:
     if fmt.quantized:
         return pack_quantized(quantize(weight, fmt), fmt)
     dtype = np.float32 if fmt.kind == "f32" else np.float16
-    return {"data": np.ascontiguousarray(_tiles(weight.astype(dtype)).transpose(0, 2, 1))}
+    return {"data": np.ascontiguousarray(_tiles(weight.astype(dtype), fmt).transpose(0, 2, 1))}
 
 
 def unpack(arrays: Arrays, fmt: WeightFormat, out_features: int, in_features: int) -> NDArray:

@@ -162,7 +162,7 @@ def write_windows(
     first = np.random.default_rng(0).integers(loaded.vocabulary, size=count)
     length = min(WINDOW, loaded.context)
     weights = DerivedWeights(loaded.weights)
-    module, _ = run_passes(loaded.module, [Normalize()], Context(None, weights))
+    module, _ = run_passes(loaded.module, [Normalize()], Context(weights=weights))
     function = TorchFunction(module["main"])
     if float_bytes(module["main"]) <= MEMORY and not function.unknown:
         return write_together(function, weights, first, length, progress.task)

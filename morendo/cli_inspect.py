@@ -129,7 +129,7 @@ def _matrices(artifact: Path) -> str:
 
 
 def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
-    from morendo.ir.formats import ROW_TILE, WeightFormat, ceil_div
+    from morendo.ir.formats import WeightFormat
 
     fmt, columns = WeightFormat.parse(entry["format"]), entry["columns"]
     groups: tuple[str | int, ...] = (fmt.name, "", "")
@@ -139,7 +139,7 @@ def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
     bits = f"{8 * entry['nbytes'] / (sum(entry['rows']) * columns):.2f}"
     found: list[tuple[str | int, ...]] = []
     for name, rows, figures in zip(entry["names"], entry["rows"], entry["figures"], strict=True):
-        outliers = fmt.slots * ceil_div(rows, ROW_TILE) if fmt.slots else "-"
+        outliers = fmt.slots * fmt.tiles(rows) if fmt.slots else "-"
         errors = ("-", "-", "-")
         if figures:
             errors = tuple(f"{figures[key]:.2e}" for key in ("nearest", "promoted", "feedback"))

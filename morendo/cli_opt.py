@@ -39,7 +39,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     opt.add_argument("ir", metavar="IR.py", help="IR text; - reads standard input")
     opt.add_argument("--passes", "-p", metavar="SPEC", required=True, help="name{option=value},...")
-    opt.add_argument("--target", metavar="NAME", help="whose capabilities passes may ask for")
+    opt.add_argument("--target", metavar="NAME", help="whose layout of tiles passes use")
     opt.add_argument("--out", "-o", type=Path, metavar="FILE", help="instead of standard output")
     opt.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR after every pass")
     opt.set_defaults(run=_opt)
@@ -55,18 +55,19 @@ def _opt(arguments: argparse.Namespace) -> int:
     source = _read(arguments.ir)  # what is missing is said at once, the imports take seconds
     _check_out(arguments.out)
 
+    from morendo.ir.layout import DEFAULT_LAYOUT
     from morendo.ir.text import parse_module, print_module
     from morendo.passes.base import Context, parse_spec
     from morendo.passes.pipeline import known_passes, run_passes
 
     steps = parse_spec(arguments.passes, known_passes())
-    capabilities = None
+    layout = DEFAULT_LAYOUT
     if arguments.target:
         from morendo.targets import find_target
 
-        capabilities = find_target(arguments.target).capabilities
+        layout = find_target(arguments.target).layout
     module = parse_module(source, "standard input" if arguments.ir == "-" else arguments.ir)
-    context = Context(capabilities=capabilities)
+    context = Context(layout=layout)
     module, records = run_passes(module, steps, context, dump=arguments.dump_ir)
     for record in records:
         _print_record(record)

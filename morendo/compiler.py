@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from morendo.budget import Budget, default_name
 from morendo.calibration import WINDOWS, calibration_text, check_texts
 from morendo.codegen.build import compile_kernels, lower_module
-from morendo.codegen.cpu.kernels.kv_cache import KEY_TILE
 from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target
@@ -108,9 +107,9 @@ def compile(
             loaded = load_model(model)
         for note in loaded.notes:
             progress.note(f"note: {note}")
-        options = _options(loaded, bits, context, chunk)
+        options = _options(loaded, machine, bits, context, chunk)
         weights = DerivedWeights(loaded.weights)
-        setting = Context(machine.capabilities, weights)
+        setting = Context(weights, layout=machine.layout)
         _foresee_budget(recipe, loaded, setting)
         if texts:
             writer = partial(_compile_writer, model, target, progress)
@@ -191,16 +190,18 @@ def _foresee_budget(recipe: Sequence[Pass], loaded: LoadedModel, context: Contex
             step.foresee(module)
 
 
-def _options(loaded: LoadedModel, bits: int | str, context: int | None, chunk: int) -> Options:
+def _options(
+    loaded: LoadedModel, machine: Target, bits: int | str, context: int | None, chunk: int
+) -> Options:
     if context is not None and context > loaded.context:
         raise InputError(
             f"context is longer than the model's (got {context}, need at most {loaded.context})",
             hint="leave --context out",
         )
-    wanted = context or min(loaded.context, DEFAULT_CONTEXT)
+    wanted, tile = context or min(loaded.context, DEFAULT_CONTEXT), machine.layout.key_tile
     return Options(
         chunk=min(chunk, wanted),
-        context=-(-wanted // KEY_TILE) * KEY_TILE,
+        context=-(-wanted // tile) * tile,
         cache_dtype="float32" if bits == "f32" else "float16",
     )
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import tvm
 
-from morendo.ir.capabilities import Capabilities
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import CompileError, InputError
+from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
@@ -74,16 +74,16 @@ class Context:
     """What a pass may ask besides the module.
 
     Attributes:
-        capabilities: of the target, None when the IR is transformed without one.
         weights: of the model, and what passes add to them; None when there is only IR text.
         report: of the running pass.
         calibration: None when there is no text.
+        layout: how the target wants data to lie in tiles.
     """
 
-    capabilities: Capabilities | None = None
     weights: DerivedWeights | None = None
     report: Report = field(default_factory=Report)
     calibration: Calibration | None = None
+    layout: TileLayout = DEFAULT_LAYOUT
 
 
 @dataclass(frozen=True)

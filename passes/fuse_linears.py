@@ -10,7 +10,7 @@ import tvm_ffi
 from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
-from morendo.ir.formats import ROW_TILE
+from morendo.ir.formats import WeightFormat
 
 from .base import Context, Pass
 from .rewrite import Rebuilder, map_functions
@@ -25,7 +25,7 @@ class FuseLinears(Pass):
         y = R.add(r, M.linear(h, "wd"))
         ->  y = M.fused_linear(h, r, weights=["wd"])
 
-    Rows of gate and up alternate by tiles of 16, so that a kernel has both in registers. Gate and
+    Rows of gate and up alternate by tiles, so that a kernel has both in registers. Gate and
     up stay apart when their rows are no multiple of the tile, when one has a bias, when formats or
     channel orders differ, or when a result is read twice; a residual stays an add when shapes
     differ.
@@ -69,13 +69,13 @@ def _fuse_gate(rebuilder: Rebuilder, gated: relax.Call, context: Context) -> Any
         context.report.missed("gated MLP", "gate or up is no linear")
         return None
     gate, up = (attrs_of(branch) for branch in branches)
-    why = ""
+    why, tile = "", WeightFormat.parse(gate["format"]).row_tile
     if not branches[0].args[0].same_as(branches[1].args[0]):
         why = "gate and up read different inputs"
     elif not all(rebuilder.single_use(arg) for arg in gated.args):
         why = "gate or up is read twice"
-    elif gate["out_features"] % ROW_TILE or gate["bias"] or up["bias"]:
-        why = f"rows are no multiple of {ROW_TILE} or there is a bias"
+    elif gate["out_features"] % tile or gate["bias"] or up["bias"]:
+        why = f"rows are no multiple of {tile} or there is a bias"
     elif (gate["format"], gate["transposed"]) != (up["format"], up["transposed"]):
         why = "gate and up have different formats"
     elif gate["order"] != up["order"]:

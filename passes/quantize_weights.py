@@ -24,10 +24,11 @@ class QuantizeWeights(Pass):
         y = M.linear(x, weight="w", ...)
         ->  y = M.linear(x, weight="w", ..., format="q4g32")
 
-    Round to nearest with a min-max range for each row and group. The embedding table and the
-    output head (the linear that the result comes from) get `head_bits`: a token's row is read
-    alone, and errors of the head are not averaged by later layers. With bits f32 or f16 the head
-    follows the rest. `compact` gives 4-bit matrices 4-bit scales and zeros instead of 8-bit ones.
+    Round to nearest with a min-max range for each row and group, in the target's tiles. The
+    embedding table and the output head (the linear that the result comes from) get `head_bits`: a
+    token's row is read alone, and errors of the head are not averaged by later layers. With bits
+    f32 or f16 the head follows the rest. `compact` gives 4-bit matrices 4-bit scales and zeros
+    instead of 8-bit ones.
     Does not fire on weights of generic ops, which stay float32.
 
     Source: nested 2/3/4-bit codes with second-order scales as in arXiv 2311.16442.
@@ -55,8 +56,9 @@ class QuantizeWeights(Pass):
             raise InputError(f"{self.name}: only 4-bit scales are compact (got {self.spec})")
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        body = replace(format_for_bits(self.bits, self.group_size), compact=self.compact)
-        head = format_for_bits(self.head_bits, self.group_size) if body.quantized else body
+        size, layout = self.group_size, context.layout
+        body = replace(format_for_bits(self.bits, size, layout), compact=self.compact)
+        head = format_for_bits(self.head_bits, size, layout) if body.quantized else body
         head_weights = _head_weights(module)
 
         def visit(_: Any, var: relax.Var, value: Any) -> Any:

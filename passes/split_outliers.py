@@ -10,7 +10,7 @@ from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import InputError
-from morendo.ir.formats import OUTLIER_CHANNELS, ROW_TILE, WeightFormat
+from morendo.ir.formats import OUTLIER_CHANNELS, WeightFormat
 
 from .base import Context, Pass
 from .rewrite import map_functions
@@ -25,10 +25,10 @@ class SplitOutliers(Pass):
         y = M.linear(x, weight="w", ..., format="q4g32p12,5")
         ->  y = M.linear(x, weight="w", ..., format="q4g32p12,5o28")
 
-    Every tile of 16 rows has the same number of entries, so that threads have equal work.
+    Every tile of rows has the same number of entries, so that threads have equal work.
     calibrate-weights chooses them, those where rounding would cost most, and takes them out before
     the scales are fitted. Does not fire where no group is read at 2 bits, and not on matrices
-    whose rows are no multiple of 16 or that have more than 65536 input channels.
+    whose rows are no multiple of the tile or that have more than 65536 input channels.
 
     Source: outliers of arXiv 2311.16442, section 3.1.
     """
@@ -58,7 +58,7 @@ class SplitOutliers(Pass):
                     context.report.missed(attrs["weight"], _obstacle(fmt, rows, columns))
                 return value
             context.report.count("matrices with outliers")
-            context.report.count("outliers", slots * rows // ROW_TILE)
+            context.report.count("outliers", slots * fmt.tiles(rows))
             return call(
                 "linear", *value.args, **{**attrs, "format": replace(fmt, slots=slots).name}
             )
@@ -68,8 +68,8 @@ class SplitOutliers(Pass):
 
 def _obstacle(fmt: WeightFormat, rows: int, columns: int) -> str:
     """Why a matrix with nested codes has no room for outliers; "" when it has."""
-    if rows % ROW_TILE:
-        return f"{rows} rows are no multiple of {ROW_TILE}"
+    if rows % fmt.row_tile:
+        return f"{rows} rows are no multiple of {fmt.row_tile}"
     if fmt.padded_features(columns) > OUTLIER_CHANNELS:
         return f"{columns} input channels, outliers can number {OUTLIER_CHANNELS}"
     return ""
@@ -80,7 +80,7 @@ def outlier_slots(fmt: WeightFormat, rows: int, columns: int, fraction: float) -
     at_2_bits = _channels_at_2_bits(fmt, columns)
     if not at_2_bits or not fraction or _obstacle(fmt, rows, columns):
         return 0
-    return max(round(fraction * ROW_TILE * at_2_bits), 1)
+    return max(round(fraction * fmt.row_tile * at_2_bits), 1)
 
 
 def _channels_at_2_bits(fmt: WeightFormat, columns: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.ir.errors import InputError
-from morendo.ir.formats import ROW_TILE, WeightFormat
+from morendo.ir.formats import WeightFormat
 from morendo.targets import find_target, known_targets
 
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -20,7 +20,7 @@ NAMES = [target.name for target in known_targets()]
 def test_target_is_complete(name: str) -> None:
     target = find_target(name)
     assert target.name == name
-    assert ROW_TILE % target.isa.lanes == 0
+    assert target.layout.row_tile % target.isa.lanes == 0
     assert target.capabilities.vector_bytes == 4 * target.isa.lanes
     assert target.llvm.kind.name == "llvm"
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import ROW_TILE, WeightFormat
+from morendo.ir.formats import WeightFormat
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import ROWS, Quantized, stored_row_scale
 
@@ -191,7 +191,7 @@ class _Rounding:
     ) -> None:
         self.matrix, self.factor, self.order = matrix, factor, order
         self.grids, self.options = grids, options
-        self.group = fmt.group_size
+        self.group, self.row_tile = fmt.group_size, fmt.row_tile
         self.codes = torch.zeros_like(matrix)
         self.importance = factor.diagonal().square().reciprocal()
         back = torch.argsort(order)
@@ -237,13 +237,13 @@ class _Rounding:
                 fit = self._fit(index, natural[index], importance[index])
                 error = fit.value(fit.round(natural[index])) - natural[index]
                 costs[index] = error.square() * importance[index][:, None]
-        columns, rows = len(self.order), natural.shape[2]
-        by_tile = costs.reshape(columns, rows // ROW_TILE, ROW_TILE).transpose(0, 1)
-        by_tile = by_tile.reshape(rows // ROW_TILE, -1)
+        columns, rows, tile = len(self.order), natural.shape[2], self.row_tile
+        by_tile = costs.reshape(columns, rows // tile, tile).transpose(0, 1)
+        by_tile = by_tile.reshape(rows // tile, -1)
         chosen = torch.zeros_like(by_tile, dtype=torch.bool)
         chosen.scatter_(1, torch.topk(by_tile, slots, dim=1).indices, True)
         chosen &= by_tile > 0
-        whole = chosen.reshape(rows // ROW_TILE, columns, ROW_TILE).transpose(0, 1)
+        whole = chosen.reshape(rows // tile, columns, tile).transpose(0, 1)
         return whole.reshape(columns, rows)
 
     def run(self) -> Quantized:

@@ -38,7 +38,7 @@ def run(loaded, windows: np.ndarray, folder: Path, spec: str):
     """(linears by weight name, context, reports)."""
     (folder / "codes").mkdir(exist_ok=True)
     calibration = Calibration(windows, CodeStore(folder / "codes"), folder)
-    context = Context(None, DerivedWeights(loaded.weights), calibration=calibration)
+    context = Context(weights=DerivedWeights(loaded.weights), calibration=calibration)
     module, records = run_passes(loaded.module, parse_spec(spec, known_passes()), context)
     linears = {
         attrs_of(value)["weight"]: attrs_of(value)

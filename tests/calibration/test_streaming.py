@@ -46,7 +46,7 @@ def calibrate(loaded, windows: np.ndarray, folder: Path, spec: str, weights=None
     """The module with formats, and the store with the codes."""
     (folder / "codes").mkdir()
     calibration = Calibration(windows, CodeStore(folder / "codes"), folder)
-    context = Context(None, weights or loaded.weights, calibration=calibration)
+    context = Context(weights=weights or loaded.weights, calibration=calibration)
     module, records = run_passes(loaded.module, parse_spec(spec, known_passes()), context)
     return module, calibration.codes, records[-1].report
 
@@ -209,7 +209,7 @@ def test_values_that_are_not_finite_are_named(
 def test_the_pass_needs_text(loaded) -> None:
     with pytest.raises(CompileError, match="no text to calibrate on"):
         spec = parse_spec(FORMATS + "calibrate-weights", known_passes())
-        run_passes(loaded.module, spec, Context(None, loaded.weights))
+        run_passes(loaded.module, spec, Context(weights=loaded.weights))
 
 
 @pytest.mark.parametrize("option", ["order=random", "damping=0", "memory_mb=-1", "compensation=2"])

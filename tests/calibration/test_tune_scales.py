@@ -63,7 +63,7 @@ def calibrated(loaded, windows, tmp_path_factory: pytest.TempPathFactory):
 
 def calibrate(formats: str, loaded, windows: np.ndarray, folder: Path, options: str = ""):
     calibration = Calibration(windows, CodeStore(folder), folder)
-    context = Context(None, DerivedWeights(loaded.weights), calibration=calibration)
+    context = Context(weights=DerivedWeights(loaded.weights), calibration=calibration)
     return passes(f"{formats}calibrate-weights{options}", loaded.module, context)[0], context
 
 
@@ -73,7 +73,7 @@ def with_codes(context: Context, folder: Path, **changed) -> Context:
     for path in context.calibration.codes.folder.glob("*.npz"):
         (folder / path.name).write_bytes(path.read_bytes())
     calibration = replace(context.calibration, codes=CodeStore(folder), **changed)
-    return Context(None, context.weights, calibration=calibration)
+    return Context(weights=context.weights, calibration=calibration)
 
 
 class Codes(State):
@@ -351,7 +351,7 @@ def test_bad_options_are_refused(option: str, calibrated) -> None:
 
 def test_the_pass_needs_codes(loaded, windows, tmp_path: Path) -> None:
     calibration = Calibration(windows, CodeStore(tmp_path), tmp_path)
-    context = Context(None, loaded.weights, calibration=calibration)
+    context = Context(weights=loaded.weights, calibration=calibration)
     with pytest.raises(CompileError, match="no matrix has codes"):
         passes(FORMATS + "tune-scales", loaded.module, context)
 

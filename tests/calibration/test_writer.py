@@ -27,7 +27,7 @@ LENGTH = 12
 
 @pytest.fixture(scope="module")
 def function(loaded) -> TorchFunction:
-    module, _ = run_passes(loaded.module, [Normalize()], Context(None, loaded.weights))
+    module, _ = run_passes(loaded.module, [Normalize()], Context(weights=loaded.weights))
     return TorchFunction(module["main"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 
 import morendo
 from morendo.ir.errors import ArtifactError
-from morendo.runtime.artifact import read_manifest
+from morendo.ir.layout import TileLayout
+from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.verify import check_host
-from morendo.targets import known_targets
+from morendo.targets import find_target, known_targets
 from tests.e2e.conftest import TINY
 from tests.e2e.quality import kl_divergence, round_linears, torch_logits
 
@@ -132,3 +134,19 @@ def test_the_same_model_gives_the_same_bytes(
     assert names == sorted(path.name for path in second.iterdir())
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_a_target_may_lay_data_out_in_other_tiles(
+    compile_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids
+) -> None:
+    """Weights, caches and kernels agree on tiles of 32 and buffers of 128 bytes."""
+    wide = TileLayout(row_tile=32, key_tile=32, alignment_bytes=128)
+    target = dataclasses.replace(find_target("x86"), layout=wide)
+    monkeypatch.setattr("morendo.compiler.find_target", lambda name: target)
+    artifact = morendo.compile(TINY, out=tmp_path / "wide", chunk=32, bits=4)
+    assert all(tensor.offset % 128 == 0 for tensor in read_plan(artifact).tensors)
+    with morendo.load(artifact) as session, morendo.load(compile_tiny(bits=4)) as usual:
+        for level in (0, 2, 4):
+            session.set_level(level)
+            usual.set_level(level)
+            assert relative_error(session.logits(ids), usual.logits(ids)) < 1e-5

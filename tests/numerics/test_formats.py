@@ -7,7 +7,7 @@ import pytest
 
 from morendo.ir import reference
 from morendo.ir.errors import CompileError, InputError
-from morendo.ir.formats import ROW_TILE, WeightFormat, format_for_bits
+from morendo.ir.formats import WeightFormat, format_for_bits
 
 SHAPES = [(16, 32), (1, 1), (17, 33), (100, 577), (48, 256)]
 QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p1,0", "q4g32o3", "q4g32p1,1o28"]
@@ -59,7 +59,7 @@ def test_one_weight_at_its_documented_place(shape: tuple[int, int]) -> None:
     for row, column in zip(
         rng.integers(shape[0], size=20), rng.integers(q.codes.shape[1], size=20), strict=True
     ):
-        tile, r = divmod(row, ROW_TILE)
+        tile, r = divmod(row, fmt.row_tile)
         group, channel = divmod(column, fmt.group_size)
         step, c = divmod(channel, 4)
         byte = r * 4 + c

@@ -33,7 +33,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
 from morendo.codegen.cpu.vectors.vector_math import fast_exp
 from morendo.ir.formats import ceil_div
 
-from .kv_cache import KEY_TILE, KVCache
+from .kv_cache import KVCache
 
 CHUNK = 64
 """Keys between two rescalings; a multiple of every score block."""
@@ -122,11 +122,11 @@ class Tile:
 
     @property
     def key_tiles(self) -> int:
-        """Key tiles (16 positions each) of a register block of scores: 1, 2 or 4.
+        """Key tiles of a register block of scores: 1, 2 or 4.
 
         As few as hide the latency of the additions: keys beyond the last one are wasted work.
         """
-        tiles = block_width(self.count, self.lanes) // (KEY_TILE // self.lanes)
+        tiles = block_width(self.count, self.lanes) // (self.cache.tile // self.lanes)
         return 4 if tiles >= 4 and self.count <= 2 else max(1, min(tiles, 2))
 
     def _weight(self, key: Any) -> Any:
@@ -172,7 +172,7 @@ class Tile:
         with T.serial(0, (high - low + (CHUNK - 1)) // CHUNK) as chunk:
             start = index(low + chunk * CHUNK)
             keys = index(T.min(high - start, T.int32(CHUNK)))
-            block = self.key_tiles * KEY_TILE
+            block = self.key_tiles * self.cache.tile
             blocks = index((keys + (block - 1)) // block)
             with T.serial(0, blocks) as i:
                 self._score_block(k_cache, head, start, i)
@@ -183,13 +183,14 @@ class Tile:
 
     def _score_block(self, k_cache: Any, head: Any, start: Any, block: Any) -> None:
         """weights[r, keys of the block] = query r . keys."""
-        per_tile = KEY_TILE // self.lanes
+        key_tile = self.cache.tile
+        per_tile = key_tile // self.lanes
         width = self.key_tiles * per_tile
         sums = Registers(self.count * width, "float32", self.lanes)
         for i in range(len(sums)):
             sums[i] = splat_float(0.0, self.lanes)
-        first = index(start // KEY_TILE + block * self.key_tiles)
-        last_tile = self.cache.context // KEY_TILE - 1
+        first = index(start // key_tile + block * self.key_tiles)
+        last_tile = self.cache.context // key_tile - 1
         tiles = [index(T.min(first + t, T.int32(last_tile))) for t in range(self.key_tiles)]
         with T.serial(0, self.cache.head_dim) as d:
             keys = [
@@ -199,7 +200,7 @@ class Tile:
             ]
             if self.prefetch:
                 for tile in tiles:
-                    prefetch(k_cache, [head, tile + CHUNK // KEY_TILE, d, 0])
+                    prefetch(k_cache, [head, tile + CHUNK // key_tile, d, 0])
             for r in range(self.count):
                 query = T.bind(splat(self.state[r, self._query(d)], self.lanes))
                 for i, key in enumerate(keys):

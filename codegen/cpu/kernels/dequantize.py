@@ -1,8 +1,8 @@
 """The dequantization pipeline's first stages: fetch packed codes, unpack them to bytes.
 
-A block is 32 input channels of one row tile, that is 8 steps of 4 channels. `fetch` loads what a
-block needs into registers once; `unpack` gives one step as words (see `isa.py`) by shifting each
-plane to the bit position where it belongs, masking, and combining with or.
+A block is 32 input channels of one tile of R rows, that is 8 steps of 4 channels. `fetch` loads
+what a block needs into registers once; `unpack` gives one step as words (see `isa.py`) by shifting
+each plane to the bit position where it belongs, masking, and combining with or.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from morendo.codegen.cpu.vectors.vector import (
     shift_left,
     splat,
 )
-from morendo.ir.formats import ROW_TILE, SCALE_STEPS, WeightFormat
+from morendo.ir.formats import SCALE_STEPS, WeightFormat
 
 from .scales import GroupScales, group_scales
 
@@ -55,7 +55,7 @@ class ByteReader:
     """Signed 8-bit codes, one byte each."""
 
     isa: VectorISA
-    codes: Any  # int8 [T, G, g/4, 16, 4]
+    codes: Any  # int8 [T, G, g/4, R, 4]
     unsigned: bool = False
 
     def prefetch(self, tile, group, block) -> None:
@@ -86,9 +86,9 @@ class PlaneReader:
 
     isa: VectorISA
     bits: int
-    base: Any  # uint8 [T, G, g/16, 64]
-    plane3: Any  # uint8 [T, P3, g/32, 64], P3 and P4 known at run time
-    plane4: Any  # uint8 [T, P4, g/32, 64]
+    base: Any  # uint8 [T, G, g/16, 4R]
+    plane3: Any  # uint8 [T, P3, g/32, 4R], P3 and P4 known at run time
+    plane4: Any  # uint8 [T, P4, g/32, 4R]
     scales: GroupScales
     unsigned: bool = True
 
@@ -203,5 +203,5 @@ class QuantizedWeights:
     def row_scale(self, tile: Expr, half: int) -> Expr:
         """row_scale / scale_unit of a tile's rows."""
         lanes = self.isa.lanes
-        rows = self.scales.row_scale(tile * ROW_TILE + half * lanes, lanes)
+        rows = self.scales.row_scale(tile * self.format.row_tile + half * lanes, lanes)
         return rows * splat(T.float32(1 / self.scale_unit), lanes)

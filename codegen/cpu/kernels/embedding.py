@@ -1,6 +1,6 @@
 """Embedding lookup from packed weights, so that a table tied to the output is stored once.
 
-A row is spread over its tile of 16 rows (`docs/artifact_format.md`), so one token touches many
+A row is spread over its tile of rows (`docs/artifact_format.md`), so one token touches many
 cache lines; a table of 8 or 4 bits touches fewer than one of floats.
 """
 
@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector_blocks import kernel, kernel_name, token_loop
-from morendo.ir.formats import CODE_SHIFT, ROW_TILE, SCALE_STEPS, WeightFormat
+from morendo.ir.formats import CODE_SHIFT, SCALE_STEPS, WeightFormat
 
 from .scales import GroupScales, group_scales
 
@@ -35,7 +35,7 @@ def embedding(
         out = k.buffer("out", (max_tokens, features))
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 64) as m:
-            tile, row = T.bind(ids[m] // ROW_TILE), T.bind(ids[m] % ROW_TILE)
+            tile, row = T.bind(ids[m] // fmt.row_tile), T.bind(ids[m] % fmt.row_tile)
             if fmt.quantized:
                 _EMIT[fmt.kind](arrays, fmt, features, tile, row, out, m)
             else:
@@ -44,10 +44,12 @@ def embedding(
     return k.function
 
 
-def _group_scale(scales: GroupScales, tile: Any, group: Any, row: Any, steps: int) -> Any:
+def _group_scale(
+    fmt: WeightFormat, scales: GroupScales, tile: Any, group: Any, row: Any, steps: int
+) -> Any:
     """The step of the row's group divided by `steps`, as `reference.group_scale` rounds it."""
     code = scales.scale(tile, group, row, 1)
-    row_scale = scales.row_scale(tile * ROW_TILE + row, 1)
+    row_scale = scales.row_scale(tile * fmt.row_tile + row, 1)
     return T.bind(row_scale * (code / T.float32(SCALE_STEPS)) / T.float32(steps))
 
 
@@ -56,7 +58,7 @@ def _emit_q8(
 ) -> None:
     size, scales = fmt.group_size, group_scales(fmt, arrays)
     with T.serial(0, fmt.groups(features)) as group:
-        scale = _group_scale(scales, tile, group, row, 1)
+        scale = _group_scale(fmt, scales, tile, group, row, 1)
         with T.serial(0, size) as c:
             code = arrays["codes"][tile, group, c // 4, row, c % 4]
             _store_within(out, m, group * size + c, features, size, T.cast(code, "float32") * scale)
@@ -67,7 +69,7 @@ def _emit_q4(
 ) -> None:
     size, scales = fmt.group_size, group_scales(fmt, arrays)
     with T.serial(0, fmt.groups(features)) as group:
-        scale = _group_scale(scales, tile, group, row, 1 << CODE_SHIFT)
+        scale = _group_scale(fmt, scales, tile, group, row, 1 << CODE_SHIFT)
         zero = T.bind(scales.zero(tile, group, row, 1))
         with T.serial(0, size) as c:
             code = _code(arrays, tile, group, row, c)

@@ -12,7 +12,6 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import lane_mask, load, store, vector_type
 from morendo.codegen.cpu.vectors.vector_math import activation
-from morendo.ir.formats import ROW_TILE
 
 from .linear_spec import LinearSpec, split_halves, tensor_argument
 
@@ -39,10 +38,10 @@ class Epilogue:
         """Store tiles first_tile, first_tile+1, ... of a token.
 
         Args:
-            sums: per weight tile, the float32 vectors of its 16 rows.
+            sums: per weight tile, the float32 vectors of its rows.
         """
         per_output = self.spec.tiles_per_output
-        outputs = -(-self.spec.output_features // ROW_TILE)
+        outputs = self.spec.format.tiles(self.spec.output_features)
         for i in range(0, len(sums), per_output):
             tile = T.bind(T.floordiv(first_tile + i, per_output))
             if len(sums) > per_output and outputs % (len(sums) // per_output):
@@ -53,9 +52,10 @@ class Epilogue:
 
     def _write_tile(self, token, tile, sums: Sequence[Sequence[Expr]]) -> None:
         lanes, columns = self.isa.lanes, self.spec.output_features
-        for half in range(split_halves(self.isa)):
-            column = T.bind(tile * ROW_TILE + half * lanes)
-            mask = lane_mask(column, columns, lanes) if columns % ROW_TILE else None
+        rows = self.spec.format.row_tile
+        for half in range(split_halves(self.spec.format, self.isa)):
+            column = T.bind(tile * rows + half * lanes)
+            mask = lane_mask(column, columns, lanes) if columns % rows else None
             values = [tile_sums[half] for tile_sums in sums]
             if self.bias is not None:
                 values = [

@@ -1,7 +1,8 @@
 """The cache of keys and values of one layer: its layout, and how new tokens are written to it.
 
-Keys are [Hkv, ctx/16, D, 16]: 16 neighbouring positions are one vector, so the products of a query
-with 16 keys need no sum over lanes. Values are [Hkv, ctx, D]: a vector is a part of one value.
+Keys are [Hkv, ctx/k, D, k]: a tile of k neighbouring positions is one vector, or several, so the
+products of a query with k keys need no sum over lanes. Values are [Hkv, ctx, D]: a vector is a
+part of one value.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     kernel_name,
     token_loop,
 )
-
-KEY_TILE = 16
-"""Positions that lie side by side in the key cache; the context is a multiple of it."""
+from morendo.ir.layout import DEFAULT_LAYOUT
 
 
 @dataclass(frozen=True)
@@ -33,24 +32,28 @@ class KVCache:
     Attributes:
         kv_heads: Hkv.
         head_dim: D.
-        context: positions it can hold, a multiple of 16.
+        context: positions it can hold, a multiple of the tile.
         dtype: "float32" or "float16".
+        tile: positions that lie side by side in the key cache, as the target's layout has it.
     """
 
     kv_heads: int
     head_dim: int
     context: int
     dtype: str = "float32"
+    tile: int = DEFAULT_LAYOUT.key_tile
 
     @property
     def name(self) -> str:
         """Part of kernel names."""
-        return f"{self.kv_heads}x{self.context}x{self.head_dim}{self.dtype[0]}{self.dtype[-2:]}"
+        tile = f"t{self.tile}" if self.tile != DEFAULT_LAYOUT.key_tile else ""
+        dtype = self.dtype[0] + self.dtype[-2:]
+        return f"{self.kv_heads}x{self.context}x{self.head_dim}{dtype}{tile}"
 
     @property
     def key_shape(self) -> tuple[int, int, int, int]:
-        """[Hkv, ctx/16, D, 16]."""
-        return (self.kv_heads, self.context // KEY_TILE, self.head_dim, KEY_TILE)
+        """[Hkv, ctx/k, D, k] with tiles of k positions."""
+        return (self.kv_heads, self.context // self.tile, self.head_dim, self.tile)
 
     @property
     def value_shape(self) -> tuple[int, int, int]:
@@ -104,7 +107,7 @@ def store_keys(
     """Write the key x[m, start:] of position `at`: one element to each row of its tile."""
     with T.serial(0, cache.head_dim) as d:
         value = T.cast(x[m, start + d], cache.dtype)
-        T.buffer_store(k_cache, value, [head, at // KEY_TILE, d, at % KEY_TILE])
+        T.buffer_store(k_cache, value, [head, at // cache.tile, d, at % cache.tile])
 
 
 def store_values(

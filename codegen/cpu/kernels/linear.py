@@ -33,9 +33,14 @@ class Kernel:
     spec: LinearSpec
     isa: VectorISA
     x: Any  # float32 [M, K]
-    data: Any  # float32 | float16 [T, K, 16]
+    data: Any  # float32 | float16 [T, K, rows of a tile]
     epilogue: Epilogue
     tokens: Any
+
+    @property
+    def halves(self) -> int:
+        """Vectors that hold the rows of a tile."""
+        return split_halves(self.spec.format, self.isa)
 
     def weights(self, tile: Expr, channel: Expr, half: int) -> Expr:
         """One input channel of the rows of (half of) a tile, float32 x lanes."""
@@ -71,7 +76,7 @@ def _zeros(count: int, lanes: int) -> Registers:
 
 
 def _matrix_vector(kernel: Kernel) -> None:
-    spec, lanes, halves = kernel.spec, kernel.isa.lanes, split_halves(kernel.isa)
+    spec, lanes, halves = kernel.spec, kernel.isa.lanes, kernel.halves
     tiles, chains = spec.tiles_per_output, _CHAINS // halves
     with T.parallel(0, spec.tiles // tiles) as task:
         finished = []
@@ -90,7 +95,7 @@ def _matrix_vector(kernel: Kernel) -> None:
 
 def _add_channel(kernel: Kernel, tile, channel, sums: Registers, first: int) -> None:
     x = kernel.input(0, channel)
-    for half in range(split_halves(kernel.isa)):
+    for half in range(kernel.halves):
         sums[first + half] = sums[first + half] + kernel.weights(tile, channel, half) * x
 
 
@@ -118,7 +123,7 @@ def _matrix_matrix(kernel: Kernel) -> None:
 
 def _token_block(kernel: Kernel, first_tile, tiles, token, block_tokens) -> None:
     """The output of `block_tokens` tokens from `token` on for a row block."""
-    spec, lanes, halves = kernel.spec, kernel.isa.lanes, split_halves(kernel.isa)
+    spec, lanes, halves = kernel.spec, kernel.isa.lanes, kernel.halves
     vectors = tiles * halves
     # The last block may hang over the buffers: it starts earlier and does some tokens again.
     overhang = spec.max_tokens % block_tokens

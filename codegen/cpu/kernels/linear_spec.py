@@ -11,7 +11,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
-from morendo.ir.formats import ROW_TILE, Array, WeightFormat, ceil_div
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import Array, WeightFormat, ceil_div
 
 _MIN_TASKS = 32
 _TASK_TOKENS_MULTIPLE = 16  # of every target's block of tokens
@@ -50,13 +51,13 @@ class LinearSpec:
 
     @property
     def tiles_per_output(self) -> int:
-        """Weight tiles behind one tile of 16 output columns."""
+        """Weight tiles behind one tile of output columns."""
         return 2 if self.gate else 1
 
     @property
     def tiles(self) -> int:
         """Row tiles of the packed matrix; gate and up are each padded to whole tiles."""
-        return self.tiles_per_output * ceil_div(self.output_features, ROW_TILE)
+        return self.tiles_per_output * self.format.tiles(self.output_features)
 
     @property
     def groups(self) -> int:
@@ -68,7 +69,7 @@ class LinearSpec:
         whole and with one slot for outliers, if it has any.
         """
         fmt = replace(self.format, slots=1) if self.outliers else self.format
-        return fmt.arrays(self.tiles * ROW_TILE, self.in_features)
+        return fmt.arrays(self.tiles * fmt.row_tile, self.in_features)
 
     def kernel_name(self, isa: VectorISA) -> str:
         """qlinear_<out>_<act>_<weight>_<rows>x<columns>_m<tokens>[_epilogue]_<isa>."""
@@ -108,6 +109,17 @@ def task_tokens(row_blocks: int, max_tokens: int) -> int:
     return ceil_div(ceil_div(max_tokens, cuts), _TASK_TOKENS_MULTIPLE) * _TASK_TOKENS_MULTIPLE
 
 
-def split_halves(isa: VectorISA) -> int:
-    """Vectors that hold the 16 rows of a tile."""
-    return ROW_TILE // isa.lanes
+def split_halves(fmt: WeightFormat, isa: VectorISA) -> int:
+    """Vectors that hold the rows of a tile.
+
+    Raises:
+        CompileError: when a vector has more lanes than a tile has rows.
+    """
+    if fmt.row_tile % isa.lanes:
+        raise CompileError(
+            f"a vector does not fit a tile of rows (got {isa.lanes} lanes, "
+            f"need a divisor of {fmt.row_tile} rows)",
+            where=f"vector unit {isa.name}",
+            hint="the target's layout says how many rows a tile has",
+        )
+    return fmt.row_tile // isa.lanes

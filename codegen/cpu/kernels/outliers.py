@@ -16,7 +16,7 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector import Registers, load, splat, splat_float, store
-from morendo.ir.formats import ROW_TILE
+from morendo.ir.formats import WeightFormat
 
 from .activations import Activations
 
@@ -36,6 +36,7 @@ class OutlierReader:
     from n3 on are read.
     """
 
+    format: WeightFormat
     groups: int
     value: Any  # float16 [T, S]
     channel: Any  # uint16 [T, S]
@@ -72,7 +73,7 @@ def add_to_vector(
         entry = reader.entry(tile, index)
         row = splat(entry.row, lanes)
         product = splat(T.bind(entry.value * x.value(0, entry.channel)), lanes)
-        for half in range(ROW_TILE // lanes):
+        for half in range(reader.format.row_tile // lanes):
             here = T.ramp(T.int32(half * lanes), 1, lanes) == row
             part = T.Select(here, product, splat_float(0.0, lanes))
             sums[first + half] = sums[first + half] + part
@@ -85,7 +86,7 @@ class MatrixSums:
     The tokens of a row lie together, so that an entry's products are one vector.
 
     Attributes:
-        sums: float32 [16 * tiles * tokens].
+        sums: float32 [tiles * rows of a tile * tokens].
     """
 
     reader: OutlierReader
@@ -96,20 +97,20 @@ class MatrixSums:
     @classmethod
     def allocate(cls, reader: OutlierReader, x: Activations, tiles: int, tokens: int) -> MatrixSums:
         """The sums of a task, for one block of tokens after the other."""
-        shape = (tiles * ROW_TILE * tokens,)
+        shape = (tiles * reader.format.row_tile * tokens,)
         return cls(reader, x, tokens, T.alloc_buffer(shape, "float32", layout=None))
 
     def multiply(self, tiles: Sequence[Expr], first_token: Expr) -> None:
         """Set the sums to those of a token block."""
         lanes = math.gcd(self.tokens, self.x.isa.lanes)
-        wide = self.x.isa.lanes
-        with T.serial(0, len(tiles) * ROW_TILE * self.tokens // wide) as i:
+        wide, rows = self.x.isa.lanes, self.reader.format.row_tile
+        with T.serial(0, len(tiles) * rows * self.tokens // wide) as i:
             store(self.sums, (i * wide,), splat_float(0.0, wide), wide)
         for i, tile in enumerate(tiles):
             with self.reader.entries(tile) as index:
                 entry = self.reader.entry(tile, index)
                 for m in range(0, self.tokens, lanes):
-                    at = (i * ROW_TILE + entry.row) * self.tokens + m
+                    at = (i * rows + entry.row) * self.tokens + m
                     x = self._values(first_token + m, entry.channel, lanes)
                     products = splat(entry.value, lanes) * x
                     store(self.sums, (at,), load(self.sums, (at,), lanes) + products, lanes)
@@ -121,5 +122,5 @@ class MatrixSums:
 
     def rows(self, i: int, first_row: int, token: int) -> Expr:
         """A vector of rows of tile i from `first_row` on, of the block's token."""
-        first = (i * ROW_TILE + first_row) * self.tokens + token
+        first = (i * self.reader.format.row_tile + first_row) * self.tokens + token
         return self.sums[T.ramp(first, self.tokens, self.x.isa.lanes)]

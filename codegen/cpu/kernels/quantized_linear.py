@@ -50,7 +50,7 @@ class Kernel:
     @property
     def halves(self) -> int:
         """Vectors that hold the rows of a tile."""
-        return split_halves(self.isa)
+        return split_halves(self.spec.format, self.isa)
 
     @property
     def signed(self) -> bool:
@@ -86,7 +86,7 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
         if spec.outliers:
             sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
             scalar_argument("slots", slots)
-            outliers = OutlierReader(groups, **sparse, slots=slots, n3=level[0])
+            outliers = OutlierReader(spec.format, groups, **sparse, slots=slots, n3=level[0])
     weights = QuantizedWeights(isa, spec.format, groups, buffers)
     return Kernel(spec, isa, x, weights, epilogue, count, level, outliers)
 
@@ -166,7 +166,7 @@ def _matrix_matrix(kernel: Kernel) -> None:
         first_token = T.bind(T.floormod(task, chunks) * chunk)
         with T.If(first_token < kernel.tokens), T.Then():
             steps = spec.groups * kernel.weights.blocks * STEPS
-            unpacked = T.alloc_buffer((steps, tiles, 16), "uint32", layout=None)
+            unpacked = T.alloc_buffer((steps, tiles, spec.format.row_tile), "uint32", layout=None)
             for reader, first, end in kernel.weights.ranges(kernel.level):
                 with T.serial(first, end) as group:
                     _unpack_group(kernel, reader, first_tile, tiles, group, unpacked)

@@ -32,9 +32,9 @@ class GroupScales(Protocol):
 class SeparateScales:
     """8 bits for each scale and zero; 8-bit codes have no zero."""
 
-    scales: Any  # uint8 [T, G, 16]
-    row_scales: Any  # float32 [T*16]
-    zeros: Any = None  # int8 [T, G, 16]
+    scales: Any  # uint8 [T, G, R], R rows of a tile
+    row_scales: Any  # float32 [T*R]
+    zeros: Any = None  # int8 [T, G, R]
 
     def scale(self, tile, group, row, lanes) -> Expr:
         return _float(_int(load(self.scales, (tile, group, row), lanes), lanes), lanes)
@@ -51,8 +51,8 @@ class CompactScales:
     """4 bits each for scale and zero, the upper half of float32 for row scales."""
 
     format: WeightFormat
-    both: Any  # uint8 [T, G, 16]
-    row_scales: Any  # uint16 [T*16]
+    both: Any  # uint8 [T, G, R], R rows of a tile
+    row_scales: Any  # uint16 [T*R]
 
     def scale(self, tile, group, row, lanes) -> Expr:
         nibble = self._both(tile, group, row, lanes) & splat(T.int32(15), lanes)
