@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,15 +50,25 @@ def link_model(
     kernels: Sequence[str],
     out: Path,
     toolchain: Toolchain,
+    plan: str = "",
     sources: Sequence[Path] = (),
 ) -> None:
     """Write the shared library `out`: kernel objects, more C sources and the C runtime.
 
-    `kernels` are the names of the plan's kernels, in its order.
+    Args:
+        objects: the kernels.
+        kernels: the names of the plan's kernels, in its order.
+        out: the library.
+        toolchain: what the C compiler must know of the target.
+        plan: the text of plan.json, which the library executes.
+        sources: further C files.
+
+    Raises:
+        CompileError: when the compiler or linker fails.
     """
     with tempfile.TemporaryDirectory(prefix="morendo-link-") as directory:
         folder = Path(directory)
-        (folder / "kernel_table.c").write_text(kernel_table(kernels))
+        (folder / "kernel_table.c").write_text(kernel_table(kernels) + plan_text(plan))
         (folder / "exports.map").write_text(_EXPORTS)
         inputs = [*RUNTIME_SOURCES.glob("*.c"), *sources, *objects]
         command = [sys.executable, "-m", "ziglang", "cc", "-target", toolchain.triple]
@@ -83,6 +94,14 @@ def kernel_table(kernels: Sequence[str]) -> str:
     lines += ["const KernelEntry kernel_table[] = {", *entries, "    {0, 0},", "};"]
     lines += [f"const int kernel_count = {len(kernels)};"]
     return "\n".join(lines) + "\n"
+
+
+def plan_text(plan: str) -> str:
+    """C text of the plan, ASCII: part of the program, as what it lets kernels read and write is."""
+    escaped = re.sub(r'[\\"?]', r"\\\g<0>", plan)  # two question marks may be a trigraph
+    pieces = re.findall(r"(?:\\.|[^\\]){1,1000}", escaped)
+    lines = [f'    "{piece}"' for piece in pieces or [""]]
+    return "\n".join(["const char plan_text[] =", *lines]) + ";\n"
 
 
 def _failure(stderr: str, code: int) -> str:

@@ -33,3 +33,7 @@ class ArtifactError(MorendoError):
 
 class InputError(MorendoError):
     """A model, text or option given by the user cannot be used."""
+
+
+class Cancelled(MorendoError):
+    """`cancel` or `close` ended what was running."""

@@ -138,7 +138,7 @@ class Plan:
         """Read and check the text of plan.json; ArtifactError in one line if it is not a plan."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"not JSON: {error}", where="plan.json") from None
         _require(isinstance(data, dict), "a plan is a JSON object", "plan.json")
         version = data.get("version")
@@ -154,15 +154,16 @@ class Plan:
             raise ArtifactError(message, where="plan.json") from None
 
 
-_NUMBERS = (
-    "chunk",
-    "context",
-    "vocabulary",
-    "levels",
-    "arena_bytes",
-    "cache_bytes",
-    "weights_bytes",
-)
+# The least and the most that each number may be, the same as in runtime/c/plan.c.
+_NUMBERS = {
+    "chunk": (1, 1 << 20),
+    "context": (1, 2**31 - 1),
+    "vocabulary": (1, 1 << 24),
+    "levels": (1, 2**31 - 1),
+    "arena_bytes": (0, 2**63 - 1),
+    "cache_bytes": (0, 2**63 - 1),
+    "weights_bytes": (0, 2**63 - 1),
+}
 
 
 def _require(condition: bool, message: str, where: str) -> None:
@@ -170,8 +171,8 @@ def _require(condition: bool, message: str, where: str) -> None:
         raise ArtifactError(message, where=where)
 
 
-def _is_count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_count(value: object, most: int = 2**63 - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _argument_to_json(arg: Argument) -> Any:
@@ -207,9 +208,10 @@ def _plan_from_data(data: dict[str, Any]) -> Plan:
 
 
 def _check_plan(plan: Plan) -> None:
-    for name in _NUMBERS:
-        value, least = getattr(plan, name), 0 if name.endswith("_bytes") else 1
-        _require(_is_count(value, least), f"{name} must be >= {least} (got {value!r})", "plan.json")
+    for name, (least, most) in _NUMBERS.items():
+        value = getattr(plan, name)
+        good = _is_count(value) and least <= value <= most
+        _require(good, f"{name} must be {least} to {most} (got {value!r})", "plan.json")
     for index, name in enumerate(plan.kernels):
         good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
         _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")
@@ -226,7 +228,9 @@ def _check_plan(plan: Plan) -> None:
 def _check_tensor(plan: Plan, tensor: Tensor, where: str) -> None:
     _require(tensor.space in SPACES, f"unknown space {tensor.space!r}", where)
     _require(tensor.dtype in ITEM_BYTES, f"unknown dtype {tensor.dtype!r}", where)
-    good = len(tensor.dims) <= MAX_DIMS and all(d == "tokens" or _is_count(d) for d in tensor.dims)
+    good = len(tensor.dims) <= MAX_DIMS and all(
+        d == "tokens" or _is_count(d, 2**31 - 1) for d in tensor.dims
+    )
     _require(good, f"bad dims {tensor.dims!r}", where)
     aligned = _is_count(tensor.offset) and tensor.offset % ALIGNMENT_BYTES == 0
     _require(

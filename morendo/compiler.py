@@ -230,7 +230,9 @@ def _generate(
         with progress.task("generate machine code", len(program.kernels)) as advance:
             objects = compile_kernels(program, Path(scratch), advance)
         with progress.task("link"):
-            link_model(objects, plan.kernels, directory / LIBRARY, machine.toolchain)
+            link_model(
+                objects, plan.kernels, directory / LIBRARY, machine.toolchain, plan.to_json()
+            )
     (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
 
 

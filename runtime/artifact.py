@@ -26,7 +26,7 @@ from morendo.ir.schema import COUNT, mismatch
 
 from .lock import locked
 
-VERSION = 2
+VERSION = 3
 MANIFEST, PLAN, WEIGHTS, LIBRARY = "manifest.json", "plan.json", "weights.bin", "model.so"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from morendo.ir.errors import ArtifactError, InputError, MorendoError
+from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
 from morendo.ir.plan import FUNCTIONS
-from morendo.runtime.artifact import LIBRARY
+from morendo.runtime.artifact import AGAIN, LIBRARY, PLAN
+from morendo.runtime.turns import Turns
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 Ids = Sequence[int] | np.ndarray
 
-_INPUT, _ARTIFACT = 1, 2  # codes of runtime/c/morendo.h
+_ERRORS = {1: InputError, 2: ArtifactError, 4: Cancelled}  # by the codes of runtime/c/morendo.h
 
 
 class Executor(Protocol):
     """What runs a plan: the model, its memory, and how much text it remembers.
 
     Logits are float32 [vocabulary], or [tokens, vocabulary] from `score`; the array that `prefill`
-    and `decode` return is overwritten by the next call.
+    and `decode` return is overwritten by the next call. Calls of several threads wait for each
+    other. A call that fails leaves the position where it was.
     """
 
     vocabulary: int
@@ -54,8 +60,16 @@ class Executor(Protocol):
         """Choose the precision of the next calls."""
         ...
 
+    def cancel(self) -> None:
+        """Make the call that runs raise Cancelled before its next step; for other threads and for
+        signal handlers. Nothing happens if none runs.
+        """
+        ...
+
     def close(self) -> None:
-        """Give back memory and threads."""
+        """Cancel and wait for the call that runs, then give back memory and threads; what is called
+        afterwards raises InputError.
+        """
         ...
 
 
@@ -64,7 +78,10 @@ class CExecutor:
 
     def __init__(self, directory: Path, threads: int = 0) -> None:
         self._library = load_library(directory)
+        self._turns = Turns()
+        self._freeing = threading.RLock()  # a signal handler may cancel while its thread has it
         self._session = ctypes.c_void_p()
+        self._worker: ThreadPoolExecutor | None = None
         path = os.fsencode(directory)
         self._check(self._library.mr_open(path, threads, ctypes.byref(self._session)))
         self.vocabulary: int = self._library.mr_vocabulary(self._session)
@@ -73,56 +90,92 @@ class CExecutor:
 
     @property
     def position(self) -> int:
-        return self._library.mr_position(self._open())
+        with self._turns.turn():
+            return self._library.mr_position(self._session)
 
     def prefill(self, ids: Ids) -> np.ndarray:
-        array = as_ids(ids)
-        result = self._library.mr_prefill(
-            self._open(), array.ctypes.data, len(array), self._logits.ctypes.data
-        )
-        self._check(result)
+        self._compute(self._library.mr_prefill, as_ids(ids), self._logits)
         return self._logits
 
     def decode(self, token: int) -> np.ndarray:
-        self._check(self._library.mr_decode(self._open(), token, self._logits.ctypes.data))
+        self._call(self._library.mr_decode, token, self._logits.ctypes.data)
         return self._logits
 
     def score(self, ids: Ids) -> np.ndarray:
         array = as_ids(ids)
         logits = np.empty((len(array), self.vocabulary), np.float32)
-        result = self._library.mr_score(
-            self._open(), array.ctypes.data, len(array), logits.ctypes.data
-        )
-        self._check(result)
+        self._compute(self._library.mr_score, array, logits)
         return logits
 
     def set_position(self, position: int) -> None:
-        self._check(self._library.mr_set_position(self._open(), position))
+        self._call(self._library.mr_set_position, position)
 
     def set_level(self, level: int) -> None:
-        self._check(self._library.mr_set_level(self._open(), level))
+        self._call(self._library.mr_set_level, level)
 
     def start_profile(self) -> None:
         """Add up the seconds of every step from now on."""
-        self._library.mr_set_profile(self._open(), 1)
+        self._call(self._library.mr_set_profile, 1)
 
     def step_seconds(self, function: str, steps: int) -> list[float]:
         """Seconds that each of the plan's `steps` of a function took while profiling."""
         number = FUNCTIONS.index(function)
-        return [self._library.mr_step_seconds(self._open(), number, i) for i in range(steps)]
+        with self._turns.turn():
+            read = self._library.mr_step_seconds
+            return [read(self._session, number, i) for i in range(steps)]
+
+    def cancel(self) -> None:
+        with self._freeing:
+            if self._session:
+                self._library.mr_cancel(self._session)
 
     def close(self) -> None:
-        self._library.mr_close(self._session)
-        self._session = ctypes.c_void_p()
+        if not self._turns.close(self.cancel):
+            return
+        if self._worker is not None:
+            self._worker.shutdown(wait=False)
+        with self._freeing:
+            session, self._session = self._session, ctypes.c_void_p()
+            self._library.mr_close(session)
 
-    def _open(self) -> ctypes.c_void_p:
-        if not self._session:
-            raise InputError("this session is closed")
-        return self._session
+    def _call(self, function: Any, *args: Any) -> None:
+        with self._turns.turn():
+            self._check(function(self._session, *args))
+
+    def _compute(self, function: Any, ids: np.ndarray, logits: np.ndarray) -> None:
+        """A call that may take long. Python runs signal handlers in its main thread only, and not
+        inside of C: there it waits for another thread, so that Ctrl-C ends the call.
+        """
+
+        def work() -> None:
+            self._call(function, ids.ctypes.data, len(ids), logits.ctypes.data)
+
+        self._turns.check()
+        if threading.current_thread() is threading.main_thread():
+            self._wait_for(work)
+        else:
+            work()
+
+    def _wait_for(self, work: Callable[[], None]) -> None:
+        from concurrent.futures import ThreadPoolExecutor, wait
+
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, "morendo")
+        try:
+            future = self._worker.submit(work)
+        except RuntimeError:
+            raise InputError("this session is closed") from None
+        try:
+            future.result()
+        except BaseException:
+            while not future.done():  # it may have to wait for its turn before it can be cancelled
+                self.cancel()
+                wait([future], timeout=0.05)
+            raise
 
     def _check(self, result: int) -> None:
         if result:
-            kind = {_INPUT: InputError, _ARTIFACT: ArtifactError}.get(result, MorendoError)
+            kind = _ERRORS.get(result, MorendoError)
             raise kind(self._library.mr_error().decode(errors="replace"))
 
 
@@ -140,7 +193,11 @@ _libraries: dict[tuple[int, int], ctypes.CDLL] = {}
 
 
 def load_library(directory: Path) -> ctypes.CDLL:
-    """The model.so of an artifact, with the types of its C functions declared."""
+    """The model.so of an artifact, with the types of its C functions declared.
+
+    Raises:
+        ArtifactError: when it cannot be loaded, or executes another plan than plan.json.
+    """
     path = directory / LIBRARY
     try:
         status = path.stat()
@@ -154,7 +211,19 @@ def load_library(directory: Path) -> ctypes.CDLL:
         message = " ".join(str(error).split())
         message = f"cannot load {LIBRARY} ({message})"
         raise ArtifactError(message, where=str(directory), hint="compile it again") from None
+    _check_plan(directory, _libraries[key])
     return _libraries[key]
+
+
+def _check_plan(directory: Path, library: ctypes.CDLL) -> None:
+    try:
+        text = (directory / PLAN).read_bytes()
+    except OSError as error:
+        message = f"cannot read {PLAN} ({error.strerror})"
+        raise ArtifactError(message, where=str(directory), hint=AGAIN) from None
+    if text != library.mr_plan():
+        message = f"{PLAN} and {LIBRARY} do not belong together"
+        raise ArtifactError(message, where=str(directory), hint=AGAIN)
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -162,6 +231,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     signatures = {
         "mr_open": (number, [ctypes.c_char_p, number, ctypes.POINTER(session)]),
         "mr_close": (None, [session]),
+        "mr_cancel": (None, [session]),
         "mr_error": (ctypes.c_char_p, []),
         "mr_prefill": (number, [session, pointer, number, pointer]),
         "mr_decode": (number, [session, ctypes.c_int32, pointer]),
@@ -169,8 +239,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_position": (number, [session]),
         "mr_set_position": (number, [session, number]),
         "mr_set_level": (number, [session, number]),
-        "mr_set_profile": (None, [session, number]),
+        "mr_set_profile": (number, [session, number]),
         "mr_step_seconds": (ctypes.c_double, [session, number, number]),
+        "mr_plan": (ctypes.c_char_p, []),
         "mr_vocabulary": (number, [session]),
         "mr_context": (number, [session]),
         "mr_pool_start": (number, [number]),

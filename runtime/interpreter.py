@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from morendo.ir.errors import ArtifactError, InputError, MorendoError
-from morendo.ir.plan import Argument, Const, Level, Step
-from morendo.runtime.artifact import WEIGHTS, read_plan
+from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
+from morendo.ir.plan import Argument, Const, Level, Plan, Step
+from morendo.runtime.artifact import WEIGHTS
 from morendo.runtime.executor import Ids, as_ids, load_library
+from morendo.runtime.turns import Turns
 
 POISON = 0xFF  # as float32 or float16 a NaN, as an integer -1 or the largest
 Trace = Callable[[int, Step, list[np.ndarray]], None]
@@ -61,10 +62,11 @@ class PythonExecutor:
     def __init__(
         self, directory: Path, threads: int = 0, trace: Trace | None = None, poison: bool = False
     ) -> None:
-        self.plan = read_plan(directory)
+        self._library = load_library(directory)
+        self.plan = Plan.from_json(self._library.mr_plan())
         self.trace = trace
         self.vocabulary, self.context = self.plan.vocabulary, self.plan.context
-        self._library = load_library(directory)
+        self._turns, self._cancelled = Turns(), False
         self._kernels = [getattr(self._library, f"__tvm_ffi_{k}") for k in self.plan.kernels]
         self._poison = poison
         self._position = self._level = 0
@@ -80,7 +82,8 @@ class PythonExecutor:
 
     @property
     def position(self) -> int:
-        return self._position
+        with self._turns.turn():
+            return self._position
 
     def prefill(self, ids: Ids) -> np.ndarray:
         return self._run("prefill", ids)[0]
@@ -92,36 +95,51 @@ class PythonExecutor:
         return self._run("score", ids)
 
     def set_position(self, position: int) -> None:
-        if not 0 <= position <= self._position:
-            message = f"position out of range (got {position}, need 0 to {self._position})"
-            raise InputError(message)
-        self._position = position
+        with self._turns.turn():
+            if not 0 <= position <= self._position:
+                message = f"position out of range (got {position}, need 0 to {self._position})"
+                raise InputError(message)
+            self._position = position
 
     def set_level(self, level: int) -> None:
-        if not 0 <= level < self.plan.levels:
-            message = (
-                f"precision level out of range (got {level}, need 0 to {self.plan.levels - 1})"
-            )
-            raise InputError(message)
-        self._level = level
+        most = self.plan.levels - 1
+        with self._turns.turn():
+            if not 0 <= level <= most:
+                message = f"precision level out of range (got {level}, need 0 to {most})"
+                raise InputError(message)
+            self._level = level
+
+    def cancel(self) -> None:
+        self._cancelled = True
 
     def close(self) -> None:
-        if self._spaces:
+        if self._turns.close(self.cancel):
             self._library.mr_pool_stop()
-        self._spaces = {}
+            self._spaces = {}
 
     def _run(self, function: str, ids: Ids) -> np.ndarray:
         """Logits of all tokens if `function` is "score", else one row of the last one."""
         array = as_ids(ids)
-        self._check(array)
+        with self._turns.turn():
+            self._check(array)
+            self._cancelled, start = False, self._position
+            try:
+                return self._run_chunks(function, array)
+            except BaseException:
+                self._position = start
+                raise
+
+    def _run_chunks(self, function: str, ids: np.ndarray) -> np.ndarray:
         rows = []
-        for start in range(0, len(array), self.plan.chunk):
-            part = array[start : start + self.plan.chunk]
+        for start in range(0, len(ids), self.plan.chunk):
+            part = ids[start : start + self.plan.chunk]
             if self._poison:
                 self._spaces["arena"][:] = POISON
                 self._spaces["logits"][:] = POISON
             self._spaces["ids"].view(np.int32)[: len(part)] = part
             for index, step in enumerate(self.plan.functions[function]):
+                if self._cancelled:
+                    raise Cancelled(f"cancelled before {function} step {index}")
                 self._call(index, step, len(part))
             self._position += len(part)
             count = len(part) if function == "score" else 1
@@ -130,8 +148,6 @@ class PythonExecutor:
         return np.concatenate(rows) if function == "score" else rows[-1]
 
     def _check(self, ids: np.ndarray) -> None:
-        if not self._spaces:
-            raise InputError("this session is closed")
         if not len(ids):
             raise InputError("no tokens given (got 0, need 1 or more)")
         end, context = self._position + len(ids), self.plan.context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 import time
@@ -14,12 +15,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from morendo.ir.errors import InputError
+from morendo.ir.errors import Cancelled, InputError
 from morendo.ir.plan import Level, Plan, Step
 from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler
 from morendo.runtime.tokenizer import Message, Tokenizer
+from morendo.runtime.turns import require_process
 from morendo.runtime.verify import check_files, check_host, start_verification
 
 T = TypeVar("T")
@@ -69,6 +71,8 @@ class Session:
 
     It has one KV cache and so follows one text: a new `generate` or `logits` ends a generation
     that is still running, which then raises InputError. Open a session for each text at a time.
+    Calls of several threads wait for each other; `cancel` ends what runs. A session belongs to the
+    process that opened it: in a fork, which has none of its threads, every call raises InputError.
 
     Args:
         directory: the artifact.
@@ -96,7 +100,8 @@ class Session:
         self.vocabulary = self.executor.vocabulary
         self.context = self.executor.context
         self._level = 0
-        self._lock, self._turn = threading.Lock(), 0
+        self._lock, self._turn, self._cancelled = threading.Lock(), 0, 0
+        self._process = os.getpid()
         self._stats = Stats(load_seconds=time.perf_counter() - start)
 
     def __enter__(self) -> Session:
@@ -111,8 +116,18 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Give back memory and threads; the session cannot be used afterwards."""
+        """Cancel what runs, wait for it, give back memory and threads. Later calls, and those that
+        wait in other threads, raise InputError.
+        """
         self.executor.close()
+
+    def cancel(self) -> None:
+        """End what runs, within a step: the generation or `logits` raises Cancelled where it is.
+
+        For other threads and for signal handlers. Nothing happens if nothing runs.
+        """
+        self._cancelled = self._turn
+        self.executor.cancel()
 
     @cached_property
     def plan(self) -> Plan:
@@ -253,7 +268,10 @@ class Session:
 
     def _follow(self, turn: int, work: Callable[[], T]) -> T:
         """Do a piece of work of the text that began with `turn`, while no other thread does."""
+        require_process(self._process)
         with self._lock:
+            if turn <= self._cancelled:
+                raise Cancelled("the generation was cancelled")
             if turn != self._turn:
                 raise InputError(
                     "another call on this session began a new text before this one ended",

@@ -2,6 +2,7 @@
 #ifndef MORENDO_INTERNAL_H
 #define MORENDO_INTERNAL_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,6 +46,7 @@ typedef struct {
 } KernelEntry;
 extern const KernelEntry kernel_table[];
 extern const int kernel_count;
+extern const char plan_text[]; /* plan.json */
 
 /* error.c: formats this thread's error line and returns `code`. */
 int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -118,12 +120,18 @@ typedef struct {
   Block *blocks; /* all memory of the plan */
 } Plan;
 
-int plan_read(Plan *plan, char *text, size_t length); /* takes over `text`, from malloc */
+int plan_read(Plan *plan, const char *text, size_t length); /* points into `text` afterwards */
 void plan_bind(Plan *plan, void *const bases[SPACES]);
-int plan_run(Plan *plan, enum Function function, int tokens, int position, int level);
+/* Stops before the next step, with MR_CANCELLED, once *cancelled is not 0. */
+int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
+             const atomic_int *cancelled);
 void plan_free(Plan *plan);
 
 /* pool.c */
 void pool_use(int threads);
+
+/* cpus.c: CPUs that this process may use; the least of `most` and the quotas below ROOT/sys. */
+int usable_cpus(void);
+int quota_cpus(const char *root, int most);
 
 #endif

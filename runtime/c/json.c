@@ -9,7 +9,7 @@ enum { MAX_DEPTH = 32 };
 static int parse_value(Json *json);
 
 static int bad(const Json *json, const char *what) {
-  return fail(MR_ARTIFACT, "plan.json: %s, %d bytes before its end", what,
+  return fail(MR_ARTIFACT, "the plan: %s, %d bytes before its end", what,
               (int)(json->end - json->cursor));
 }
 
@@ -90,7 +90,7 @@ static char kind_of(int c) {
 static int parse_value(Json *json) {
   int c = skip_space(json);
   int index = add_node(json, kind_of(c));
-  if (index < 0) return fail(MR_RUNTIME, "not enough memory to read plan.json");
+  if (index < 0) return fail(MR_RUNTIME, "not enough memory to read the plan");
   int error;
   if (c == '{' || c == '[') {
     error = parse_children(json, index, c == '{' ? '}' : ']');

@@ -1,7 +1,16 @@
 /* The C interface of a compiled model: one artifact directory, one session, logits out.
  *
+ * The library is a program, and comes with the artifact: whoever loads it runs the code of whoever
+ * made it, with all rights of the process. `morendo verify DIR --sha256 H` tells, before that,
+ * whether it is the artifact whose digest H was given.
+ *
  * Functions that can fail return MR_OK or one of the codes below; mr_error() then says why in one
- * line. A session belongs to one thread at a time; different sessions may run at the same time. */
+ * line, and the session is as it was before the call.
+ *
+ * Threads: any thread may call; calls on one session wait for each other, different sessions run
+ * at the same time. mr_cancel() waits for nothing. Only the process that opened a session can use
+ * it: in a fork every call but mr_close() and mr_cancel() fails, since a fork has no other threads.
+ */
 #ifndef MORENDO_H
 #define MORENDO_H
 
@@ -17,14 +26,21 @@ enum {
   MR_OK = 0,
   MR_INPUT = 1,    /* the caller's ids, counts or levels cannot be used */
   MR_ARTIFACT = 2, /* the artifact is missing, damaged or of another version */
-  MR_RUNTIME = 3   /* no memory or threads left, or a kernel refused its arguments */
+  MR_RUNTIME = 3,  /* no memory or threads left, or a kernel refused its arguments */
+  MR_CANCELLED = 4 /* mr_cancel() or mr_close() ended the call */
 };
 
 typedef struct mr_session mr_session;
 
-/* Opens the model of an artifact directory; threads 0 means all CPUs this process may use. */
+/* Opens the model of an artifact directory. threads 0 means one for each CPU that this process may
+ * use, by its affinity and by the whole CPUs of its control groups' quotas. */
 MR_API int mr_open(const char *artifact_dir, int threads, mr_session **out);
+/* Ends the call that runs, waits for it, and frees the session. No call may begin once this one
+ * has: it would use what is freed. */
 MR_API void mr_close(mr_session *session);
+/* Makes the call that runs return MR_CANCELLED before its next kernel; does nothing if none runs.
+ * For other threads and for signal handlers: it only stores to an atomic. */
+MR_API void mr_cancel(mr_session *session);
 
 /* The last failure of this thread, one line; valid until its next failure. */
 MR_API const char *mr_error(void);
@@ -37,7 +53,7 @@ MR_API int mr_decode(mr_session *session, int32_t id, float *logits);
 MR_API int mr_score(mr_session *session, const int32_t *ids, int count, float *logits);
 
 /* Forgets all tokens. */
-MR_API void mr_reset(mr_session *session);
+MR_API int mr_reset(mr_session *session);
 /* Number of tokens that the session remembers. */
 MR_API int mr_position(const mr_session *session);
 /* Forgets the tokens from `position` on. */
@@ -45,9 +61,11 @@ MR_API int mr_set_position(mr_session *session, int position);
 /* Chooses the precision of the next calls; 0 is the most precise. */
 MR_API int mr_set_level(mr_session *session, int level);
 /* Starts (1) or stops (0) adding up the seconds of each step of the plan. */
-MR_API void mr_set_profile(mr_session *session, int on);
+MR_API int mr_set_profile(mr_session *session, int on);
 /* Seconds so far of step `step` of prefill (0), score (1) or decode (2); -1 if there is none. */
-MR_API double mr_step_seconds(const mr_session *session, int function, int step);
+MR_API double mr_step_seconds(mr_session *session, int function, int step);
+/* The text of the plan that the library was built for; plan.json is a copy of it for tools. */
+MR_API const char *mr_plan(void);
 MR_API int mr_vocabulary(const mr_session *session);
 MR_API int mr_context(const mr_session *session);
 

@@ -26,7 +26,7 @@ static const struct {
 } dtypes[] = {{"float32", CODE_FLOAT, 32}, {"float16", CODE_FLOAT, 16}, {"int8", CODE_INT, 8},
               {"uint8", CODE_UINT, 8},     {"uint16", CODE_UINT, 16},   {"int32", CODE_INT, 32},
               {"int64", CODE_INT, 64}};
-enum { DTYPES = sizeof dtypes / sizeof *dtypes, ALIGNMENT_BYTES = 64 };
+enum { FLOAT32 = 0, INT32 = 5, DTYPES = sizeof dtypes / sizeof *dtypes, ALIGNMENT_BYTES = 64 };
 
 static void *keep(Plan *plan, void *memory) {
   Block *block = memory ? malloc(sizeof *block) : NULL;
@@ -45,7 +45,7 @@ static void *allocate(Plan *plan, int64_t count, size_t item_bytes) {
 }
 
 static int bad(const char *what, int index) {
-  return fail(MR_ARTIFACT, "plan.json is damaged: %s %d", what, index);
+  return fail(MR_ARTIFACT, "the plan is damaged: %s %d", what, index);
 }
 
 static int no_memory(void) { return fail(MR_RUNTIME, "not enough memory for the plan"); }
@@ -55,7 +55,7 @@ static int read_numbers(Reader *reader, const Node *root) {
   int64_t version = -1;
   if (!json_integer(json_get(&reader->json, root, "version"), 0, INT32_MAX, &version) ||
       version != PLAN_VERSION) {
-    return fail(MR_ARTIFACT, "plan.json is of another version (got %d, need %d)", (int)version,
+    return fail(MR_ARTIFACT, "the plan is of another version (got %d, need %d)", (int)version,
                 PLAN_VERSION);
   }
   const struct {
@@ -73,7 +73,7 @@ static int read_numbers(Reader *reader, const Node *root) {
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
     const Node *node = json_get(&reader->json, root, numbers[i].name);
     if (!json_integer(node, numbers[i].low, numbers[i].high, numbers[i].out)) {
-      return fail(MR_ARTIFACT, "plan.json is damaged: bad %s", numbers[i].name);
+      return fail(MR_ARTIFACT, "the plan is damaged: bad %s", numbers[i].name);
     }
   }
   plan->bytes[IDS] = plan->chunk * (int64_t)sizeof(int32_t);
@@ -95,7 +95,7 @@ static int read_kernels(Reader *reader, const Node *list) {
     same = json_is(node, kernel_table[i].name);
     node = json_next(&reader->json, node);
   }
-  return same ? MR_OK : fail(MR_ARTIFACT, "plan.json and model.so do not belong together");
+  return same ? MR_OK : fail(MR_ARTIFACT, "the plan and model.so do not belong together");
 }
 
 static int find_name(const Node *node, const char *const *names, int count) {
@@ -136,10 +136,11 @@ static int64_t set_shape(Tensor *tensor, int tokens) {
   for (int i = tensor->dl.ndim - 1; i >= 0; i--) {
     if (tensor->token_dims >> i & 1) tensor->shape[i] = tokens;
     tensor->strides[i] = size;
-    if (tensor->shape[i] && size > INT64_MAX / 8 / tensor->shape[i]) return INT64_MAX;
+    if (tensor->shape[i] && size > INT64_MAX / tensor->shape[i]) return INT64_MAX;
     size *= tensor->shape[i];
   }
-  return size * tensor->dl.dtype.bits / 8;
+  int item_bytes = tensor->dl.dtype.bits / 8;
+  return size > INT64_MAX / item_bytes ? INT64_MAX : size * item_bytes;
 }
 
 static int read_tensor(Reader *reader, const Node *node, Tensor *tensor) {
@@ -157,6 +158,8 @@ static int read_tensor(Reader *reader, const Node *node, Tensor *tensor) {
   tensor->dl.dtype.lanes = 1;
   if (!read_dims(reader, node + 4, tensor)) return 0;
   int64_t bytes = set_shape(tensor, (int)plan->chunk);
+  int fixed = space == IDS || space == LOGITS; /* what the caller's arrays are */
+  if (fixed && (offset || dtype != (space == IDS ? INT32 : FLOAT32))) return 0;
   return offset % ALIGNMENT_BYTES == 0 && bytes <= plan->bytes[space] - offset;
 }
 
@@ -250,7 +253,7 @@ static int read_function(Reader *reader, const Node *functions, int index) {
   StepList *list = &plan->functions[index];
   const Node *steps = json_get(&reader->json, functions, function_names[index]);
   if (!steps || steps->kind != '[') {
-    return fail(MR_ARTIFACT, "plan.json is damaged: no function %s", function_names[index]);
+    return fail(MR_ARTIFACT, "the plan is damaged: no function %s", function_names[index]);
   }
   int count = count_arguments(reader, steps);
   Any *args = allocate(plan, count, sizeof *args);
@@ -260,7 +263,7 @@ static int read_function(Reader *reader, const Node *functions, int index) {
   const Node *node = steps + 1;
   for (int i = 0; i < steps->children; i++) {
     if (!read_step(reader, node, args, list)) {
-      return fail(MR_ARTIFACT, "plan.json is damaged: bad step %d of %s", i, function_names[index]);
+      return fail(MR_ARTIFACT, "the plan is damaged: bad step %d of %s", i, function_names[index]);
     }
     args += list->steps[i].count;
     node = json_next(&reader->json, node);
@@ -278,9 +281,8 @@ static int read_root(Reader *reader) {
   return error;
 }
 
-int plan_read(Plan *plan, char *text, size_t length) {
+int plan_read(Plan *plan, const char *text, size_t length) {
   Reader reader = {.plan = plan};
-  if (!keep(plan, text)) return no_memory(); /* steps point to their notes in it */
   int error = json_parse(&reader.json, text, length);
   if (error) return error;
   error = read_root(&reader);
@@ -312,12 +314,16 @@ static double seconds_now(void) {
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-int plan_run(Plan *plan, enum Function function, int tokens, int position, int level) {
+int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
+             const atomic_int *cancelled) {
   const StepList *list = &plan->functions[function];
   patch(plan, list, tokens, position, level);
   double last = plan->profile ? seconds_now() : 0;
   for (int i = 0; i < list->step_count; i++) {
     Step *step = &list->steps[i];
+    if (atomic_load_explicit(cancelled, memory_order_relaxed)) {
+      return fail(MR_CANCELLED, "cancelled before %s step %d", function_names[function], i);
+    }
     Any result = {0};
     if (step->kernel->call(NULL, step->args, step->count, &result)) {
       return fail(MR_RUNTIME, "kernel %s failed at %s step %d (%.*s): %s", step->kernel->name,

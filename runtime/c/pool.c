@@ -179,17 +179,29 @@ static void add_worker(void) {
   pthread_attr_destroy(&attributes);
 }
 
-static int usable_cpus(void) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-}
-
 /* Sets how many threads share the next loops. The loops of two sessions may see each other's
  * number, which changes how they are cut but not what they compute. */
 void pool_use(int threads) { atomic_store(&pool.threads, threads); }
 
+/* A fork has none of the workers, and locks that nobody will open. */
+static void forget_workers(void) {
+  pool.launch = pool.lock = pool.setup = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+  pool.work = pool.done = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+  pool.worker_count = pool.users = 0;
+  atomic_store(&pool.pending, 0);
+  atomic_store(&pool.sleepers, 0);
+  atomic_store(&pool.owner_sleeps, 0);
+  atomic_store(&pool.stop, 0);
+  atomic_store(&pool.state, 0);
+  pool_use(1);
+  inside = 0;
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_workers); }
+
 int mr_pool_start(int threads) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, watch_forks);
   if (threads <= 0) threads = usable_cpus();
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   pthread_mutex_lock(&pool.setup);

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +16,26 @@
 struct mr_session {
   Plan plan;
   void *bases[SPACES];
-  int threads, position, level;
+  int threads, level;
+  atomic_int position, cancelled;
+  pid_t process;        /* that opened it */
+  pthread_mutex_t turn; /* held by the call that runs */
 };
+
+/* Waits until no other call runs. */
+static int enter(mr_session *session) {
+  if (session->process != getpid()) {
+    return fail(MR_INPUT, "this session is dead: process %d opened it, %d is a fork of that",
+                (int)session->process, (int)getpid());
+  }
+  pthread_mutex_lock(&session->turn);
+  return MR_OK;
+}
+
+static int leave(mr_session *session, int result) {
+  pthread_mutex_unlock(&session->turn);
+  return result;
+}
 
 /* Opens DIR/NAME and gives its size; -1 after a failure that is already reported. */
 static int open_file(const char *dir, const char *name, int64_t *bytes) {
@@ -33,26 +53,6 @@ static int open_file(const char *dir, const char *name, int64_t *bytes) {
   }
   *bytes = info.st_size;
   return file;
-}
-
-static char *read_text(const char *dir, const char *name, int64_t *bytes) {
-  int file = open_file(dir, name, bytes);
-  if (file < 0) return NULL;
-  char *text = malloc((size_t)*bytes + 1);
-  int64_t used = 0;
-  while (text && used < *bytes) {
-    ssize_t got = read(file, text + used, (size_t)(*bytes - used));
-    if (got <= 0) break;
-    used += got;
-  }
-  close(file);
-  if (!text || used < *bytes) {
-    fail(MR_ARTIFACT, "cannot read %s/%s", dir, name);
-    free(text);
-    return NULL;
-  }
-  text[used] = 0;
-  return text;
 }
 
 static int map_weights(mr_session *session, const char *dir) {
@@ -91,10 +91,7 @@ static int map_space(mr_session *session, enum Space space) {
 }
 
 static int open_plan(mr_session *session, const char *dir) {
-  int64_t length;
-  char *text = read_text(dir, "plan.json", &length);
-  if (!text) return MR_ARTIFACT;
-  int error = plan_read(&session->plan, text, (size_t)length);
+  int error = plan_read(&session->plan, plan_text, strlen(plan_text));
   if (!error) error = map_weights(session, dir);
   if (!error) error = map_space(session, ARENA);
   if (!error) error = map_space(session, CACHE);
@@ -111,6 +108,8 @@ int mr_open(const char *artifact_dir, int threads, mr_session **out) {
   }
   mr_session *session = calloc(1, sizeof *session);
   if (!session) return fail(MR_RUNTIME, "not enough memory for a session");
+  pthread_mutex_init(&session->turn, NULL);
+  session->process = getpid();
   session->threads = mr_pool_start(threads);
   int error = open_plan(session, artifact_dir);
   if (error) {
@@ -121,9 +120,17 @@ int mr_open(const char *artifact_dir, int threads, mr_session **out) {
   return MR_OK;
 }
 
+void mr_cancel(mr_session *session) { atomic_store(&session->cancelled, 1); }
+
 void mr_close(mr_session *session) {
   if (!session) return;
-  mr_pool_stop();
+  if (session->process == getpid()) { /* a fork has neither the threads nor whoever had the turn */
+    mr_cancel(session);
+    pthread_mutex_lock(&session->turn);
+    pthread_mutex_unlock(&session->turn);
+    pthread_mutex_destroy(&session->turn);
+    mr_pool_stop();
+  }
   for (int space = 0; space < SPACES; space++) {
     if (session->bases[space]) munmap(session->bases[space], (size_t)session->plan.bytes[space]);
   }
@@ -149,26 +156,36 @@ static int check(const mr_session *session, const int32_t *ids, int count) {
 }
 
 /* Runs `function` chunk by chunk and copies out the logits of all tokens, or of the last one.
- * Kernels see aligned memory of the session, callers pass what they have. */
-static int run(mr_session *session, enum Function function, const int32_t *ids, int count,
-               float *logits, int all) {
+ * Kernels see aligned memory of the session, callers pass what they have. A call that fails or is
+ * cancelled leaves the position where it was: what it wrote behind that is never read. */
+static int run_chunks(mr_session *session, enum Function function, const int32_t *ids, int count,
+                      float *logits, int all) {
   int error = check(session, ids, count);
   if (error) return error;
-  int chunk = (int)session->plan.chunk;
+  int chunk = (int)session->plan.chunk, start = session->position;
   size_t row = (size_t)session->plan.vocabulary * sizeof *logits;
+  atomic_store(&session->cancelled, 0);
   pool_use(session->threads);
   for (int done = 0; done < count; done += chunk) {
     int tokens = count - done < chunk ? count - done : chunk;
     memcpy(session->bases[IDS], ids + done, (size_t)tokens * sizeof *ids);
-    error = plan_run(&session->plan, function, tokens, session->position, session->level);
+    error = plan_run(&session->plan, function, tokens, start + done, session->level,
+                     &session->cancelled);
     if (error) return error;
-    session->position += tokens;
     if (all) {
       memcpy((char *)logits + (size_t)done * row, session->bases[LOGITS], (size_t)tokens * row);
     }
   }
   if (!all) memcpy(logits, session->bases[LOGITS], row);
+  session->position = start + count;
   return MR_OK;
+}
+
+static int run(mr_session *session, enum Function function, const int32_t *ids, int count,
+               float *logits, int all) {
+  int error = enter(session);
+  return error ? error
+               : leave(session, run_chunks(session, function, ids, count, logits, all));
 }
 
 int mr_prefill(mr_session *session, const int32_t *ids, int count, float *logits) {
@@ -183,11 +200,9 @@ int mr_score(mr_session *session, const int32_t *ids, int count, float *logits) 
   return run(session, SCORE, ids, count, logits, 1);
 }
 
-void mr_reset(mr_session *session) { session->position = 0; }
-
 int mr_position(const mr_session *session) { return session->position; }
 
-int mr_set_position(mr_session *session, int position) {
+static int set_position(mr_session *session, int position) {
   if (position < 0 || position > session->position) {
     return fail(MR_INPUT, "position out of range (got %d, need 0 to %d)", position,
                 session->position);
@@ -196,7 +211,14 @@ int mr_set_position(mr_session *session, int position) {
   return MR_OK;
 }
 
-int mr_set_level(mr_session *session, int level) {
+int mr_set_position(mr_session *session, int position) {
+  int error = enter(session);
+  return error ? error : leave(session, set_position(session, position));
+}
+
+int mr_reset(mr_session *session) { return mr_set_position(session, 0); }
+
+static int set_level(mr_session *session, int level) {
   if (level < 0 || level >= session->plan.levels) {
     return fail(MR_INPUT, "precision level out of range (got %d, need 0 to %d)", level,
                 (int)session->plan.levels - 1);
@@ -205,13 +227,28 @@ int mr_set_level(mr_session *session, int level) {
   return MR_OK;
 }
 
-void mr_set_profile(mr_session *session, int on) { session->plan.profile = on; }
-
-double mr_step_seconds(const mr_session *session, int function, int step) {
-  if (function < 0 || function >= FUNCTIONS || step < 0) return -1;
-  const StepList *list = &session->plan.functions[function];
-  return step < list->step_count ? list->steps[step].seconds : -1;
+int mr_set_level(mr_session *session, int level) {
+  int error = enter(session);
+  return error ? error : leave(session, set_level(session, level));
 }
+
+int mr_set_profile(mr_session *session, int on) {
+  int error = enter(session);
+  if (error) return error;
+  session->plan.profile = on;
+  return leave(session, MR_OK);
+}
+
+double mr_step_seconds(mr_session *session, int function, int step) {
+  double seconds = -1;
+  if (function < 0 || function >= FUNCTIONS || step < 0 || enter(session)) return seconds;
+  const StepList *list = &session->plan.functions[function];
+  if (step < list->step_count) seconds = list->steps[step].seconds;
+  leave(session, MR_OK);
+  return seconds;
+}
+
+const char *mr_plan(void) { return plan_text; }
 
 int mr_vocabulary(const mr_session *session) { return (int)session->plan.vocabulary; }
 

@@ -13,6 +13,7 @@ extern void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int);
 extern int (*__TVMBackendFreeWorkspace)(int, int, void *);
 const KernelEntry kernel_table[] = {{0, 0}};
 const int kernel_count = 0;
+const char plan_text[] = "";
 
 enum { MAX_TASKS = 64 };
 

@@ -67,7 +67,7 @@ DAMAGES = [
     (lambda d: truncate(d / "manifest.json", 40), "unreadable .Unterminated string"),
     (lambda d: (d / "manifest.json").write_text("[]"), "a manifest is a JSON object"),
     (lambda d: (d / "manifest.json").write_bytes(b"\xff\xfe"), "unreadable"),
-    (lambda d: edit(d / "manifest.json", version=1), "another version .got 1, need 2."),
+    (lambda d: edit(d / "manifest.json", version=1), "another version .got 1, need 3."),
     (lambda d: edit(d / "manifest.json", model=None), "model is missing"),
     (lambda d: edit(d / "manifest.json", files=None), "files is missing"),
     (

@@ -1,9 +1,12 @@
 """The C runtime by itself: warnings, sanitizers, stress, damaged plans, other machines."""
 
+import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,12 +36,31 @@ def check_output(command: list[str | Path], **options) -> str:
     return done.stdout
 
 
-def system_compiler() -> list[str]:
-    """A compiler that has its sanitizers ready; zig builds them for minutes or lacks them."""
-    compiler = shutil.which("gcc") or shutil.which("clang")
+@functools.cache
+def sanitizing_compiler(flags: str) -> str:
+    """The first of gcc and clang that links and runs a program with `flags`; "" if none does."""
+    program = "int main(void) { return 0; }"
+    for name in ("gcc", "clang"):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [name, *flags.split(), "-x", "c", "-", "-o", f"{folder}/a"]
+            try:
+                subprocess.run(command, input=program, text=True, capture_output=True, check=True)
+                subprocess.run([f"{folder}/a"], capture_output=True, check=True)
+            except (OSError, subprocess.CalledProcessError):
+                continue
+            return name
+    return ""
+
+
+def build_sanitized(main: str, out: Path, flags: str) -> Path:
+    """Zig would build the sanitizers' libraries for minutes, or lacks them."""
+    compiler = sanitizing_compiler(flags)
     if not compiler:
-        pytest.skip("no gcc or clang here")
-    return [compiler]
+        pytest.skip(f"neither gcc nor clang has {flags} here")
+    return build([compiler], main, out, "-O1", "-g", *flags.split())
+
+
+MEMORY = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
 @pytest.fixture
@@ -62,21 +84,69 @@ def test_pool_on_one_cpu(tmp_path):
 
 
 def test_pool_has_no_data_races(tmp_path):
-    flags = ["-O1", "-g", "-fsanitize=thread"]
-    program = build(system_compiler(), "stress_pool.c", tmp_path / "stress", *flags)
+    program = build_sanitized("stress_pool.c", tmp_path / "stress", "-fsanitize=thread")
     assert check_output([program, "4"]) == "ok\n"
 
 
 def test_pool_with_address_sanitizer(tmp_path):
-    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    program = build(system_compiler(), "stress_pool.c", tmp_path / "stress", *flags)
+    program = build_sanitized("stress_pool.c", tmp_path / "stress", MEMORY)
     assert check_output([program, "3"]) == "ok\n"
 
 
 def test_damaged_plans_with_address_sanitizer(tmp_path, plan_file):
-    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    program = build(system_compiler(), "fuzz_plan.c", tmp_path / "fuzz", *flags)
-    assert check_output([program, plan_file]).startswith("ok")
+    plan = json.loads(plan_file.read_text())
+    plan["arena_bytes"] = 64
+    # 2^61 bytes each: in 64 bits the number of bits, and the sum of the sizes, are 0
+    plan["tensors"][2:3] = [["arena", 0, "float32", [1 << 30, 1 << 29]]] * 2
+    (tmp_path / "overflow.json").write_text(json.dumps(plan))
+    program = build_sanitized("fuzz_plan.c", tmp_path / "fuzz", MEMORY)
+    assert check_output([program, plan_file, tmp_path / "overflow.json"]).startswith("ok")
+
+
+V2, V1 = "0::{}\n", "5:memory:/m\n4:cpu,cpuacct:{}\n1:name=systemd:/s\n0::/\n"
+BASE = "sys/fs/cgroup/"
+QUOTAS = [
+    ("", {}, 8),
+    (V2.format("/"), {}, 8),
+    (V2.format("/"), {"cpu.max": "max 100000"}, 8),
+    (V2.format("/"), {"cpu.max": "50000 100000"}, 1),
+    (V2.format("/"), {"cpu.max": "390000 100000"}, 3),
+    (V2.format("/"), {"cpu.max": "1600000 100000"}, 8),
+    (V2.format("/a/b"), {"a/b/cpu.max": "500000 100000", "a/cpu.max": "200000 100000"}, 2),
+    (V2.format("/a/b"), {"a/b/cpu.max": "max 100000", "cpu.max": "400000 100000"}, 4),
+    (V2.format("/lost/b"), {"cpu.max": "300000 100000"}, 3),
+    (V2.format("/../x"), {"cpu.max": "300000 100000"}, 3),
+    (V2.format("/"), {"unified/cpu.max": "300000 100000"}, 3),
+    (V2.format("/"), {"cpu.max": "many"}, 8),
+    (V2.format("/"), {"cpu.max": "0 0"}, 8),
+    (V2.format("/"), {"cpu.max": "-5 100000"}, 8),
+    (V2.format("/"), {"cpu.max": "99999999999999999999 1"}, 8),
+    (V1.format("/"), {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+    (V1.format("/d"), {"cpu/d/cpu.cfs_quota_us": "250000", "cpu/d/cpu.cfs_period_us": "100000"}, 2),
+    (
+        V1.format("/docker/seen-from-outside"),
+        {
+            "cpu,cpuacct/cpu.cfs_quota_us": "600000",
+            "cpu,cpuacct/cpu.cfs_period_us": "100000",
+        },
+        6,
+    ),
+    ("no colon\n4:cpu\n" + V2.format("/" + "a" * 4000), {"cpu.max": "100000 100000"}, 1),
+    (V2.format("/" + "a" * 5000), {"cpu.max": "100000 100000"}, 8),
+]
+
+
+def test_quotas_of_control_groups(tmp_path):
+    program = build(ZIG, "count_cpus.c", tmp_path / "count", "-O2")
+    for number, (groups, files, want) in enumerate(QUOTAS):
+        root = tmp_path / str(number)
+        (root / "proc" / "self").mkdir(parents=True)
+        (root / "proc" / "self" / "cgroup").write_text(groups)
+        for name, text in files.items():
+            path = root / BASE / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+        assert check_output([program, root, "8"]) == f"{want}\n", (groups, files)
 
 
 @pytest.mark.parametrize("target", ["aarch64-linux-musl", "hexagon-linux-musl"])

@@ -43,7 +43,14 @@ def test_print_plan_shows_calls():
     ("path", "value", "match"),
     [
         (["version"], 9, "another version .got 9, need 1."),
-        (["chunk"], 0, "chunk must be >= 1"),
+        (["chunk"], 0, "chunk must be 1 to 1048576 .got 0."),
+        (["chunk"], (1 << 20) + 1, "chunk must be"),
+        (["context"], 2**31, "context must be 1 to 2147483647"),
+        (["vocabulary"], True, "vocabulary must be"),
+        (["arena_bytes"], 2**63, "arena_bytes must be 0 to"),
+        (["tensors", 1, 3], [2**30, 2**31], "bad dims"),
+        (["tensors", 1, 3], [2**30, 2**29], "ends outside its arena .got 2305843009213694016,"),
+        (["tensors", 1, 1], 2**64, "multiple of 64"),
         (["arena_bytes"], "12", "arena_bytes must be"),
         (["kernels", 0], "bad-name", "C identifier"),
         (["tensors", 1, 0], "moon", "unknown space 'moon' at tensor 1"),
@@ -79,7 +86,7 @@ def test_damaged_plans_are_refused(path, value, match):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"version":1}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"version":1}', "\x00", "[" * 99999])
 def test_other_texts_are_refused(text):
     with pytest.raises(ArtifactError, match="at plan.json"):
         Plan.from_json(text)

@@ -1,11 +1,12 @@
 """Both executors on the toy model: logits, chunks, positions, levels, limits, generation."""
 
+import dataclasses
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 from toy import CHUNK, CONTEXT, LEVELS, VOCABULARY, toy_logits
 
 from morendo.ir.errors import ArtifactError, InputError
@@ -173,26 +174,6 @@ def test_a_generation_ends_when_another_text_begins(toy_artifact):
         assert len(list(session.generate(IDS, max_tokens=4, ignore_eos=True))) == 4
 
 
-def test_two_threads_on_one_session_are_told_apart(toy_artifact):
-    with Session(toy_artifact) as session:
-        alone = list(session.generate(IDS, max_tokens=4, ignore_eos=True))
-        outcomes = []
-
-        def run():
-            try:
-                outcomes.append(list(session.generate(IDS, max_tokens=4, ignore_eos=True)))
-            except InputError as error:
-                outcomes.append(str(error).split(" began")[0])
-
-        threads = [threading.Thread(target=run) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert alone in outcomes
-    assert all(o in (alone, "another call on this session") for o in outcomes)
-
-
 def test_threads_out_of_range(toy_artifact):
     with pytest.raises(InputError, match="threads out of range .got -1, need 0 to 256."):
         Session(toy_artifact, threads=-1)
@@ -204,8 +185,6 @@ def test_unknown_executor(toy_artifact):
 
 
 def test_a_recompiled_artifact_is_loaded_anew(toy_artifact, toy_library):
-    import toy
-
     with Session(toy_artifact) as before:
         toy.write_toy(toy_artifact, toy_library, toy.toy_manifest())
         with Session(toy_artifact) as after:
@@ -216,19 +195,14 @@ def test_a_recompiled_artifact_is_loaded_anew(toy_artifact, toy_library):
             assert len(ours) == 2  # inodes
 
 
-def test_kernel_refusal_names_the_step(toy_library, tmp_path):
-    import dataclasses
-
-    import toy
-
+def test_kernel_refusal_names_the_step(tmp_path):
     plan = toy.toy_plan()
     steps = list(plan.functions["decode"])
     steps[3] = dataclasses.replace(steps[3], args=(*steps[3].args[:2], 6, *steps[3].args[3:4]))
     plan = dataclasses.replace(plan, functions={**plan.functions, "decode": tuple(steps)})
-    out = tmp_path / "bad"
-    toy.write_toy(
-        out, toy_library, toy.toy_manifest(), lambda p: (p / "plan.json").write_text(plan.to_json())
-    )
+    out, library = tmp_path / "bad", tmp_path / "model.so"
+    toy.link_toy(library, plan)
+    toy.write_with_plan(out, library, plan)
     for executor in ("c", "python"):
         with Session(out, executor=executor) as session:
             session.executor.prefill([1])
@@ -236,19 +210,19 @@ def test_kernel_refusal_names_the_step(toy_library, tmp_path):
                 session.executor.decode(1)
 
 
-def test_plan_and_library_must_belong_together(toy_library, tmp_path):
-    import dataclasses
-
-    import toy
-
-    plan = dataclasses.replace(toy.toy_plan(), kernels=("embed", "append", "mix", "tail"))
-    toy.write_toy(
-        tmp_path / "a",
-        toy_library,
-        toy.toy_manifest(),
-        lambda path: (path / "plan.json").write_text(plan.to_json()),
-    )
+@pytest.mark.parametrize("executor", ["c", "python"])
+def test_plan_and_library_must_belong_together(toy_library, tmp_path, executor):
+    plan = dataclasses.replace(toy.toy_plan(), arena_bytes=1 << 20)
+    toy.write_with_plan(tmp_path / "a", toy_library, plan)
     with pytest.raises(ArtifactError, match="plan.json and model.so do not belong together"):
+        Session(tmp_path / "a", executor=executor)
+
+
+def test_a_library_of_other_kernels_than_its_plan(tmp_path):
+    plan = dataclasses.replace(toy.toy_plan(), kernels=("embed", "append", "mix", "tail"))
+    toy.link_toy(tmp_path / "model.so", plan)
+    toy.write_with_plan(tmp_path / "a", tmp_path / "model.so", plan)
+    with pytest.raises(ArtifactError, match="the plan and model.so do not belong together"):
         Session(tmp_path / "a")
 
 

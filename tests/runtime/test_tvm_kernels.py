@@ -72,10 +72,11 @@ def table():
 def artifact(tmp_path_factory, table):
     folder = tmp_path_factory.mktemp("tvm")
     library = folder / "model.so"
-    link_model(make_objects(folder), ["mix"], library, toy.TOOLCHAIN)
+    plan = make_plan().to_json()
+    link_model(make_objects(folder), ["mix"], library, toy.TOOLCHAIN, plan)
 
     def add(path):
-        (path / "plan.json").write_text(make_plan().to_json())
+        (path / "plan.json").write_text(plan)
         (path / "weights.bin").write_bytes(table.tobytes())
 
     toy.write_toy(folder / "artifact", library, toy.toy_manifest(), add)
@@ -94,13 +95,14 @@ def test_parallel_loops_and_scratch(artifact, table, executor, threads):
 
 @pytest.mark.parametrize("executor", ["c", "python"])
 def test_a_kernel_refuses_a_wrong_shape(artifact, tmp_path, executor):
-    plan = make_plan(ids_dims=("tokens",))
+    plan, library = make_plan(ids_dims=("tokens",)).to_json(), tmp_path / "model.so"
+    link_model(make_objects(tmp_path), ["mix"], library, toy.TOOLCHAIN, plan)
 
     def add(path):
-        (path / "plan.json").write_text(plan.to_json())
+        (path / "plan.json").write_text(plan)
         (path / "weights.bin").write_bytes((artifact / "weights.bin").read_bytes())
 
-    toy.write_toy(tmp_path / "a", artifact / "model.so", toy.toy_manifest(), add)
+    toy.write_toy(tmp_path / "a", library, toy.toy_manifest(), add)
     with Session(tmp_path / "a", executor=executor) as session:
         with pytest.raises(
             MorendoError, match="kernel mix failed .*mix everything.*shape"

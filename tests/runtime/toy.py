@@ -16,14 +16,14 @@ HERE = Path(__file__).resolve().parent
 TOOLCHAIN = Toolchain(f"{platform.machine()}-linux-gnu.2.17")
 
 
-def toy_plan() -> Plan:
+def toy_plan(context: int = CONTEXT) -> Plan:
     width_bytes = 4 * WIDTH
     arena_bytes = 128 * (1 + CHUNK * width_bytes // 128)
     tensors = (
         Tensor("ids", 0, "int32", ("tokens",)),
         Tensor("weights", 0, "float32", (VOCABULARY, WIDTH)),
         Tensor("arena", 0, "float32", ("tokens", WIDTH)),
-        Tensor("cache", 0, "float32", (CONTEXT, WIDTH)),
+        Tensor("cache", 0, "float32", (context, WIDTH)),
         Tensor("arena", arena_bytes, "float32", (CHUNK, WIDTH)),
         Tensor("logits", 0, "float32", (1, VOCABULARY)),
         Tensor("logits", 0, "float32", ("tokens", VOCABULARY)),
@@ -40,11 +40,11 @@ def toy_plan() -> Plan:
 
     return Plan(
         chunk=CHUNK,
-        context=CONTEXT,
+        context=context,
         vocabulary=VOCABULARY,
         levels=LEVELS,
         arena_bytes=2 * arena_bytes,
-        cache_bytes=CONTEXT * width_bytes,
+        cache_bytes=context * width_bytes,
         weights_bytes=VOCABULARY * width_bytes,
         kernels=KERNELS,
         tensors=tensors,
@@ -72,8 +72,9 @@ def toy_manifest() -> dict:
     }
 
 
-def link_toy(out: Path) -> None:
-    link_model([], KERNELS, out, TOOLCHAIN, sources=[HERE / "toy_kernels.c"])
+def link_toy(out: Path, plan: Plan | None = None) -> None:
+    text = (plan or toy_plan()).to_json()
+    link_model([], KERNELS, out, TOOLCHAIN, text, sources=[HERE / "toy_kernels.c"])
 
 
 def write_toy(
@@ -86,3 +87,8 @@ def write_toy(
         (writer.path / "model.so").write_bytes(library.read_bytes())
         add(writer.path)
         writer.finish(manifest)
+
+
+def write_with_plan(out: Path, library: Path, plan: Plan) -> None:
+    """Write the toy artifact with another plan."""
+    write_toy(out, library, toy_manifest(), lambda p: (p / "plan.json").write_text(plan.to_json()))
