@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.integrations.gguf.reader import GgufHeader
 
 from morendo.ir.errors import InputError
 
 from . import gguf
 from .matching import match_names, refuse_unused
-from .model_files import ADAPTER, find_weights, listed_names, other_files, read_json
+from .model_files import ADAPTER, find_weights, other_files, read_json
 from .prequantized import refuse_quantized_config
 from .switches import check_switches
 from .torch_export import SUPPORTED, EmptyModel
@@ -28,14 +27,14 @@ class Checkpoint:
         path: a directory, or a .gguf file.
         config: as transformers reads it.
         eos: ids that end a text.
-        header: of a .gguf file.
+        file: of a model in GGUF.
         notes: what the person should know of configuration and weights.
     """
 
     path: Path
     config: PreTrainedConfig
     eos: list[int] = field(default_factory=list)
-    header: GgufHeader | None = None
+    file: gguf.GgufFile | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -46,9 +45,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         InputError: when it is damaged or of an unknown architecture.
     """
     if path.is_file():
-        header = gguf.read_header(path)
-        config = gguf.read_config(path, header.architecture)
-        return Checkpoint(path, config, _ids(config.eos_token_id), header)
+        file = gguf.open_gguf(path)
+        return Checkpoint(path, gguf.read_config(file), gguf.end_ids(file), file)
     config = _read_config(path)
     eos = _ids(config.eos_token_id)
     generation = read_json(path / "generation_config.json")
@@ -108,27 +106,15 @@ def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
     keys |= {name: names.known[name] for name in stored}
     buffers = model.buffers
     if isinstance(source, gguf.GgufSource):
-        checkpoint.notes.extend(_left_in_gguf(source, where))
+        refuse_unused(source.unused(), where, "the GGUF file is of a model that is not known here")
         buffers = source.rotary_buffers(buffers)
     return WeightStore(source, keys, buffers, model.aliases)
 
 
-def _left_in_gguf(source: gguf.GgufSource, where: str) -> list[str]:
-    """Refuse tensors of layers and of parts that the model takes other tensors of; note others."""
-    owners = {_owner(info.name) for info in source.tensors.values()}
-    left = [name for name in source.others if not name.startswith("rope_")]
-    refuse_unused([n for n in left if n.startswith("blk.") or _owner(n) in owners], where)
-    return [f"not part of the text model and left out: {listed_names(left)}"] if left else []
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
 def _source(checkpoint: Checkpoint, model: EmptyModel) -> TensorSource:
     path = checkpoint.path
-    if checkpoint.header is not None:
-        return gguf.GgufSource(path, checkpoint.header, model.module)
+    if checkpoint.file is not None:
+        return gguf.GgufSource(checkpoint.file, model.module)
     files = find_weights(path)
     note = other_files(path, files)
     if note:

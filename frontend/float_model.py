@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from . import checkpoint, gguf, torch_export
+from . import checkpoint, torch_export
 from .load import quiet
 from .locate import locate
 from .weights import WeightStore
@@ -86,7 +86,7 @@ def open_float_model(model: str | Path) -> FloatModel:
     """
     notes: list[str] = []
     path = locate(str(model), notes)
-    with gguf.shared_reader(), quiet():
+    with quiet():
         opened = checkpoint.open_checkpoint(path)
         torch_export.check_supported(opened.config, str(path))
     weights = checkpoint.open_weights(opened, torch_export.build_empty(opened.config))

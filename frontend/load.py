@@ -69,14 +69,14 @@ def load_model(model: str | Path) -> LoadedModel:
 
     notes: list[str] = []
     path = locate(str(model), notes)
-    from . import checkpoint, gguf, torch_export
+    from . import checkpoint, torch_export
     from .tokenizer import load_tokenizer
 
-    with gguf.shared_reader(), quiet():
+    with quiet():
         opened = checkpoint.open_checkpoint(path)
         torch_export.check_supported(opened.config, str(path))
         vocabulary = int(opened.config.vocab_size)
-        tokenizer = load_tokenizer(path, vocabulary)
+        tokenizer = load_tokenizer(path, vocabulary, opened.file)
     empty = torch_export.build_empty(opened.config)
     weights = checkpoint.open_weights(opened, empty)
     bos, eos, stop = _special_ids(opened, tokenizer)

@@ -65,8 +65,13 @@ def match_names(model: EmptyModel, source: TensorSource, path: Path) -> Names:
     return Names(known, notes)
 
 
-def refuse_unused(names: list[str], where: str) -> None:
+def refuse_unused(
+    names: list[str], where: str, hint: str = "config.json does not fit the weights"
+) -> None:
     """Refuse tensors that the model has no place for.
+
+    Args:
+        hint: what to do about them; adapters have their own.
 
     Raises:
         InputError: when there are any.
@@ -74,7 +79,6 @@ def refuse_unused(names: list[str], where: str) -> None:
     if not names:
         return
     tensors = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-    hint = "config.json does not fit the weights"
     if any(_ADAPTERS.search(name) for name in names):
         hint = "merge the adapter into the model first (merge_and_unload of peft)"
     raise InputError(

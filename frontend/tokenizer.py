@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from morendo.ir.errors import InputError
+
+from .gguf import GgufFile, read_vocabulary
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 # Tokens that end a turn in chat templates; models are often not configured to stop at them.
@@ -43,37 +47,42 @@ class ModelTokenizer:
             (directory / CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
 
 
-def load_tokenizer(path: Path, vocabulary: int) -> ModelTokenizer | None:
-    """The tokenizer of a model directory or .gguf file; None when a directory has none.
+def load_tokenizer(
+    path: Path, vocabulary: int, file: GgufFile | None = None
+) -> ModelTokenizer | None:
+    """The tokenizer of a model directory or GGUF file; None when there is none.
 
     Args:
         path: where the model is.
         vocabulary: number of the model's logits.
+        file: the GGUF file at `path`, if it is one.
 
     Raises:
-        InputError: when it cannot be read, or has more tokens than the model.
+        InputError: when it cannot be read, or needs more tokens than the model has.
     """
-    if path.is_dir() and not any(path.glob("*token*")) and not any(path.glob("vocab*")):
-        return None
-    found = _load(path)
-    library = found.backend_tokenizer
-    size = library.get_vocab_size(with_added_tokens=True)
-    top = max(library.get_vocab(with_added_tokens=True).values(), default=-1)
-    if top >= vocabulary:
-        raise InputError(
-            f"the tokenizer has ids that the model does not know "
-            f"(got id {top}, need below {vocabulary})",
-            where=str(path),
-            hint="tokenizer and weights are of different models",
+    if file is not None:
+        stored = read_vocabulary(file)
+        if stored is None:
+            return None
+        library, template, bos, eos = (
+            stored.library,
+            stored.chat_template,
+            stored.bos,
+            stored.eos,
         )
-    template = found.chat_template if isinstance(found.chat_template, str) else ""
-    bos: Any = found.bos_token_id
-    eos: Any = found.eos_token_id
+    elif not any(path.glob("*token*")) and not any(path.glob("vocab*")):
+        return None
+    else:
+        found = _load(path)
+        library = found.backend_tokenizer
+        template = found.chat_template if isinstance(found.chat_template, str) else ""
+        bos, eos = found.bos_token_id, found.eos_token_id
+    library = _within(library, vocabulary, (bos, eos), template, str(path))
     start = library.encode("a", add_special_tokens=True).ids[:1]
     return ModelTokenizer(
         library=library,
         chat_template=template,
-        size=size,
+        size=library.get_vocab_size(with_added_tokens=True),
         bos=bos,
         eos=eos,
         add_bos=bos is not None and start == [bos],
@@ -81,19 +90,47 @@ def load_tokenizer(path: Path, vocabulary: int) -> ModelTokenizer | None:
     )
 
 
+def _within(
+    library: Tokenizer, vocabulary: int, ends: tuple[int | None, ...], template: str, where: str
+) -> Tokenizer:
+    """The tokenizer without added tokens that the model has no row for, if none is needed.
+
+    People add a [PAD] for training and leave the embedding as it was.
+    """
+    known = library.get_vocab(with_added_tokens=True)
+    behind = {token: i for token, i in known.items() if i >= vocabulary}
+    if not behind:
+        return library
+    facts = json.loads(library.to_str())
+    added = {token["content"] for token in facts["added_tokens"]}
+    base = facts["model"]["vocab"]
+    words = set(base) if isinstance(base, dict) else {word for word, _ in base}
+    framed = json.dumps(facts["post_processor"], ensure_ascii=False)
+    for token, i in behind.items():
+        unused = token in added and token not in words and i not in ends
+        if not unused or token in template or json.dumps(token, ensure_ascii=False) in framed:
+            raise InputError(
+                f"the tokenizer has ids that the model does not know "
+                f"(got id {i} for {token!r}, need below {vocabulary})",
+                where=where,
+                hint="tokenizer and weights are of different models",
+            )
+    facts["added_tokens"] = [t for t in facts["added_tokens"] if t["id"] < vocabulary]
+    facts["padding"] = None
+    return Tokenizer.from_str(json.dumps(facts))
+
+
 def _load(path: Path) -> PreTrainedTokenizerFast:
-    where = {"gguf_file": path.name} if path.is_file() else {}
-    folder = path.parent if path.is_file() else path
     try:
         found = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_fast=True, **where
+            path, local_files_only=True, trust_remote_code=False, use_fast=True
         )
     except Exception as error:  # transformers and tokenizers raise many types
         said = " ".join(str(error).split())
         raise InputError(
             f"the tokenizer cannot be read ({said[:200]})",
             where=str(path),
-            hint="tokenizer.json (or the GGUF file's tokens) is missing or damaged",
+            hint="tokenizer.json is missing or damaged",
         ) from error
     if not isinstance(found, PreTrainedTokenizerFast):
         raise InputError(

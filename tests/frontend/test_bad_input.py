@@ -127,7 +127,7 @@ def test_pickled_checkpoint(model, capsys):
 
 def test_vocabulary_mismatch(model):
     save_tokenizer(model, VOCABULARY + 1)
-    refuses(model, f"got id {VOCABULARY}, need below {VOCABULARY}", "different models")
+    refuses(model, f"got id {VOCABULARY} for 'w66', need below {VOCABULARY}", "different models")
 
 
 def test_damaged_tokenizer(model):

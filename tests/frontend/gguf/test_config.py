@@ -1,0 +1,461 @@
+"""Metadata of every architecture: read so that logits are transformers', or refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from morendo.frontend.checkpoint import open_checkpoint, open_weights
+from morendo.frontend.float_model import FloatModel
+from morendo.frontend.gguf import open_gguf, read_config
+from morendo.frontend.torch_export import build_empty
+from morendo.ir.errors import InputError
+from tests.frontend.families import make_model
+from tests.frontend.tiny_gguf import save_gguf
+
+_SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+}
+_GROUPED = {"num_key_value_heads": 2}
+_PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+_YARN_KEYS = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 16,
+}
+_LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 8.0}
+_LINEAR_KEYS = {"rope.freq_base": 500.0, "rope.scaling.factor": 8.0}  # linear is the default
+_LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.5, 1.25, 1.0, 2.0],
+    "long_factor": [3.0, 2.0, 1.0, 4.0],
+    "original_max_position_embeddings": 32,
+    "attention_factor": 1.25,
+}
+_LONG_TENSORS = {
+    "rope_factors_short.weight": np.array(_LONG["short_factor"], np.float32),
+    "rope_factors_long.weight": np.array(_LONG["long_factor"], np.float32),
+}
+_LONG_KEYS = {"rope.scaling.attn_factor": 1.25, "rope.scaling.original_context_length": 32}
+# (GGUF architecture, Hugging Face's, its options, keys of the file, tensors of the file)
+CASES: dict[str, tuple[Any, ...]] = {
+    "llama": ("llama", "llama", {**_GROUPED, "rope_parameters": _PLAIN}, {}),
+    "llama_biases": (
+        "llama",
+        "llama",
+        {**_GROUPED, "head_dim": 16, "attention_bias": True, "mlp_bias": True},
+        {"rope.dimension_count": 16},
+    ),
+    "llama_linear": ("llama", "llama", {**_GROUPED, "rope_parameters": _LINEAR}, _LINEAR_KEYS),
+    "llama_old_linear": (
+        "llama",
+        "llama",
+        {**_GROUPED, "rope_parameters": _LINEAR},
+        {"rope.freq_base": 500.0, "rope.scale_linear": 8.0},
+    ),
+    "llama_unscaled": (
+        "llama",
+        "llama",
+        {**_GROUPED, "rope_parameters": _PLAIN},
+        {"rope.scaling.type": "none", "rope.scaling.factor": 8.0},
+    ),
+    "llama_yarn": ("llama", "llama", {**_GROUPED, "rope_parameters": _YARN}, _YARN_KEYS),
+    "llama_yarn_details": (
+        "llama",
+        "llama",
+        {
+            **_GROUPED,
+            "rope_parameters": {
+                **_YARN,
+                "attention_factor": 1.5 * (1 + 0.1 * np.log(4.0)),
+                "beta_fast": 4.0,
+                "beta_slow": 0.5,
+            },
+        },
+        {
+            **_YARN_KEYS,
+            "rope.scaling.attn_factor": 1.5,
+            "rope.scaling.yarn_beta_fast": 4.0,
+            "rope.scaling.yarn_beta_slow": 0.5,
+        },
+    ),
+    "llama_longrope": (
+        "llama",
+        "llama",
+        {**_GROUPED, "rope_parameters": _LONG},
+        _LONG_KEYS,
+        _LONG_TENSORS,
+    ),
+    "mistral": (
+        "llama",
+        "mistral",
+        {**_GROUPED, "sliding_window": 5},
+        {"attention.sliding_window": 5},
+    ),
+    "qwen2_yarn": ("qwen2", "qwen2", {**_GROUPED, "rope_parameters": _YARN}, _YARN_KEYS),
+    "qwen3_linear": (
+        "qwen3",
+        "qwen3",
+        {**_GROUPED, "head_dim": 16, "rope_parameters": _LINEAR},
+        _LINEAR_KEYS,
+    ),
+    "phi3_window": (
+        "phi3",
+        "phi3",
+        {**_GROUPED, "sliding_window": 5},
+        {"attention.sliding_window": 5},
+    ),
+    "phi3_partial": (
+        "phi3",
+        "phi3",
+        {**_GROUPED, "rope_parameters": {**_PLAIN, "partial_rotary_factor": 0.75}},
+        {"rope.dimension_count": 6},
+    ),
+    "phi3_longrope": (
+        "phi3",
+        "phi3",
+        {**_GROUPED, "original_max_position_embeddings": 32, "rope_parameters": _LONG},
+        _LONG_KEYS,
+        _LONG_TENSORS,
+    ),
+    "gemma": ("gemma", "gemma", {**_GROUPED, "head_dim": 16}, {}),
+    "gemma2": (
+        "gemma2",
+        "gemma2",
+        {
+            **_GROUPED,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 4,
+            "attn_logit_softcapping": 20.0,
+        },
+        {"attention.sliding_window": 4, "attn_logit_softcapping": 20.0},
+    ),
+    "gemma3_global_layers_scale": (
+        "gemma3",
+        "gemma3_text",
+        {
+            **_GROUPED,
+            "num_hidden_layers": 7,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 4,
+            "rope_parameters": {
+                "full_attention": _LINEAR,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+        },
+        {
+            **_LINEAR_KEYS,
+            "rope.freq_base_swa": 300.0,
+            "attention.sliding_window": 4,
+            "attention.scale": 0.25,
+        },
+    ),
+    "gemma3_pattern": (
+        "gemma3",
+        "gemma3_text",
+        {
+            **_GROUPED,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 4,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+        {
+            "rope.freq_base": 1e6,
+            "attention.sliding_window": 4,
+            "attention.sliding_window_pattern": [False, True],
+        },
+    ),
+    "granite": (
+        "granite",
+        "granite",
+        {
+            **_GROUPED,
+            "attention_multiplier": 0.25,
+            "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.5,
+            "logits_scaling": 3.0,
+        },
+        {
+            "attention.scale": 0.25,
+            "embedding_scale": 2.0,
+            "residual_scale": 0.5,
+            "logit_scale": 3.0,
+        },
+    ),
+    "olmo2": ("olmo2", "olmo2", _GROUPED, {}),
+    "smollm3": (
+        "smollm3",
+        "smollm3",
+        {**_GROUPED, "num_hidden_layers": 5, "rope_parameters": _PLAIN},
+        {},
+    ),
+    "gpt2": ("gpt2", "gpt2", {}, {}),
+    "gpt2_own_head": ("gpt2", "gpt2", {"tie_word_embeddings": False}, {}),
+    "bloom": ("bloom", "bloom", {"n_layer": 2, "n_head": 4}, {}),
+    "gptneox": (
+        "gptneox",
+        "gpt_neox",
+        {"rotary_pct": 0.5, "use_parallel_residual": False},
+        {"rope.dimension_count": 4, "use_parallel_residual": False},
+    ),
+    "phi2": ("phi2", "phi", {"partial_rotary_factor": 0.5}, {"rope.dimension_count": 4}),
+    "stablelm": (
+        "stablelm",
+        "stablelm",
+        {**_GROUPED, "partial_rotary_factor": 0.5, "use_qkv_bias": True},
+        {"rope.dimension_count": 4, "use_parallel_residual": True},
+    ),
+    "stablelm_parallel": (
+        "stablelm",
+        "stablelm",
+        {**_GROUPED, "partial_rotary_factor": 0.25, "use_parallel_residual": True},
+        {"rope.dimension_count": 2},
+    ),
+    "starcoder2": (
+        "starcoder2",
+        "starcoder2",
+        {**_GROUPED, "sliding_window": 5},
+        {"attention.sliding_window": 5},
+    ),
+    "nemotron": (
+        "nemotron",
+        "nemotron",
+        {**_GROUPED, "partial_rotary_factor": 0.5},
+        {"rope.dimension_count": 4},
+    ),
+}
+
+
+def _random(kind: str, options: dict[str, Any]) -> PreTrainedModel:
+    config = AutoConfig.for_model(kind, **{**_SIZES, **options})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.float()
+
+
+def _from_file(path: Path) -> PreTrainedModel:
+    opened = open_checkpoint(path)
+    weights = open_weights(opened, build_empty(opened.config))
+    return FloatModel(path, opened.config, weights).build()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_transformers(tmp_path, case):
+    architecture, kind, options, keys, *tensors = CASES[case]
+    model = _random(kind, options)
+    save_gguf(model, tmp_path / "m.gguf", architecture, keys, *tensors)
+    found = _from_file(tmp_path / "m.gguf")
+    assert found.config.model_type == kind
+    ids = torch.randint(0, 96, (1, 60), generator=torch.Generator().manual_seed(0))
+    for length in (20, 60):  # on both sides of longrope's original length
+        with torch.no_grad():
+            want, got = model(ids[:, :length]).logits, found(ids[:, :length]).logits
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_factors_of_frequencies(tmp_path):
+    model = make_model("llama")
+    factors = np.array([1, 1, 2, 8], np.float32)
+    save_gguf(model, tmp_path / "m.gguf", tensors={"rope_freqs.weight": factors})
+    opened = open_checkpoint(tmp_path / "m.gguf")
+    store = open_weights(opened, build_empty(opened.config))
+    want = model.model.rotary_emb.inv_freq.numpy() / factors
+    np.testing.assert_allclose(store.get("model.rotary_emb.inv_freq"), want)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tensors", "message"),
+    [
+        ("llama", {"rope_freqs.weight": np.ones(3, np.float32)}, "needs 4 positive numbers, got 3"),
+        ("llama", {"rope_freqs.weight": np.zeros(4, np.float32)}, "needs 4 positive numbers"),
+        (
+            "llama",
+            {"rope_factors_long.weight": np.ones(4, np.float32)},
+            "has no tensor rope_factors_short.weight",
+        ),
+        (
+            "qwen3",
+            {"rope_freqs.weight": np.ones(4, np.float32)},
+            r"does not use \(first: rope_freqs.weight\)",
+        ),
+    ],
+)
+def test_factors_that_cannot_be_used(tmp_path, architecture, tensors, message):
+    model = make_model("qwen3" if architecture == "qwen3" else "llama")
+    save_gguf(model, tmp_path / "m.gguf", architecture, tensors=tensors)
+    with pytest.raises(InputError, match=message):
+        _from_file(tmp_path / "m.gguf")
+
+
+def test_the_gemmas_of_27_billion(tmp_path):
+    """Their scores are scaled by channels per head, which no key says; by the layers it shows."""
+    path = tmp_path / "m.gguf"
+    for architecture, kind, layers in (("gemma2", "gemma2", 46), ("gemma3", "gemma3_text", 62)):
+        model = _random(kind, {**_GROUPED, "head_dim": 16})
+        save_gguf(model, path, architecture, {"block_count": layers})
+        assert read_config(open_gguf(path)).query_pre_attn_scalar == 8
+        save_gguf(model, path, architecture)
+        assert read_config(open_gguf(path)).query_pre_attn_scalar == 16
+
+
+_HARMLESS = {
+    "attention.causal": True,
+    "attention.clamp_kqv": 0.0,
+    "attention.scale": 8**-0.5,
+    "attention.sliding_window": 0,
+    "embedding_scale": 1.0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "final_logit_softcapping": 0.0,
+    "logit_scale": 1.0,
+    "pooling_type": 0,
+    "residual_scale": 1.0,
+    "rope.dimension_count": 8,
+    "rope.scaling.finetuned": True,
+    "rope.scaling.yarn_beta_fast": 16.0,
+    "tensor_data_layout": "Meta AI original pth",
+    "vocab_size": 96,
+}
+
+
+def test_keys_that_change_nothing(tmp_path):
+    model = make_model("llama")
+    save_gguf(model, tmp_path / "a.gguf")
+    head_counts = {"attention.head_count": [4, 4], "attention.head_count_kv": [2, 2]}
+    save_gguf(model, tmp_path / "b.gguf", keys=_HARMLESS | head_counts)
+    plain, more = (read_config(open_gguf(tmp_path / f"{n}.gguf")).to_dict() for n in "ab")
+    assert plain == more
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention.causal", False),
+        ("attention.clamp_kqv", 8.0),
+        ("attention.key_length_mla", 8),
+        ("attention.max_alibi_bias", 8.0),
+        ("attention.scale", 0.25),
+        ("attention.shared_kv_layers", 2),
+        ("attention.sliding_window_pattern", 2),
+        ("attention.temperature_scale", 0.1),
+        ("attention.value_length", 16),
+        ("attn_logit_softcapping", 50.0),
+        ("embedding_scale", 12.0),
+        ("expert_count", 8),
+        ("final_logit_softcapping", 30.0),
+        ("interleave_moe_layer_step", 2),
+        ("logit_scale", 8.0),
+        ("nextn_predict_layers", 1),
+        ("residual_scale", 0.22),
+        ("rope.dimension_count", 4),
+        ("rope.dimension_sections", [2, 2]),
+        ("rope.freq_base_swa", 10000.0),
+        ("rope.scaling.alpha", 1000.0),
+        ("rope.scaling.attn_factor", 1.2),
+        ("rope.scaling.yarn_attn_factor", 1.2),
+        ("rope.scaling.yarn_ext_factor", 1.0),
+        ("rope.scaling.yarn_log_multiplier", 0.1),
+        ("swin_norm", True),
+        ("something_new", 1),
+    ],
+)
+def test_keys_that_change_the_function(tmp_path, key, value):
+    save_gguf(make_model("llama"), tmp_path / "m.gguf", keys={key: value})
+    with pytest.raises(InputError, match=rf"GGUF key llama\.{key} = .* is not supported for llama"):
+        read_config(open_gguf(tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("block_count", None, "has no key llama.block_count"),
+        ("block_count", "two", "llama.block_count is 'two', need an integer"),
+        ("block_count", 2.0, "llama.block_count is 2.0, need an integer"),
+        ("block_count", True, "llama.block_count is True, need an integer"),
+        ("block_count", 0, "llama.block_count is 0, need at least 1"),
+        ("attention.head_count_kv", [2, 1], "head_count_kv differs from layer to layer"),
+        ("feed_forward_length", [48, 32], "feed_forward_length differs from layer to layer"),
+        ("attention.head_count", 5, "GGUF key llama.attention|32 channels do not divide"),
+        ("attention.layer_norm_rms_epsilon", "1e-5", "epsilon is '1e-5', need a number"),
+        ("attention.layer_norm_rms_epsilon", float("nan"), "is nan, need a finite number"),
+        ("rope.scaling.type", 4, "rope.scaling.type is 4, need a text"),
+        ("rope.scaling.type", "ntk", "rope.scaling.type is 'ntk'"),
+        ("rope.scaling.type", "longrope", "has no tensor rope_factors_long.weight"),
+    ],
+)
+def test_keys_that_are_missing_or_wrong(tmp_path, key, value, message):
+    keys = {"attention.key_length": None, "attention.value_length": None, key: value}
+    save_gguf(make_model("llama"), tmp_path / "m.gguf", keys=keys)
+    with pytest.raises(InputError, match=message):
+        read_config(open_gguf(tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family", "keys", "message"),
+    [
+        ("gemma3", "gemma3", {"attention.scale": 0.3}, r"scaled by 1 / sqrt\(11\.1111\)"),
+        (
+            "gemma3",
+            "gemma3",
+            {"attention.sliding_window": 4, "attention.sliding_window_pattern": [True]},
+            "pattern needs a flag for each layer",
+        ),
+        ("bloom", "bloom", {"feed_forward_length": 99}, "bloom.feed_forward_length = 99"),
+        ("bloom", "bloom", {"attention.max_alibi_bias": 4.0}, "max_alibi_bias = 4.0"),
+        ("gptneox", "gpt_neox", {"use_parallel_residual": 1}, "is 1, need true or false"),
+        ("phi3", "phi3", {"rope.dimension_count": 10}, "10 of a head's 8 channels cannot"),
+        ("qwen2", "qwen2", {"attention.sliding_window": 4}, "qwen2.attention.sliding_window = 4"),
+    ],
+)
+def test_what_one_architecture_refuses(tmp_path, architecture, family, keys, message):
+    save_gguf(make_model(family), tmp_path / "m.gguf", architecture, keys)
+    with pytest.raises(InputError, match=message):
+        read_config(open_gguf(tmp_path / "m.gguf"))
+
+
+def test_a_configuration_that_transformers_refuses(tmp_path, monkeypatch):
+    def refuse(**fields: Any) -> None:
+        raise ValueError("no such\nthing")
+
+    save_gguf(make_model("llama"), tmp_path / "m.gguf")
+    monkeypatch.setattr(AutoConfig, "for_model", refuse)
+    with pytest.raises(InputError, match=r"configuration is not valid \(no such thing\)"):
+        read_config(open_gguf(tmp_path / "m.gguf"))
+
+
+def test_without_an_embedding(tmp_path):
+    save_gguf(make_model("llama"), tmp_path / "m.gguf")
+    data = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(data.replace(b"token_embd.weight", b"token_embx.weight"))
+    with pytest.raises(InputError, match="has no tensor token_embd.weight"):
+        read_config(open_gguf(tmp_path / "m.gguf"))
+
+
+def test_unknown_architecture(tmp_path):
+    save_gguf(make_model("llama"), tmp_path / "m.gguf")
+    data = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(data.replace(b"llama", b"mamba"))
+    with pytest.raises(InputError, match="'mamba' is not supported.*supported: .*llama, nemotron"):
+        read_config(open_gguf(tmp_path / "m.gguf"))
