@@ -14,10 +14,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import gguf
+import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
+
 from morendo.ir.errors import InputError
 
 _VERSIONS = (2, 3)

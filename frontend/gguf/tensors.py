@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import gguf
 import numpy as np
 from transformers import PreTrainedModel
 from transformers import modeling_gguf_pytorch_utils as hf_gguf
-
-import gguf
 
 from ..weights import TensorSource
 from .metadata import Metadata

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers.tokenization_utils_base import generate_merges
-
-from gguf import TokenType
 
 from .metadata import Metadata
 from .pre_tokenizers import STARTS, WHOLE_WORDS, names, pre_tokenizer

@@ -3,11 +3,11 @@
 import struct
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
-
-import gguf
 from gguf import GGMLQuantizationType as Kind
+
 from morendo.frontend import load_model
 from morendo.frontend.gguf import read_header
 from morendo.ir.errors import InputError

@@ -3,12 +3,12 @@
 import importlib.util
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import gguf
 from morendo.frontend import load_model, write_tokenizer
 from morendo.frontend.checkpoint import open_checkpoint, open_weights
 from morendo.frontend.gguf import GgufSource, end_ids, open_gguf

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import TokenType
 from tokenizers import Tokenizer, models, normalizers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from gguf import TokenType
 from morendo.frontend.gguf import GgufVocabulary, open_gguf, read_vocabulary
 from morendo.frontend.gguf.pre_tokenizers import names, pre_tokenizer
 from morendo.frontend.tokenizer import ModelTokenizer, load_tokenizer
