@@ -180,6 +180,14 @@ def test_the_key_follows_the_files(tmp_path, monkeypatch):
     assert cache_directory() == tmp_path / "morendo" / "logits"
 
 
+def test_key_of_a_model_in_parts(tmp_path):
+    parts = [tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    parts[0].write_bytes(b"one")
+    first = model_key(parts[0])
+    parts[1].write_bytes(b"two")
+    assert model_key(parts[0]) != first
+
+
 # Weights
 
 

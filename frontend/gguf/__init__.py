@@ -2,7 +2,7 @@
 
 from .config import end_ids, read_config
 from .header import read_header
-from .split import GgufFile, open_gguf
+from .split import GgufFile, open_gguf, part_paths
 from .tensors import GgufSource
 from .vocabulary import GgufVocabulary, read_vocabulary
 
@@ -12,6 +12,7 @@ __all__ = [
     "GgufVocabulary",
     "end_ids",
     "open_gguf",
+    "part_paths",
     "read_config",
     "read_header",
     "read_vocabulary",

@@ -67,6 +67,16 @@ def open_gguf(path: Path) -> GgufFile:
     return GgufFile(path, architecture, metadata, tensors)
 
 
+def part_paths(path: Path) -> list[Path]:
+    """Where the files of a model are, by the name of one of them."""
+    name = _PART.fullmatch(path.name)
+    if name is None:
+        return [path]
+    count = int(name["count"])
+    names = (f"{name['stem']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1))
+    return [path.with_name(n) for n in names]
+
+
 def _number(header: Header, key: str, default: int) -> int:
     value = header.metadata.get(key, default)
     if type(value) is not int or value < 0:
@@ -89,10 +99,7 @@ def _parts(first: Header) -> list[Header]:
             where=str(first.path),
             hint=f"name it ...-{own:05d}-of-{count:05d}.gguf, beside the other parts",
         )
-    paths = [
-        first.path.with_name(f"{name['stem']}-{i:05d}-of-{count:05d}.gguf")
-        for i in range(1, count + 1)
-    ]
+    paths = part_paths(first.path)
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from morendo.frontend.gguf import part_paths
+
 CACHE_LIMIT_BYTES = 4_000_000_000
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf", "config.json")
 
@@ -36,7 +38,10 @@ def model_key(path: Path) -> str:
     Files count by name, size and time of change: reading gigabytes for a checksum would take
     longer than what the cache saves.
     """
-    files = [path] if path.is_file() else [f for p in _WEIGHT_FILES for f in path.glob(p)]
+    if path.is_file():
+        files = [part for part in part_paths(path) if part.is_file()]
+    else:
+        files = [f for p in _WEIGHT_FILES for f in path.glob(p)]
     facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
     libraries = [version(name) for name in ("torch", "transformers")]
     return _digest(json.dumps([str(path.resolve()), facts, libraries]).encode())
