@@ -67,9 +67,9 @@ class Budget:
     def label(self) -> str:
         """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16."""
         if self.average_bits:
-            return f"{self.average_bits:g}bit"
+            return f"{_plain(self.average_bits)}bit"
         if self.size_mb:
-            return f"{self.size_mb:g}MB"
+            return f"{_plain(self.size_mb)}MB"
         return f"{self.bits}{'bit' if str(self.bits).isdigit() else ''}"
 
     def texts(self, calibrate: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
@@ -106,9 +106,9 @@ class Budget:
         steps = ["normalize", f"quantize-weights{{{formats}}}"]
         if self.limited:
             limit = (
-                f"average_bits={self.average_bits:g}"
+                f"average_bits={_plain(self.average_bits)}"
                 if self.average_bits
-                else f"size_mb={self.size_mb:g}"
+                else f"size_mb={_plain(self.size_mb)}"
             )
             steps += ["analyze-group-ranges", f"promote-groups{{{limit}}}"]
         if calibrated:
@@ -121,6 +121,11 @@ class Budget:
             steps.append("tune-scales")
         steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
         return ",".join(steps)
+
+
+def _plain(value: float) -> str:
+    """A number with all of its digits: 90, 12345.678."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def default_name(model: str | Path, target: str, label: str) -> str:

@@ -60,6 +60,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("artifact", type=Path, metavar="DIR", help="an artifact directory")
     add("--text", type=Path, required=True, metavar="FILE", help="UTF-8 text; - is standard input")
     add("--reference", metavar="MODEL", help="the float model: directory, hub id or .gguf file")
+    add(
+        "--any-reference",
+        action="store_true",
+        help="accept another model than the one that was compiled, such as the original of a "
+        "quantized .gguf file",
+    )
     add("--window", type=_at_least(2), default=512, metavar="TOKENS", help="default: 512")
     add("--windows", type=_at_least(1), metavar="N", help="only the first N (default: whole text)")
     add("--level", type=_level, metavar="L", help="one precision level (default: all)")
@@ -103,6 +109,7 @@ def _eval(arguments: argparse.Namespace) -> int:
             dequantized=arguments.dequantized,
             threads=arguments.threads,
             cached=not arguments.no_cache,
+            any_reference=arguments.any_reference,
             progress=progress,
         )
     for note in report.notes:

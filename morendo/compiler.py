@@ -29,6 +29,7 @@ from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.passes.promote_groups import PromoteGroups
 from morendo.progress import Progress
+from morendo.provenance import digests
 from morendo.runtime.artifact import LIBRARY, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
 from morendo.targets import find_target
 
@@ -280,7 +281,11 @@ def _manifest(
     records: Sequence[PassRecord],
 ) -> dict[str, Any]:
     return {
-        "model": {"name": loaded.name, "architecture": loaded.architecture},
+        "model": {
+            "name": loaded.name,
+            "architecture": loaded.architecture,
+            "digests": digests(loaded.weights),
+        },
         "target": {
             "name": machine.name,
             "triple": machine.triple,

@@ -58,7 +58,7 @@ def check_budget(
     rounded = (math.ceil if low else math.floor)(100 * value) / 100  # one that is accepted
     raise CompileError(
         f"promote-groups: the budget cannot be met "
-        f"(got {asked:g} {unit}, the nearest is {rounded:.2f})",
+        f"(got {asked:.12g} {unit}, the nearest is {rounded:.2f})",
         hint="everything counts: codes, scales, zeros, outliers and orders; "
         + ("another --group-size may take less" if low else "for more there is --bits 8"),
     )

@@ -2,10 +2,12 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from morendo import terminal
+from morendo import compiler, terminal
+from morendo.ir.errors import InputError
 from morendo.ir.printable import printable
 from morendo.progress import BarProgress, PlainProgress, Progress, make_progress
 
@@ -131,3 +133,12 @@ def test_a_failing_task_passes_the_error_on():
     for progress in (Progress(), PlainProgress(io.StringIO()), BarProgress(Screen())):
         with pytest.raises(ValueError, match="broken"), progress, progress.task("pack", 1):
             raise ValueError("broken")
+
+
+def test_what_a_model_leaves_out_is_said_before_it_is_compiled(monkeypatch, tmp_path):
+    loaded = SimpleNamespace(notes=("left out: x",), context=8)
+    monkeypatch.setattr(compiler, "load_model", lambda model: loaded)
+    said = io.StringIO()
+    with pytest.raises(InputError, match="context is longer"):
+        compiler.compile("x", context=9, out=tmp_path / "a", progress=PlainProgress(said))
+    assert said.getvalue().splitlines()[-1] == "note: left out: x"

@@ -87,6 +87,7 @@ def evaluate(
     dequantized: bool = False,
     threads: int = 0,
     cached: bool = True,
+    any_reference: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Measure an artifact on a text.
@@ -102,6 +103,7 @@ def evaluate(
         dequantized: also score the artifact's weights in torch. Needs the reference.
         threads: of the artifact; 0 means one for each CPU.
         cached: keep the reference's logits on disk (see `cache`).
+        any_reference: accept another model than the one that was compiled, with a note.
         progress: shows what is going on; silent by default.
 
     Raises:
@@ -117,7 +119,7 @@ def evaluate(
         ids, batches = _windows(session, text, window, windows)
         measure = _Measurement(session, batches, progress)
         if reference is not None:
-            measure.open_reference(reference, cached, dequantized)
+            measure.open_reference(reference, cached, dequantized, any_reference)
         rows = measure.run(chosen)
         return Report(
             artifact=str(artifact),
@@ -164,10 +166,13 @@ class _Measurement:
         self.session, self.windows, self.progress = session, windows, progress
         self.reference: Any = None
         self.weights: Any = None
+        self.remarks: list[str] = []
         self.found: dict[tuple[str, int | None], list[TokenScores]] = {}
 
-    def open_reference(self, model: str | Path, cached: bool, dequantized: bool) -> None:
-        """Open the float model and check that it predicts the same tokens."""
+    def open_reference(
+        self, model: str | Path, cached: bool, dequantized: bool, any_reference: bool
+    ) -> None:
+        """Open the float model and check that it is the one that was compiled."""
         if dequantized:  # what is missing should be said before torch is imported
             from .dequantized import DequantizedWeights
 
@@ -176,14 +181,8 @@ class _Measurement:
             from .reference import Reference
 
             self.reference = Reference(model, cached, self.progress)
-        vocabulary = self.reference.model.vocabulary
-        if vocabulary != self.session.vocabulary:
-            raise InputError(
-                f"the reference has another vocabulary than the artifact "
-                f"(got {vocabulary}, need {self.session.vocabulary})",
-                where=str(model),
-                hint="give the model that was compiled",
-            )
+            note = self.reference.check(self.session.manifest, any_reference)
+        self.remarks = [*self.reference.model.notes, *([note] if note else [])]
 
     def run(self, levels: list[int]) -> list[Row]:
         """Rows of all variants, float first."""
@@ -200,8 +199,11 @@ class _Measurement:
         """What went otherwise than expected."""
         cache = self.reference.cache if self.reference else None
         if cache is None or not cache.problem:
-            return []
-        return [f"the float model's logits were not all kept on disk: {cache.problem}"]
+            return self.remarks
+        return [
+            *self.remarks,
+            f"the float model's logits were not all kept on disk: {cache.problem}",
+        ]
 
     def _score(self, levels: list[int], first: bool, advance: Advance) -> None:
         module = None

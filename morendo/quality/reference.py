@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from morendo.frontend.float_model import FloatModel, open_float_model
 from morendo.ir.errors import InputError
 from morendo.progress import Progress
+from morendo.provenance import difference
 
 from .cache import LogitsCache, cache_directory, model_key
 from .dequantized import DequantizedWeights
@@ -32,6 +33,40 @@ class Reference:
             self.cache = LogitsCache(cache_directory(), model_key(self.model.path))
         self._progress = progress
         self._module: Any = None
+
+    def check(self, artifact: dict[str, Any], other: bool) -> str:
+        """Compare with what an artifact says that it was compiled from.
+
+        Args:
+            artifact: its manifest.
+            other: another model may be meant.
+
+        Returns:
+            A note for the reader of the figures, "" when it is the same model.
+
+        Raises:
+            InputError: when the artifact was compiled from other weights, or cannot have been.
+        """
+        vocabulary, expected = self.model.vocabulary, artifact["tokenizer"]["vocabulary"]
+        if vocabulary != expected:
+            raise InputError(
+                f"the reference has another vocabulary than the artifact "
+                f"(got {vocabulary}, need {expected})",
+                where=str(self.model.path),
+                hint="give the model that was compiled",
+            )
+        recorded = artifact["model"].get("digests")
+        if not recorded:
+            return "the artifact does not say which weights it was compiled from: not compared"
+        name = difference(recorded, self.model.weights)
+        if name and not other:
+            raise InputError(
+                f"the reference is not the model that was compiled ({name} differs)",
+                where=str(self.model.path),
+                hint="give that model, or --any-reference if another one is meant, such as the "
+                "original of a quantized file",
+            )
+        return f"the reference is not the model that was compiled: {name} differs" if name else ""
 
     def logits(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """The logits that predict ids[1:], [tokens - 1, vocabulary]."""

@@ -219,6 +219,13 @@ def test_budget_options() -> None:
     assert Budget.of(4, 2.9, None, None).texts(None) == ["pydoc"]
     assert Budget.of(4, None, None, None).texts(None) == []
     assert Budget.of(4, None, 90.0, None).label == "90MB"
+    for size in (12345.678, 0.38, 1e6 / 3, 1e-7, 123456789.0):
+        budget = Budget.of(4, None, size, None)
+        assert float(budget.label.removesuffix("MB")) == size
+        recipe = {p.name: p for p in parse_spec(budget.passes(True), known_passes())}
+        assert recipe["promote-groups"].size_mb == size
+    assert Budget.of(4, 2.9000001, None, None).label == "2.9000001bit"
+    assert "{average_bits=2.9000001}" in Budget.of(4, 2.9000001, None, None).passes(True)
     assert "tune-scales{below_bits=4}," in Budget.of(4, None, 90.0, None).passes(True)
     plain, limited = Budget.of(4, None, None, None), Budget.of(4, 2.9, None, None)
     assert "tune-scales," in limited.passes(True) and "tune-scales" not in plain.passes(True)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
 
 from morendo.frontend import load_model
 from morendo.frontend.checkpoint import Checkpoint, open_checkpoint, open_weights
@@ -15,6 +17,7 @@ from morendo.frontend.weights import WeightStore
 from morendo.ir.errors import InputError
 
 WEIGHTS = "model.safetensors"
+QUERY = "model.layers.0.self_attn.q_proj"
 
 
 def refuses(model: object, *words: str) -> None:
@@ -45,6 +48,14 @@ def edit_config(model: Path, **changes: object) -> None:
 def edit_weights(model: Path, **changes: np.ndarray | None) -> None:
     arrays = {**load_file(model / WEIGHTS), **changes}
     save_file({k: v for k, v in arrays.items() if v is not None}, model / WEIGHTS)
+
+
+def to_bin(model: Path, **more: object) -> Path:
+    """The weights as a pickled file, with more in it."""
+    path = model / "pytorch_model.bin"
+    torch.save({**load_torch(model / WEIGHTS), **more}, path)
+    (model / WEIGHTS).unlink(missing_ok=True)
+    return path
 
 
 def opened(model: Path) -> tuple[Checkpoint, EmptyModel, WeightStore]:

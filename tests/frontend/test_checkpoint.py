@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,40 +17,21 @@ from morendo.frontend.float_model import open_float_model
 from morendo.frontend.model_files import weight_files
 from tests.frontend.families import save_model
 from tests.frontend.spoil import (
+    QUERY,
     WEIGHTS,
     edit_config,
     edit_weights,
     opened,
     refuses,
     refuses_weights,
+    to_bin,
 )
 
 INDEX = f"{WEIGHTS}.index.json"
-QUERY = "model.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "llama"
-    save_model("llama", path)
-    return path
-
-
-@pytest.fixture
-def model(saved: Path, tmp_path: Path) -> Path:
-    """A copy of a good model: a llama whose head is tied to its embedding."""
-    return Path(shutil.copytree(saved, tmp_path / "llama"))
 
 
 def notes_of(model: Path) -> str:
     return "\n".join(opened(model)[0].notes)
-
-
-def to_bin(model: Path, **more: object) -> Path:
-    path = model / "pytorch_model.bin"
-    torch.save({**load_torch(model / WEIGHTS), **more}, path)
-    (model / WEIGHTS).unlink(missing_ok=True)
-    return path
 
 
 def shard(model: Path, index: object) -> None:
@@ -242,126 +222,6 @@ def test_a_tensor_in_two_shards(model):
     shard(model, {"weight_map": dict(zip("ab", names, strict=True))})
     save_file({f"{QUERY}.weight": np.ones((32, 32), np.float32)}, model / names[1])
     refuses_weights(model, f"{QUERY}.weight is in more than one file", names[1])
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("state_dict", {"a": torch.zeros(1)}, "'state_dict' is of type dict"),
-        ("epoch", 3, "'epoch' is of type int"),
-        ("sparse", torch.zeros(2, 2).to_sparse(), "a torch.sparse_coo tensor"),
-        ("empty", torch.zeros(2, device="meta"), "a tensor without data"),
-    ],
-)
-def test_pickled_files_of_other_things(model, name, value, said):
-    path = to_bin(model, **{name: value})
-    refuses_weights(model, "not a dictionary of plain tensors", said, str(path))
-
-
-def test_pickled_parameters(model):
-    want = load_torch(model / WEIGHTS)[f"{QUERY}.weight"]
-    to_bin(model, **{f"{QUERY}.weight": torch.nn.Parameter(want)})
-    np.testing.assert_array_equal(opened(model)[2].get(f"{QUERY}.weight"), want.numpy())
-
-
-def write_header(model: Path, **changes: dict) -> None:
-    """Change fields of tensors in the header, and leave the data as they are."""
-    data = (model / WEIGHTS).read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    for name, fields in changes.items():
-        header[name] |= fields
-    text = json.dumps(header).encode()
-    (model / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
-
-
-def test_damaged_safetensors(model):
-    data = (model / WEIGHTS).read_bytes()
-    offsets = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])[f"{QUERY}.weight"][
-        "data_offsets"
-    ]
-    spoiled = {
-        "overlap": {"model.layers.0.self_attn.o_proj.weight": {"data_offsets": offsets}},
-        "negative": {f"{QUERY}.weight": {"data_offsets": [-1, 4]}},
-        "backwards": {f"{QUERY}.weight": {"data_offsets": offsets[::-1]}},
-        "huge": {f"{QUERY}.weight": {"data_offsets": [0, 2**63]}},
-        "shape": {f"{QUERY}.weight": {"shape": [32, 31]}},
-        "huge shape": {f"{QUERY}.weight": {"shape": [2**62, 16]}},
-        "dtype": {f"{QUERY}.weight": {"dtype": "F8X"}},
-        "no dtype": {f"{QUERY}.weight": {"dtype": None}},
-    }
-    for changes in spoiled.values():
-        (model / WEIGHTS).write_bytes(data)
-        write_header(model, **changes)
-        refuses_weights(model, "header is not valid", WEIGHTS, "damaged")
-    for other in (data + b"\0", data[:-1], data[:8] + b"[" + data[9:], b"\xff" * 9, b""):
-        (model / WEIGHTS).write_bytes(other)
-        refuses_weights(model, "header is not valid", WEIGHTS, "download it again")
-
-
-def test_quantization_in_the_config(model):
-    edit_config(model, quantization_config=None)
-    opened(model)
-    for key, value, said in (
-        ("quantization_config", {"quant_method": "gptq", "bits": 4}, "gptq with 4 bits"),
-        ("quantization_config", {"load_in_4bit": True}, "bitsandbytes"),
-        ("quantization_config", {}, "an unknown tool"),
-        ("quantization_config", "fp8", "an unknown tool"),
-        ("quantization_config",
-         {"producer": {"name": "modelopt"}, "quant_algo": "NVFP4"}, "modelopt with NVFP4"),
-        ("compression_config", {"quant_method": "compressed-tensors"}, "compressed-tensors"),
-        ("quantization", {"group_size": 64, "bits": 4}, "MLX with 4 bits"),
-    ):  # fmt: skip
-        edit_config(model, quantization_config=None, compression_config=None, quantization=None)
-        edit_config(model, **{key: value})
-        refuses_weights(model, f"quantized already by {said}", key, "original float checkpoint")
-
-
-@pytest.mark.parametrize(
-    ("parts", "said"),
-    [
-        (["qweight", "qzeros", "scales", "g_idx"], "GPTQ"),
-        (["qweight", "qzeros", "scales"], "GPTQ or AWQ"),
-        (["q_weight", "q_scale"], "ExLlama"),
-        (["weight_packed", "weight_scale", "weight_shape"], "compressed-tensors"),
-        (["weight.absmax", "weight.quant_map"], "bitsandbytes"),
-        (["SCB"], "bitsandbytes"),
-        (["W_q"], "HQQ"),
-        (["weight_scale_inv"], "FP8"),
-        (["weight_scale", "input_scale"], "ModelOpt or compressed-tensors"),
-        (["weight._data", "weight._scale"], "quanto"),
-        (["codebooks", "codes"], "AQLM or VPTQ"),
-        (["scales", "biases"], "MLX"),
-    ],
-)
-def test_tensors_of_quantized_checkpoints(model, parts, said):
-    names = {f"{QUERY}.{part}": np.ones((4, 4), np.int32) for part in parts}
-    edit_weights(model, **{f"{QUERY}.weight": None}, **names)
-    refuses_weights(model, f"quantized already by {said} (tensor {QUERY}", "float checkpoint")
-
-
-@pytest.mark.parametrize(
-    ("file", "facts", "said"),
-    [
-        ("quantize_config.json", {"bits": 4, "group_size": 128}, "GPTQ with 4 bits"),
-        ("quant_config.json", {"w_bit": 4, "zero_point": True}, "AWQ with 4 bits"),
-        ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}, "ModelOpt with FP8"),
-    ],
-)
-def test_files_of_quantizing_tools(model, file, facts, said):
-    (model / file).write_text(json.dumps(facts))
-    opened(model)  # the weights are floats all the same
-    edit_weights(model, **{f"{QUERY}.qzeros": np.ones(4, np.int32)})
-    refuses_weights(model, f"quantized already by {said} ({file}, tensor {QUERY}.qzeros)")
-
-
-def test_eight_bit_floats(model):
-    tensors = load_torch(model / WEIGHTS)
-    tensors[f"{QUERY}.weight"] = tensors[f"{QUERY}.weight"].to(torch.float8_e4m3fn)
-    save_torch(tensors, model / WEIGHTS)
-    refuses_weights(model, "quantized already by FP8 or FP4 (weights are stored as F8_E4M3)")
-    to_bin(model)
-    refuses_weights(model, "quantized already by FP8 or FP4", "float8_e4m3fn")
 
 
 def test_adapters(model):
