@@ -38,7 +38,7 @@ $(READY): pyproject.toml tools/make_venv.sh
 
 demo: $(READY)  ## compile a real model for this CPU, let it answer, print the statistics
 	$(PY) -m morendo compile "$(MODEL)" --target $(TARGET) --bits $(BITS) --out $(OUT)
-	$(PY) -m morendo run $(OUT) "$(PROMPT)" --chat --max-tokens 128 --temperature 0 --stats
+	$(PY) -m morendo run $(OUT) "$(PROMPT)" --max-tokens 128 --temperature 0 --stats
 
 test: $(READY) system-packages check  ## set-up, every check and every test
 	$(PY) -m pytest $(ARGS)

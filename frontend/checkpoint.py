@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from morendo.ir.errors import InputError
 
 from . import gguf
+from .generation import GENERATION_CONFIG, Generation, from_config, from_gguf
 from .matching import match_names, refuse_unused
 from .model_files import ADAPTER, find_weights, other_files, read_json
 from .prequantized import refuse_quantized_config
@@ -27,6 +28,7 @@ class Checkpoint:
         path: a directory, or a .gguf file.
         config: as transformers reads it.
         eos: ids that end a text.
+        generation: how its makers want tokens to be drawn.
         file: of a model in GGUF.
         notes: what the person should know of configuration and weights.
     """
@@ -34,6 +36,7 @@ class Checkpoint:
     path: Path
     config: PreTrainedConfig
     eos: list[int] = field(default_factory=list)
+    generation: Generation = field(default_factory=Generation)
     file: gguf.GgufFile | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -46,12 +49,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_file():
         file = gguf.open_gguf(path)
-        return Checkpoint(path, gguf.read_config(file), gguf.end_ids(file), file)
+        generation = from_gguf(file.metadata, path)
+        return Checkpoint(path, gguf.read_config(file), gguf.end_ids(file), generation, file)
     config = _read_config(path)
     eos = _ids(config.eos_token_id)
-    generation = read_json(path / "generation_config.json")
+    generation = read_json(path / GENERATION_CONFIG)
     eos += [i for i in _ids(generation.get("eos_token_id")) if i not in eos]
-    return Checkpoint(path, config, eos, notes=check_switches(config, str(path)))
+    notes = check_switches(config, str(path))
+    return Checkpoint(path, config, eos, from_config(generation, path), notes=notes)
 
 
 def _ids(value: Any) -> list[int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from .checkpoint import Checkpoint
+    from .generation import Generation
     from .tokenizer import ModelTokenizer
 
 _UNLIMITED = 2048  # tokens for models whose positions have no end (alibi), as they were trained
@@ -37,6 +38,7 @@ class LoadedModel:
         stop: all ids at which generation ends: eos, those of the generation configuration, and
             the chat template's end of a turn.
         add_bos: a text's ids start with bos.
+        generation: how tokens are drawn where nothing else is asked for.
         notes: what the person should know, such as tensors that are not part of the model.
     """
 
@@ -51,6 +53,7 @@ class LoadedModel:
     eos: int | None
     stop: tuple[int, ...]
     add_bos: bool
+    generation: Generation
     notes: tuple[str, ...] = ()
 
 
@@ -92,7 +95,13 @@ def load_model(model: str | Path) -> LoadedModel:
         eos=eos,
         stop=stop,
         add_bos=tokenizer is not None and tokenizer.add_bos,
-        notes=(*notes, *opened.notes),
+        generation=opened.generation,
+        notes=(
+            *notes,
+            *opened.notes,
+            *opened.generation.notes(),
+            *(tokenizer.notes() if tokenizer is not None else ()),
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from morendo.ir.errors import InputError
 from .gguf import GgufFile, read_vocabulary
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+_NAMED = "tokenizer.chat_template."  # GGUF keys of templates for other uses
 # Tokens that end a turn in chat templates; models are often not configured to stop at them.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>")
 
@@ -26,6 +27,8 @@ class ModelTokenizer:
     Attributes:
         library: the tokenizers.Tokenizer.
         chat_template: Jinja source, "" when there is none.
+        other_templates: names of templates for other uses, such as "tool_use".
+        special_tokens: texts of "bos_token", "eos_token" and others, which templates write.
         size: number of token ids, added tokens included.
         bos, eos: ids, None when the tokenizer has none.
         add_bos: texts start with bos.
@@ -34,17 +37,24 @@ class ModelTokenizer:
 
     library: Any
     chat_template: str
+    other_templates: tuple[str, ...]
+    special_tokens: dict[str, str]
     size: int
     bos: int | None
     eos: int | None
     add_bos: bool
     turn_ends: tuple[int, ...]
 
+    def notes(self) -> list[str]:
+        """What the person should know."""
+        names = ", ".join(self.other_templates)
+        return [f"chat templates that are not used: {names}"] if names else []
+
     def write(self, directory: Path) -> None:
         """Write tokenizer.json, and chat_template.jinja when there is a template."""
         self.library.save(str(directory / TOKENIZER))
         if self.chat_template:
-            (directory / CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
+            (directory / CHAT_TEMPLATE).write_bytes(self.chat_template.encode())
 
 
 def load_tokenizer(
@@ -64,24 +74,27 @@ def load_tokenizer(
         stored = read_vocabulary(file)
         if stored is None:
             return None
-        library, template, bos, eos = (
-            stored.library,
-            stored.chat_template,
-            stored.bos,
-            stored.eos,
-        )
+        library, bos, eos = stored.library, stored.bos, stored.eos
+        named = {k.removeprefix(_NAMED): v for k, v in file.metadata.items() if _NAMED in k}
+        templates = _templates({"default": stored.chat_template, **named}, str(path))
+        ends = {"bos_token": bos, "eos_token": eos}
+        special = {name: library.id_to_token(i) for name, i in ends.items() if i is not None}
     elif not any(path.glob("*token*")) and not any(path.glob("vocab*")):
         return None
     else:
         found = _load(path)
         library = found.backend_tokenizer
-        template = found.chat_template if isinstance(found.chat_template, str) else ""
+        templates = _templates(found.chat_template, str(path))
         bos, eos = found.bos_token_id, found.eos_token_id
+        special = dict(found.special_tokens_map)
+    template = templates.pop("default", "")
     library = _within(library, vocabulary, (bos, eos), template, str(path))
     start = library.encode("a", add_special_tokens=True).ids[:1]
     return ModelTokenizer(
         library=library,
         chat_template=template,
+        other_templates=tuple(templates),
+        special_tokens=special,
         size=library.get_vocab_size(with_added_tokens=True),
         bos=bos,
         eos=eos,
@@ -137,6 +150,19 @@ def _load(path: Path) -> PreTrainedTokenizerFast:
             f"the tokenizer has no tokenizer.json form ({type(found).__name__})", where=str(path)
         )
     return found
+
+
+def _templates(found: Any, where: str) -> dict[str, str]:
+    """Name -> Jinja source; a template without a name is the "default"."""
+    named = found if isinstance(found, dict) else {"default": found or ""}
+    for name, source in named.items():
+        if not isinstance(source, str) or not _is_unicode(source):
+            raise InputError(f"the chat template {name!r} is no text", where=where)
+    return {name: source for name, source in named.items() if source}
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _turn_ends(library: Any, template: str) -> tuple[int, ...]:

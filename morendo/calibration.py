@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from morendo.passes.normalize import Normalize
 from morendo.passes.pipeline import run_passes
 from morendo.passes.tune_scales import float_bytes
 from morendo.progress import Progress
+from morendo.runtime.sampling import SamplingSettings
 from morendo.runtime.session import Session
 
 SELF = "self"
@@ -174,12 +175,13 @@ def _write_one_by_one(
 ) -> NDArray[np.int64]:
     """Windows of some length that begin with these tokens."""
     windows = []
+    plainly = asdict(SamplingSettings(temperature=1.0))  # not as its makers set it for answers
     with tempfile.TemporaryDirectory(prefix="morendo-") as scratch:
         with Session(compile_model(Path(scratch) / "writer")) as session:
             with progress.task("let the model write", len(first)) as advance:
                 for seed, token in enumerate(first.tolist()):
                     rest = session.generate(
-                        [token], max_tokens=length - 1, temperature=1.0, seed=seed, ignore_eos=True
+                        [token], max_tokens=length - 1, seed=seed, ignore_eos=True, **plainly
                     )
                     windows.append([token, *rest])
                     advance()

@@ -67,7 +67,9 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
         ("target", f"{target['name']}: {target['triple']} {target.get('isa', '')}".rstrip()),
         ("features", " ".join(target["features"])),
         ("context", f"{manifest['tokenizer'].get('context', '?')} tokens"),
-        ("options", ", ".join(f"{k} {v}" for k, v in manifest.get("options", {}).items())),
+        ("chat", _chat(manifest["tokenizer"].get("chat"))),
+        ("sampling", _settings(manifest.get("generation")) or "greedy"),
+        ("options", _settings(manifest.get("options"))),
         ("bits", _bits(manifest.get("weights", []))),
         ("size", size(sum(entry["bytes"] for entry in files.values()))),
         *(("", f"{size(entry['bytes']):>10}  {name}") for name, entry in files.items()),
@@ -76,6 +78,17 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     sections += ["", _title("weights"), table([p.row() for p in parts], WeightPart.HEADER)]
     sections += ["", _title("passes"), *map(_pass_line, manifest.get("passes", []))]
     return "\n".join(sections)
+
+
+def _settings(found: dict[str, Any] | None) -> str:
+    return ", ".join(f"{k} {v}" for k, v in (found or {}).items())
+
+
+def _chat(found: dict[str, Any] | None) -> str:
+    """What the chat template can do, as it was tried at compile time."""
+    if found is None:
+        return "no template"
+    return found["problem"] or f"template, {'with' if found['system'] else 'no'} system messages"
 
 
 def _bits(parts: list[dict[str, Any]]) -> str:

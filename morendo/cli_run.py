@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 from morendo.terminal import paint, read_standard_input, shown, size, table
 
 if TYPE_CHECKING:
+    from morendo.runtime.sampling import SamplingSettings
     from morendo.runtime.session import Session, Stats
 
 _DESCRIPTION = """\
-Continue a text, or answer as a chat model does. The text goes to standard output as it is made,
-everything else to standard error.
+Answer as a chat model does, or continue a text. Where the model has a chat template, PROMPT is what
+the user says; --raw gives the model PROMPT as it is. The answer goes to standard output as it is
+made, everything else to standard error.
+
+How tokens are drawn is the model's own choice (its generation_config.json) unless options say
+otherwise: the likeliest token each time where it makes none. The repetition penalty comes first,
+then temperature, top-k, top-p and min-p, as in transformers; --stats tells what was in effect.
 
 Lower precision levels of a 4-bit artifact (--level 1 to 4) read fewer bits of the same weights:
 they are faster and lose much quality, the most where the weights were rounded to nearest, as
@@ -23,10 +29,19 @@ for measuring speed. `morendo eval` measures every level."""
 
 _EPILOG = """\
 examples:
-  morendo run my-model "The capital of France is" --temperature 0
-  morendo run my-model "What is a monad?" --chat --system "Answer in one sentence."
-  morendo run my-model "Once upon a time" --temperature 0.8 --top-p 0.9 --seed 7
-  cat question.txt | morendo run my-model --chat --stats"""
+  morendo run my-model "What is a monad?" --system "Answer in one sentence."
+  morendo run my-model "The capital of France is" --raw --stop "." --temperature 0
+  morendo run my-model "Tell me a story." --temperature 0.8 --min-p 0.1 --seed 7
+  cat question.txt | morendo run my-model --stats"""
+
+# Options that are those of Session.generate, which takes the model's own where they are left out.
+_SAMPLING = {
+    "temperature": (float, "T", "divides the logits; 0 takes the likeliest token"),
+    "top_k": (int, "K", "draw from the K likeliest tokens; 0 is all"),
+    "top_p": (float, "P", "draw from the likeliest tokens that have P of the probability"),
+    "min_p": (float, "P", "draw from tokens with P times the likeliest one's probability"),
+    "repetition_penalty": (float, "R", "above 1, what the text has becomes less likely"),
+}
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -43,23 +58,46 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("artifact", type=Path, metavar="DIR", help="an artifact directory")
     add("prompt", metavar="PROMPT", nargs="?", help="the text; standard input if left out or -")
     add("--max-tokens", type=int, default=256, metavar="N", help="stop after N (default: 256)")
-    add("--chat", action=argparse.BooleanOptionalAction, help="apply the model's chat template")
-    add("--system", metavar="TEXT", help="system message; implies --chat")
-    add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
+    add(
+        "--raw",
+        "--no-chat",
+        dest="chat",
+        action="store_false",
+        default=None,
+        help="give the model PROMPT as it is, without its chat template",
+    )
+    add(
+        "--chat",
+        action="store_true",
+        default=None,
+        help="use the chat template (the default where the model has one)",
+    )
+    add("--system", metavar="TEXT", help="system message, before what the user says")
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be repeated",
+    )
     add("--ignore-eos", action="store_true", help="go on after the model's end of text")
-    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)")
-    add("--top-k", type=int, default=0, metavar="K", help="sample from the K likeliest")
-    add("--top-p", type=float, default=1.0, metavar="P", help="sample from this much probability")
-    add("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    group = parser.add_argument_group("how tokens are drawn")
+    for name, (kind, letter, text) in _SAMPLING.items():
+        group.add_argument(_option(name), type=kind, metavar=letter, help=text)
+    group.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     add("--threads", type=int, default=0, metavar="N", help="default: one for each CPU")
     add("--level", type=int, metavar="L", help="precision level, 0 is the most precise")
     add("--stats", action="store_true", help="print speed, bandwidth and memory at the end")
     parser.set_defaults(run=_run, refuse=parser.error)
 
 
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.system is not None and arguments.chat is False:
-        arguments.refuse("--system needs the chat template: leave --no-chat out")
+        arguments.refuse("--system needs the chat template: leave --raw out")
 
     import morendo
 
@@ -67,24 +105,26 @@ def _run(arguments: argparse.Namespace) -> int:
     with morendo.load(arguments.artifact, threads=arguments.threads) as session:
         if arguments.level is not None:
             session.set_level(arguments.level)
+        chat = _uses_template(session, arguments)
         pieces = session.stream(
-            _encode(session, prompt, arguments),
+            session.encode_chat(prompt, arguments.system) if chat else session.encode(prompt),
             max_tokens=arguments.max_tokens,
-            temperature=arguments.temperature,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
+            **{name: getattr(arguments, name) for name in _SAMPLING},
             seed=arguments.seed,
             ignore_eos=arguments.ignore_eos,
             stop=arguments.stop,
         )
+        said = False
         try:
             for piece in pieces:
+                said = said or not piece.isspace()
                 sys.stdout.write(shown(piece, sys.stdout))
                 sys.stdout.flush()
         finally:
             # Whatever follows, an error or the shell's prompt, starts on a line of its own.
             print(flush=True)
-        _tell_about_the_end(session.stats.finish, session.context)
+        _tell_about_sampling(session.stats.sampling, arguments)
+        _tell_about_the_end(session, said, chat)
         if arguments.stats:
             print(_stats(session.stats), file=sys.stderr)
     return 0
@@ -103,17 +143,37 @@ def _prompt(given: str | None) -> str:
         raise InputError("the prompt on standard input is not UTF-8 text") from None
 
 
-def _encode(session: Session, prompt: str, arguments: argparse.Namespace) -> list[int]:
-    if arguments.chat or (arguments.system and arguments.chat is not False):
-        return session.encode_chat(prompt, system=arguments.system)
-    return session.encode(prompt)
+def _uses_template(session: Session, arguments: argparse.Namespace) -> bool:
+    if arguments.chat is None:
+        return arguments.system is not None or session.has_chat_template
+    return arguments.chat
 
 
-def _tell_about_the_end(finish: str, context: int) -> None:
-    """A text that ends because there is no room left should not look finished."""
+def _tell_about_sampling(used: SamplingSettings, arguments: argparse.Namespace) -> None:
+    """Options without an effect should not look as if they had one."""
+    idle = [name for name in ("top_k", "top_p", "min_p") if getattr(arguments, name) is not None]
+    if used.is_greedy and idle:
+        names = ", ".join(map(_option, idle))
+        _note(f"{names} changes nothing at temperature 0; add --temperature, such as 0.8")
+
+
+def _tell_about_the_end(session: Session, said: bool, chat: bool) -> None:
+    """A text that ends because there is no room left, or at once, should not look finished."""
+    finish = session.stats.finish
     if finish == "context":
-        note = f"the context of {context} tokens is full; compile with a larger --context"
-        print(paint(note, "yellow", sys.stderr), file=sys.stderr)
+        _note(f"the context of {session.context} tokens is full; compile with a larger --context")
+    elif finish == "stop" and not said:
+        if chat:
+            hint = "--raw continues PROMPT instead of answering it"
+        elif session.has_chat_template:
+            hint = "without --raw, PROMPT is what the user says"
+        else:
+            hint = "--ignore-eos goes on after the model's end of text"
+        _note(f"the text ended at once; {hint}")
+
+
+def _note(text: str) -> None:
+    print(paint(f"note: {text}", "yellow", sys.stderr), file=sys.stderr)
 
 
 def _stats(stats: Stats) -> str:
@@ -128,6 +188,7 @@ def _stats(stats: Stats) -> str:
             f"{stats.gigabytes_per_second:.1f} GB/s",
             f"{size(stats.bytes_per_token)} a token",
         ),
+        ("sampling", str(stats.sampling), ""),
         ("memory", size(stats.peak_memory_bytes), "peak, mapped weights included"),
     ]
     return table(rows)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from morendo.budget import Budget, default_name
 from morendo.calibration import WINDOWS, calibration_text, check_texts
+from morendo.chat_check import prepare_tokenizer
 from morendo.codegen.build import compile_kernels, lower_module
 from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.target import Target
-from morendo.frontend import LoadedModel, load_model, write_tokenizer
+from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
@@ -108,6 +109,7 @@ def compile(
             loaded = load_model(model)
         for note in loaded.notes:
             progress.note(f"note: {note}")
+        tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
         options = _options(loaded, machine, bits, context, chunk)
         weights = DerivedWeights(loaded.weights)
         setting = Context(weights, layout=machine.layout)
@@ -127,8 +129,7 @@ def compile(
         _generate(program, plan, machine, artifact.path, progress)
         codes = setting.calibration and setting.calibration.codes
         _write_weights(program, artifact.path, weights, codes, progress)
-        write_tokenizer(loaded, artifact.path)
-        artifact.finish(_manifest(loaded, machine, program, plan, records))
+        artifact.finish(_manifest(loaded, machine, program, plan, records, tokenizer))
     return out
 
 
@@ -279,6 +280,7 @@ def _manifest(
     program: Program,
     plan: Plan,
     records: Sequence[PassRecord],
+    tokenizer: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "model": {
@@ -304,5 +306,7 @@ def _manifest(
             "add_bos": loaded.add_bos,
             "vocabulary": plan.vocabulary,
             "context": plan.context,
+            **tokenizer,
         },
+        "generation": loaded.generation.sampling,
     }

@@ -7,7 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +15,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from morendo.ir.errors import Cancelled, InputError
+from morendo.ir.errors import ArtifactError, Cancelled, InputError
 from morendo.ir.plan import Level, Plan, Step
 from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
-from morendo.runtime.sampling import Sampler
+from morendo.runtime.sampling import Sampler, SamplingSettings
+from morendo.runtime.stop_texts import before_text, cut_before, split_stop
 from morendo.runtime.tokenizer import Message, Tokenizer
 from morendo.runtime.turns import require_process
 from morendo.runtime.verify import check_files, check_host, start_verification
@@ -38,6 +39,7 @@ class Stats:
             comes from the prefill.
         bytes_per_token: weights that a decode step reads.
         finish: why it ended: "length", "stop" or "context"; empty while it runs.
+        sampling: how tokens were drawn.
     """
 
     load_seconds: float = 0.0
@@ -47,6 +49,7 @@ class Stats:
     decode_seconds: float = 0.0
     bytes_per_token: int = 0
     finish: str = ""
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
     @property
     def prompt_tokens_per_second(self) -> float:
@@ -79,6 +82,9 @@ class Session:
         threads: 0 means one for each CPU that this process may use.
         executor: "c" is the fast one, "python" the reference that can be traced (`.executor`).
         verify: compare the weights with their checksum too, not only with their size.
+
+    Attributes:
+        sampling: the model's own settings, from its generation configuration; greedy without one.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Session:
         self.executor = self._make_executor(executor, threads)
         self.vocabulary = self.executor.vocabulary
         self.context = self.executor.context
+        self.sampling = _own_sampling(self.manifest, self.directory)
         self._level = 0
         self._lock, self._turn, self._cancelled = threading.Lock(), 0, 0
         self._process = os.getpid()
@@ -151,6 +158,11 @@ class Session:
         self.executor.set_level(level)
         self._level = level
 
+    @property
+    def has_chat_template(self) -> bool:
+        """`encode_chat` works: the model comes with a template for conversations."""
+        return self.tokenizer.has_chat_template
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`."""
         return self.tokenizer.encode(text)
@@ -172,9 +184,11 @@ class Session:
         prompt: str | Ids,
         *,
         max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = 0,
         ignore_eos: bool = False,
         stop: str | int | Sequence[str | int] = (),
@@ -185,21 +199,29 @@ class Session:
         Args:
             prompt: text, or token ids that are used as they are.
             max_tokens: most tokens to give; fewer when the context is full.
-            temperature, top_k, top_p, seed: as for Sampler.
+            temperature, top_k, top_p, min_p, repetition_penalty: as for SamplingSettings; None is
+                the model's own, see `sampling`.
+            seed: of the draws: the same one draws the same tokens; None differs each time.
             ignore_eos: go on after the model's end-of-text tokens, which are given then.
             stop: texts and token ids, or one of them, that end the generation; the tokens of the
                 character that completes one of them are not given.
-            chat: put the text into the model's chat template first.
+            chat: put the text into the model's chat template first; without, the text itself goes
+                on, also where there is a template. `morendo run` uses templates by default.
         """
         ids = self._prompt_ids(prompt, chat)
         if max_tokens < 0:
             raise InputError(f"max_tokens must be 0 or more (got {max_tokens})")
-        sampler = Sampler(temperature, top_k, top_p, seed)
-        ends, texts = _split_stop(stop)
+        given = {
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+        }  # fmt: skip
+        settings = replace(self.sampling, **{k: v for k, v in given.items() if v is not None})
+        sampler = Sampler(settings, seed, ids)
+        ends, texts = split_stop(stop)
         if not ignore_eos:
             ends |= set(self.manifest["tokenizer"]["stop"])
         tokens = self._generate(ids, sampler, ends, max_tokens)
-        return self._until_text(tokens, texts) if texts else tokens
+        return before_text(tokens, texts, self.tokenizer, self._stopped) if texts else tokens
 
     def stream(
         self, prompt: str | Ids, *, stop: str | int | Sequence[str | int] = (), **options: Any
@@ -209,9 +231,9 @@ class Session:
         Options are those of `generate`; a stop text is left out to its first character. Joined, the
         pieces are the decoded text; a token id decoded alone may be half of a character.
         """
-        ends, texts = _split_stop(stop)
+        ends, texts = split_stop(stop)
         tokens = self.generate(prompt, stop=list(ends), **options)
-        return self._cut_before(self.tokenizer.stream(tokens), texts)
+        return cut_before(self.tokenizer.stream(tokens), texts, self._stopped)
 
     def _make_executor(self, kind: str, threads: int) -> Executor:
         if kind == "c":
@@ -239,7 +261,9 @@ class Session:
         self, ids: np.ndarray, sampler: Sampler, ends: set[int], max_tokens: int
     ) -> Iterator[int]:
         turn = self._next_turn()
-        stats = self._stats = Stats(self._stats.load_seconds, prompt_tokens=len(ids))
+        stats = self._stats = Stats(
+            self._stats.load_seconds, prompt_tokens=len(ids), sampling=sampler.settings
+        )
         start = time.perf_counter()
         logits = self._follow(turn, lambda: self._restart(self.executor.prefill, ids))
         stats.prompt_seconds = time.perf_counter() - start
@@ -260,6 +284,9 @@ class Session:
                 stats.decode_tokens += 1
                 stats.decode_seconds += time.perf_counter() - start
         stats.finish = "length"
+
+    def _stopped(self) -> None:
+        self._stats.finish = "stop"
 
     def _next_turn(self) -> int:
         """Begin another text; the one before may not go on."""
@@ -283,69 +310,17 @@ class Session:
         self.executor.set_position(0)
         return work(ids)
 
-    def _until_text(self, tokens: Iterator[int], texts: list[str]) -> Iterator[int]:
-        """Tokens before the one that completes one of `texts`."""
-        ids: list[int] = []
-        given = 0
-        seen = ""
-
-        def feed() -> Iterator[int]:
-            for token in tokens:
-                ids.append(token)
-                yield token
-
-        for piece in self.tokenizer.stream(feed()):
-            seen += piece
-            if any(text in seen for text in texts):
-                self.stats.finish = "stop"
-                yield from self._before_stop(ids, given, texts)
-                return
-            seen = seen[-max(map(len, texts)) :]
-            yield from ids[given:]
-            given = len(ids)
-        yield from ids[given:]
-
-    def _before_stop(self, ids: list[int], given: int, texts: list[str]) -> list[int]:
-        """Of `ids`, which contain one of `texts`, those after the first `given` and before the
-        tokens of the character that completes it.
-        """
-        decoded = [self.decode(ids[:count]) for count in range(given, len(ids) + 1)]
-        end = next(i for i, whole in enumerate(decoded) if any(text in whole for text in texts))
-        kept = [i for i in range(end) if decoded[end].startswith(decoded[i])]
-        return ids[given : given + max(kept, default=0)]
-
-    def _cut_before(self, pieces: Iterator[str], texts: list[str]) -> Iterator[str]:
-        """The text before one of `texts`; what may be the start of one is held back."""
-        held = ""
-        for piece in pieces:
-            held += piece
-            found = [
-                (held.find(text) + len(text), held.find(text)) for text in texts if text in held
-            ]
-            if found:
-                self.stats.finish = "stop"
-                _, start = min(found)  # the one that is complete first, whatever the pieces are
-                if start:
-                    yield held[:start]
-                return
-            keep = max((_overlap(held, text) for text in texts), default=0)
-            if len(held) > keep:
-                yield held[: len(held) - keep]
-                held = held[len(held) - keep :]
-        if held:
-            yield held
-
 
 def load(directory: str | Path, threads: int = 0) -> Session:
     """Open an artifact; `threads` 0 means one for each CPU that this process may use."""
     return Session(directory, threads)
 
 
-def _split_stop(stop: str | int | Sequence[str | int]) -> tuple[set[int], list[str]]:
-    """Token ids and texts of a `stop` argument."""
-    items = [stop] if isinstance(stop, str | int) else stop
-    texts = [item for item in items if isinstance(item, str)]
-    return {int(item) for item in items if not isinstance(item, str)}, [t for t in texts if t]
+def _own_sampling(manifest: dict[str, Any], directory: Path) -> SamplingSettings:
+    try:
+        return SamplingSettings(**manifest.get("generation", {}))
+    except (InputError, TypeError) as error:
+        raise ArtifactError(f"bad generation settings ({error})", where=str(directory)) from None
 
 
 def decode_bytes(plan: Plan, level: int) -> int:
@@ -371,11 +346,3 @@ def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
     if indexes and bounds and bounds[0] == plan.tensors[indexes[0]].dims[1]:
         read |= {index: 0 for index in indexes if len(plan.tensors[index].dims) == 2}
     return read
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` starts with."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if stop.startswith(text[-length:]):
-            return length
-    return 0

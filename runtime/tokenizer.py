@@ -8,9 +8,10 @@ from typing import Any
 
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.runtime.artifact import CHAT_TEMPLATE, TOKENIZER
+from morendo.runtime.chat_template import Message, render_chat
 from morendo.runtime.text_stream import TextStream
 
-Message = dict[str, str]  # {"role": "user", "content": "..."}
+_RAW = "give a plain text: morendo run --raw, or chat=False"
 _BAD_IDS = "token ids must be 0 or more and fit 32 bits"
 
 
@@ -26,7 +27,11 @@ class Tokenizer:
         self._directory = directory
         self._facts = facts
         self._library = _load(directory / TOKENIZER)
-        self._template: Any = None
+
+    @property
+    def has_chat_template(self) -> bool:
+        """The model comes with a template for conversations."""
+        return (self._directory / CHAT_TEMPLATE).exists()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, after the beginning-of-text token if the model expects one."""
@@ -34,14 +39,23 @@ class Tokenizer:
         return start + self._encode_plain(text)
 
     def encode_chat(self, chat: str | Sequence[Message], system: str | None = None) -> list[int]:
-        """Token ids of a conversation, ready for the model's answer.
+        """Token ids of a conversation, ready for the model's answer; see `render_chat`."""
+        return self._encode_plain(self.render_chat(chat, system))
 
-        `chat` is what the user says, or all messages; `system` goes in front of them.
+    def render_chat(self, chat: str | Sequence[Message], system: str | None = None) -> str:
+        """The text of a conversation in the model's chat template, ready for the answer.
+
+        Args:
+            chat: what the user says, or all messages.
+            system: a message that goes in front of them.
+
+        Raises:
+            InputError: when there is no template, or it refuses the conversation.
         """
         messages = [{"role": "user", "content": chat}] if isinstance(chat, str) else list(chat)
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        return self._encode_plain(self._render(messages))
+        return self._render(messages)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens."""
@@ -73,20 +87,22 @@ class Tokenizer:
             raise InputError("the text is not valid Unicode") from None
 
     def _render(self, messages: list[Message]) -> str:
-        from jinja2 import TemplateError
-
-        if self._template is None:
-            self._template = _read_template(self._directory / CHAT_TEMPLATE)
-        names = {}
-        for name in ("bos", "eos"):
-            token = self._facts.get(name)
-            text = None if token is None else self._require().id_to_token(token)
-            names[f"{name}_token"] = text or ""
+        path = self._directory / CHAT_TEMPLATE
+        if not self.has_chat_template:
+            raise InputError("this model has no chat template", hint=_RAW)
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **names)
-        except (TemplateError, TypeError, ValueError) as error:
-            message = " ".join(str(error).split())
-            raise InputError(f"the model's chat template refuses this chat ({message})") from None
+            source = path.read_bytes().decode("utf-8")
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"cannot read it ({error})", where=str(path)) from None
+        return render_chat(source, messages, self._special_tokens())
+
+    def _special_tokens(self) -> dict[str, str]:
+        """Texts of "bos_token" and others, as far as the model has them."""
+        if "special_tokens" in self._facts:
+            return self._facts["special_tokens"]
+        ids = {f"{name}_token": self._facts.get(name) for name in ("bos", "eos")}
+        library = self._require()
+        return {name: library.id_to_token(i) or "" for name, i in ids.items() if i is not None}
 
 
 def _load(path: Path) -> Any:
@@ -99,36 +115,3 @@ def _load(path: Path) -> Any:
     except Exception as error:  # the library raises plain Exception
         message = " ".join(str(error).split())
         raise ArtifactError(f"cannot read the tokenizer ({message})", where=str(path)) from None
-
-
-def _read_template(path: Path) -> Any:
-    """The compiled chat template; it runs in a sandbox, since it came with the model."""
-    from datetime import datetime
-
-    import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    if not path.exists():
-        raise InputError("this model has no chat template", hint="run it without --chat")
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = _to_json
-    try:
-        return environment.from_string(path.read_text(encoding="utf-8"))
-    except (jinja2.TemplateError, ValueError) as error:
-        raise ArtifactError(f"bad chat template ({error})", where=str(path)) from None
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Jinja's own tojson escapes for HTML, which models were not trained on."""
-    import json
-
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,13 +1,11 @@
 """The command line: what it prints, where, and with which exit code."""
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +14,6 @@ from morendo import cli
 from morendo.ir.errors import CompileError
 from morendo.progress import Progress
 from morendo.runtime.artifact import create_artifact
-from morendo.runtime.session import Stats
 from morendo.terminal import size
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +75,7 @@ def test_help_starts_fast_and_shows_what_to_do_first():
         ["compile", "m", "--context", "-1"],
         ["compile", "m", "--context", "many"],
         ["run", "d", "text", "--max-tokens", "x"],
+        ["run", "d", "text", "--system", "Be brief.", "--raw"],
         ["run", "d", "text", "--system", "Be brief.", "--no-chat"],
         ["inspect", "d", "--json", "--plan"],
         ["eval", "d"],
@@ -224,133 +222,3 @@ def test_compile_of_nothing_says_so_and_leaves_nothing(tmp_path):
 def test_an_unknown_target_is_named_with_the_known_ones(tmp_path, capsys):
     assert cli.main(["compile", "m", "--target", "pdp11", "--out", str(tmp_path / "o")]) == 1
     assert "unknown target (got 'pdp11'); known targets: " in capsys.readouterr().err
-
-
-# run
-
-
-class FakeSession:
-    """A model that says "ab, cd" whatever it is asked."""
-
-    context = 16
-
-    def __init__(self, finish="stop"):
-        self.stats = Stats(
-            load_seconds=0.5,
-            prompt_tokens=10,
-            prompt_seconds=0.25,
-            decode_tokens=3,
-            decode_seconds=1.5,
-            bytes_per_token=2_000_000_000,
-            finish=finish,
-        )
-        self.calls = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.calls.append("close")
-
-    def set_level(self, level):
-        self.calls.append(("level", level))
-
-    def encode(self, text):
-        self.calls.append(("encode", text))
-        return [1, 2]
-
-    def encode_chat(self, text, system=None):
-        self.calls.append(("chat", text, system))
-        return [3]
-
-    def stream(self, ids, **options):
-        self.calls.append((ids, options))
-        yield "ab, "
-        yield "cd"
-
-
-@pytest.fixture
-def fake_session(set_api):
-    session = FakeSession()
-
-    def load(directory, threads):
-        session.calls.append((directory, threads))
-        return session
-
-    set_api("load", load)
-    return session
-
-
-def test_run_streams_text_and_nothing_else(fake_session, capsys):
-    assert cli.main(["run", "dir", "Hello", "--threads", "2", "--level", "1"]) == 0
-    streams = capsys.readouterr()
-    assert (streams.out, streams.err) == ("ab, cd\n", "")
-    options = {
-        "max_tokens": 256,
-        "temperature": 0.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "seed": 0,
-        "ignore_eos": False,
-        "stop": [],
-    }
-    assert fake_session.calls == [
-        (Path("dir"), 2),
-        ("level", 1),
-        ("encode", "Hello"),
-        ([1, 2], options),
-        "close",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--chat"], ("chat", "Hi", None)),
-        (["--system", "Be brief."], ("chat", "Hi", "Be brief.")),
-        (["--no-chat"], ("encode", "Hi")),
-        ([], ("encode", "Hi")),
-    ],
-)
-def test_run_uses_the_chat_template_when_asked(words, expected, fake_session):
-    assert cli.main(["run", "dir", "Hi", *words]) == 0
-    assert fake_session.calls[1] == expected
-
-
-def test_run_reads_the_prompt_from_standard_input(fake_session, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("from a file\n"))
-    assert cli.main(["run", "dir", "-"]) == 0
-    assert ("encode", "from a file") in fake_session.calls
-
-
-def test_run_on_a_terminal_without_a_prompt_asks_for_one(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    assert cli.main(["run", "dir"]) == cli.USER_ERROR
-    assert "there is no prompt" in capsys.readouterr().err
-
-
-def test_stats_go_to_standard_error(fake_session, capsys):
-    assert cli.main(["run", "dir", "Hi", "--stats"]) == 0
-    streams = capsys.readouterr()
-    assert streams.out == "ab, cd\n"
-    lines = [" ".join(line.split()) for line in streams.err.splitlines()]
-    assert lines[:4] == [
-        "start 0.50 s first token after 0.75 s",
-        "prefill 40.0 tokens/s 10 tokens",
-        "decode 2.0 tokens/s 3 tokens",
-        "weights 4.0 GB/s 2.00 GB a token",
-    ]
-    assert lines[4].startswith("memory ")
-
-
-def test_a_full_context_is_said(fake_session, capsys):
-    fake_session.stats.finish = "context"
-    assert cli.main(["run", "dir", "Hi"]) == 0
-    assert "the context of 16 tokens is full" in capsys.readouterr().err
-
-
-def test_run_without_an_artifact_says_how_to_make_one(tmp_path):
-    done = run_cli("run", tmp_path / "nothing", "Hello")
-    assert done.returncode == cli.USER_ERROR
-    assert done.stderr.count("\n") == 1
-    assert "does not exist; make one with: morendo compile" in done.stderr

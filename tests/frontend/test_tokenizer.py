@@ -33,6 +33,59 @@ def test_files_and_stop_ids(model, tmp_path):
     assert (tmp_path / "chat_template.jinja").read_text() == TEMPLATE
 
 
+def set_template(model, template):
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def test_named_templates(model, tmp_path):
+    """As a list in the configuration, or as files; the default one is used."""
+    save_tokenizer(model, VOCABULARY)
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "a\r\né"}]
+    set_template(model, named)
+    found = load_tokenizer(model, VOCABULARY)
+    assert found is not None
+    assert (found.chat_template, found.other_templates) == ("a\r\né", ("tool_use",))
+    assert found.notes() == ["chat templates that are not used: tool_use"]
+    found.write(tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_bytes() == "a\r\né".encode()
+
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "rag.jinja").write_text("r")
+    (model / "chat_template.jinja").write_text("b")
+    found = load_tokenizer(model, VOCABULARY)
+    assert found is not None
+    assert (found.chat_template, found.other_templates) == ("b", ("rag",))
+
+
+def test_no_default_template(model):
+    save_tokenizer(model, VOCABULARY)
+    set_template(model, [{"name": "tool_use", "template": "t"}])
+    found = load_tokenizer(model, VOCABULARY)
+    assert found is not None
+    assert (found.chat_template, found.other_templates) == ("", ("tool_use",))
+
+
+def test_special_tokens_are_those_of_transformers(model):
+    save_tokenizer(model, VOCABULARY)
+    path = model / "tokenizer_config.json"
+    facts = {**json.loads(path.read_text()), "pad_token": "a"}
+    path.write_text(json.dumps(facts))
+    found = load_tokenizer(model, VOCABULARY)
+    assert found is not None
+    end = "<|endoftext|>"
+    assert found.special_tokens == {"bos_token": end, "eos_token": end, "pad_token": "a"}
+
+
+@pytest.mark.parametrize("template", [5, "a\ud800"])
+def test_a_template_that_is_no_text_is_refused(template, model):
+    save_tokenizer(model, VOCABULARY)
+    set_template(model, template)
+    with pytest.raises(InputError, match="the chat template 'default' is no text"):
+        load_tokenizer(model, VOCABULARY)
+
+
 def test_text_that_starts_with_bos(model):
     save_tokenizer(model, VOCABULARY, add_bos=True)
     assert load_model(model).add_bos

@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 
 from morendo.ir.errors import InputError, MorendoError
-from morendo.runtime.sampling import Sampler
+from morendo.runtime.sampling import Sampler, SamplingSettings
+
+
+def sampler(*values, seed=0, prompt=(), **settings):
+    return Sampler(SamplingSettings(*values, **settings), seed, prompt)
 
 
 def logits_of(probabilities):
     return np.log(np.array(probabilities, np.float64)).astype(np.float32)
 
 
-def frequencies(sampler, logits, draws=20000):
-    counts = np.bincount([sampler(logits) for _ in range(draws)], minlength=len(logits))
+def frequencies(draw, logits, draws=20000):
+    counts = np.bincount([draw(logits) for _ in range(draws)], minlength=len(logits))
     return counts / draws
 
 
@@ -22,26 +26,26 @@ def softmax(logits):
 
 
 def test_greedy_takes_the_first_of_the_largest():
-    assert Sampler()(np.array([1, 5, 5, 2], np.float32)) == 1
+    assert sampler()(np.array([1, 5, 5, 2], np.float32)) == 1
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_temperature(temperature):
     logits = np.array([2, 1, 0, -1, -2], np.float32)
-    got = frequencies(Sampler(temperature), logits)
+    got = frequencies(sampler(temperature), logits)
     np.testing.assert_allclose(got, softmax(logits / temperature), atol=0.015)
 
 
 def test_top_k():
     logits = logits_of([0.1, 0.4, 0.2, 0.3])
-    got = frequencies(Sampler(1.0, top_k=2), logits)
+    got = frequencies(sampler(1.0, top_k=2), logits)
     np.testing.assert_allclose(got, [0, 4 / 7, 0, 3 / 7], atol=0.015)
-    assert set(np.flatnonzero(frequencies(Sampler(1.0, top_k=9), logits))) == {0, 1, 2, 3}
+    assert set(np.flatnonzero(frequencies(sampler(1.0, top_k=9), logits))) == {0, 1, 2, 3}
 
 
 def test_top_k_1_is_greedy():
     logits = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    assert {Sampler(5.0, top_k=1, seed=seed)(logits) for seed in range(20)} == {logits.argmax()}
+    assert {sampler(5.0, top_k=1, seed=seed)(logits) for seed in range(20)} == {logits.argmax()}
 
 
 @pytest.mark.parametrize(
@@ -54,13 +58,13 @@ def test_top_k_1_is_greedy():
     ],
 )
 def test_top_p(top_p, want):
-    got = frequencies(Sampler(1.0, top_p=top_p), logits_of([0.1, 0.4, 0.2, 0.3]))
+    got = frequencies(sampler(1.0, top_p=top_p), logits_of([0.1, 0.4, 0.2, 0.3]))
     np.testing.assert_allclose(got, want, atol=0.015)
 
 
 def test_top_p_after_top_k():
     """Of the two that top-k leaves, 4/7 and 3/7, one is enough for 0.5."""
-    got = frequencies(Sampler(1.0, top_k=2, top_p=0.5), logits_of([0.1, 0.4, 0.2, 0.3]), 100)
+    got = frequencies(sampler(1.0, top_k=2, top_p=0.5), logits_of([0.1, 0.4, 0.2, 0.3]), 100)
     np.testing.assert_array_equal(got, [0, 1, 0, 0])
 
 
@@ -70,8 +74,8 @@ def test_top_p_over_a_large_vocabulary(spread):
     logits = (np.random.default_rng(0).standard_normal(50000) * spread).astype(np.float32)
     order = np.argsort(-logits, kind="stable")
     count = int(np.searchsorted(np.cumsum(softmax(logits)[order]), 0.9)) + 1
-    sampler = Sampler(1.0, top_p=0.9)
-    drawn = {sampler(logits) for _ in range(300)}
+    draw = sampler(1.0, top_p=0.9)
+    drawn = {draw(logits) for _ in range(300)}
     threshold = logits[order[count]]
     assert all(logits[token] >= threshold for token in drawn)
     assert len(drawn) > 100
@@ -81,8 +85,8 @@ def test_seeds():
     logits = np.zeros(1000, np.float32)
 
     def draw(seed):
-        sampler = Sampler(1.0, seed=seed)
-        return [sampler(logits) for _ in range(10)]
+        chosen = sampler(1.0, seed=seed)
+        return [chosen(logits) for _ in range(10)]
 
     assert draw(7) == draw(7)
     assert draw(7) != draw(8)
@@ -90,16 +94,17 @@ def test_seeds():
 
 
 def test_extreme_logits():
-    assert Sampler(1e-6)(np.array([-1e30, 0, -5], np.float32)) == 1
-    assert Sampler(1.0)(np.array([-np.inf, 3, -np.inf], np.float32)) == 1
-    assert Sampler(1.0, top_p=1e-9)(np.array([0, 3, 1], np.float32)) == 1
+    assert sampler(1e-300)(np.array([1, 2, 2.0001], np.float32)) == 2
+    assert sampler(1e-6)(np.array([-1e30, 0, -5], np.float32)) == 1
+    assert sampler(1.0)(np.array([-np.inf, 3, -np.inf], np.float32)) == 1
+    assert sampler(1.0, top_p=1e-9)(np.array([0, 3, 1], np.float32)) == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_broken_logits_are_reported(value, temperature):
     with pytest.raises(MorendoError, match="the model computed (nan|inf) as a logit"):
-        Sampler(temperature)(np.array([1, value, 2], np.float32))
+        sampler(temperature)(np.array([1, value, 2], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,15 @@ def test_broken_logits_are_reported(value, temperature):
     [
         ({"temperature": -1}, "temperature must be 0 or more .got -1."),
         ({"temperature": float("nan")}, "temperature must be 0 or more"),
-        ({"top_k": -1}, "top_k must be 0 or more"),
+        ({"temperature": "0.5"}, "temperature must be 0 or more .got '0.5'."),
+        ({"temperature": True}, "temperature must be 0 or more .got True."),
+        ({"top_k": -1}, "top_k must be a whole number, 0 or more"),
+        ({"top_k": 1.5}, "top_k must be a whole number, 0 or more"),
+        ({"top_k": float("inf")}, "top_k must be a whole number, 0 or more"),
+        ({"min_p": -0.1}, "min_p must be 0 to 1"),
+        ({"min_p": 1.1}, "min_p must be 0 to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be above 0"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty must be above 0"),
         ({"top_p": 0}, "top_p must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1"),
         ({"seed": -1}, "seed must be 0 or more"),
@@ -115,4 +128,65 @@ def test_broken_logits_are_reported(value, temperature):
 )
 def test_options_are_checked(options, match):
     with pytest.raises(InputError, match=match):
-        Sampler(**options)
+        sampler(**options)
+
+
+def reference(logits, settings, seen):
+    """Probabilities in float64, one step after the other."""
+    scores = logits.astype(np.float64)
+    for token in set(seen):
+        scores[token] *= settings.repetition_penalty ** (1 if scores[token] < 0 else -1)
+    scores /= settings.temperature
+    order = np.argsort(-scores, kind="stable")
+    if settings.top_k:
+        scores[order[settings.top_k :]] = -np.inf
+    before = np.cumsum(softmax(scores)[order]) - softmax(scores)[order]
+    scores[order[before >= settings.top_p]] = -np.inf
+    scores[softmax(scores) < settings.min_p * softmax(scores).max()] = -np.inf
+    return softmax(scores)
+
+
+SETTINGS = [
+    {"min_p": 0.2},
+    {"temperature": 2.0, "min_p": 0.4},
+    {"temperature": 0.7, "top_k": 6, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.3},
+    {"temperature": 1.5, "top_p": 0.8, "repetition_penalty": 0.7},
+    {"top_k": 3, "min_p": 0.9},
+    {"min_p": 1.0},
+    {"repetition_penalty": 5.0},
+]
+
+
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+def test_draws_follow_the_distribution(options):
+    """One draw from each new sampler, so that the text stays the prompt."""
+    settings = SamplingSettings(**{"temperature": 1.0, **options})
+    logits = np.random.default_rng(3).normal(0, 1.5, 12).astype(np.float32)
+    prompt = [0, 3, 3, 7, 11]
+    want = reference(logits, settings, prompt)
+    got = np.zeros(12)
+    draws = 4000
+    for seed in range(draws):
+        got[Sampler(settings, seed, tuple(prompt))(logits)] += 1 / draws
+    np.testing.assert_allclose(got, want, atol=0.03)
+    assert not got[want == 0].any()
+
+
+def test_repetition_penalty_counts_the_prompt_and_what_was_said():
+    logits = np.array([2.0, 1.9, -1.0, 1.0], np.float32)
+    kept = logits.copy()
+    draw = sampler(repetition_penalty=1.5, prompt=(3, 3))
+    assert [draw(logits) for _ in range(4)] == [0, 1, 0, 0]  # 2/1.5 is above 1.9/1.5
+    np.testing.assert_array_equal(logits, kept)
+    assert sampler(repetition_penalty=1.5, prompt=(0, 1))(logits) == 0
+    assert sampler(repetition_penalty=4, prompt=(0, 1))(logits) == 3
+
+
+def test_settings_as_a_text():
+    assert str(SamplingSettings()) == "greedy"
+    assert str(SamplingSettings(0, top_k=5, repetition_penalty=1.1)) == (
+        "greedy, repetition-penalty 1.1"
+    )
+    assert str(SamplingSettings(0.6, 20, 0.95, 0.05, 1.05)) == (
+        "temperature 0.6, top-k 20, top-p 0.95, min-p 0.05, repetition-penalty 1.05"
+    )

@@ -148,6 +148,19 @@ def test_seeds_repeat(session):
     assert first != list(session.generate(IDS, seed=2, **options))
 
 
+def test_the_prompt_counts_as_repeated(session):
+    logits = toy_logits(IDS)[-1]
+    likeliest = int(np.argmax(logits))
+    prompt = [*IDS, likeliest]
+    logits = toy_logits(prompt)[-1]
+    seen = sorted({*prompt})
+    logits[seen] = np.where(logits[seen] < 0, logits[seen] * 50, logits[seen] / 50)
+    want = int(np.argmax(logits))
+    assert want not in prompt
+    options = {"max_tokens": 1, "ignore_eos": True, "repetition_penalty": 50.0}
+    assert list(session.generate(prompt, **options)) == [want]
+
+
 def test_closed_session(toy_artifact):
     for executor in ("c", "python"):
         session = Session(toy_artifact, executor=executor)

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from morendo.ir.errors import InputError
-from morendo.runtime.session import Session, Stats
+from morendo.runtime.stop_texts import before_text, cut_before
 from morendo.runtime.tokenizer import Tokenizer as Runtime
 
 STREAMS = 2000
@@ -161,22 +161,20 @@ def until(text: str, stop: list[str]) -> str:
 def test_stop_texts_in_random_streams(tmp_path, case):
     """Nothing of a stop text is shown, and what only began like one is."""
     tokenizer = make_runtime(tmp_path, case)
-    session = Session.__new__(Session)
-    session.tokenizer = tokenizer
     random = np.random.default_rng(1)
-    session._stats = Stats(bytes_per_token=1)
     for ids in random_streams(tokenizer):
         whole = tokenizer.decode(ids)
         start, end = np.sort(random.integers(0, len(whole) + 1, 2))
         stop = [text for text in (whole[start : start + 4], whole[end:] + "z", "日本") if text]
-        session.stats.finish = ""
-        got = "".join(session._cut_before(tokenizer.stream(ids), stop))
+        stopped = []
+        found = partial(stopped.append, True)
+        got = "".join(cut_before(tokenizer.stream(ids), stop, found))
         assert got == until(whole, stop), (ids, stop)
-        assert session.stats.finish == ("stop" if got != whole else "")
-        given = list(session._until_text(iter(ids), stop))
+        assert bool(stopped) == (got != whole)
+        given = list(before_text(iter(ids), stop, tokenizer, found))
         assert given == ids[: len(given)]
         if HALF not in whole:
-            assert (given != ids) == bool(session.stats.finish)
+            assert (given != ids) == bool(stopped)
         before = tokenizer.decode(given)
         if HALF not in whole and given != ids:
             assert not any(text in before for text in stop)

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 from morendo.ir.errors import ArtifactError, InputError
+from morendo.runtime.sampling import SamplingSettings
 from morendo.runtime.session import Session
 from morendo.runtime.tokenizer import Tokenizer
 
@@ -103,31 +104,6 @@ def test_chat_template(tokenizer):
     )
 
 
-def test_chat_template_errors(tokenizer, home):
-    with pytest.raises(InputError, match="template refuses this chat .no system."):
-        tokenizer.encode_chat("a", system="b")
-    (home / "chat_template.jinja").write_text("{% if %}")
-    with pytest.raises(ArtifactError, match="bad chat template"):
-        Tokenizer(home, FACTS).encode_chat("a")
-    (home / "chat_template.jinja").unlink()
-    with pytest.raises(InputError, match="no chat template; run it without --chat"):
-        Tokenizer(home, FACTS).encode_chat("a")
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.append(1) }}",
-        "{{ raise_exception.__globals__.x }}",
-    ],
-)
-def test_chat_templates_run_in_a_sandbox(home, attack):
-    (home / "chat_template.jinja").write_text(attack)
-    with pytest.raises(InputError, match="template refuses this chat"):
-        Tokenizer(home, FACTS).encode_chat("a")
-
-
 def test_damaged_tokenizer(home):
     (home / "tokenizer.json").write_text('{"model": 1}')
     with pytest.raises(ArtifactError, match="cannot read the tokenizer"):
@@ -168,14 +144,14 @@ class Parrot:
 @pytest.fixture
 def say(toy_library, home):
     """Opens a session whose model says a given text."""
-    toy.write_toy(
-        home / "toy",
-        toy_library,
-        {**toy.toy_manifest(), "tokenizer": FACTS},
-        lambda path: byte_tokenizer().save(str(path / "tokenizer.json")),
-    )
 
-    def start(text):
+    def start(text, **manifest):
+        toy.write_toy(
+            home / "toy",
+            toy_library,
+            {**toy.toy_manifest(), "tokenizer": FACTS, **manifest},
+            lambda path: byte_tokenizer().save(str(path / "tokenizer.json")),
+        )
         session = Session(home / "toy")
         session.close()
         parrot: Any = Parrot([*session.encode(text), 257])
@@ -225,3 +201,49 @@ def test_one_stop_text_and_stop_tokens(say):
 def test_ids_that_are_none_are_refused(tokenizer):
     with pytest.raises(InputError, match="token ids must be 0 or more"):
         tokenizer.decode([-1])
+
+
+def test_templates_see_the_special_tokens_of_the_manifest(home):
+    (home / "chat_template.jinja").write_text("{{ bos_token }}|{{ eos_token }}|{{ pad_token }}")
+    assert Tokenizer(home, FACTS).render_chat("a") == "<s>|</s>|"  # from the ids
+    tokens = {"eos_token": "</s>", "pad_token": "<pad>"}
+    facts = {**FACTS, "special_tokens": tokens}
+    assert Tokenizer(home, facts).render_chat("a") == "|</s>|<pad>"
+
+
+def test_an_artifact_without_a_template(home):
+    (home / "chat_template.jinja").unlink()
+    tokenizer = Tokenizer(home, FACTS)
+    assert not tokenizer.has_chat_template
+    with pytest.raises(InputError, match="no chat template; give a plain text: morendo run --raw"):
+        tokenizer.encode_chat("a")
+
+
+def test_a_template_that_cannot_be_read(home):
+    (home / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ArtifactError, match="cannot read it .*chat_template.jinja"):
+        Tokenizer(home, FACTS).encode_chat("a")
+
+
+def test_the_models_own_sampling_settings_are_the_defaults(say):
+    settings = {"temperature": 0.7, "top_k": 20, "repetition_penalty": 1.1}
+    session = say("abc", generation=settings)
+    assert session.sampling == SamplingSettings(**settings)
+    list(session.generate([1], max_tokens=1))
+    assert session.stats.sampling == SamplingSettings(**settings)
+    list(session.generate([1], max_tokens=1, temperature=0, min_p=0.5, repetition_penalty=1))
+    assert session.stats.sampling == SamplingSettings(0, top_k=20, min_p=0.5)
+    assert say("abc").sampling == SamplingSettings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"temperature": -1}, "bad generation settings .temperature must be 0 or more"),
+        ({"mirostat": 2}, "bad generation settings .*unexpected keyword argument 'mirostat'"),
+        ({"top_p": "0.9"}, "generation.top_p must be"),
+    ],
+)
+def test_damaged_sampling_settings_are_refused(say, settings, match):
+    with pytest.raises(ArtifactError, match=match):
+        say("abc", generation=settings)

@@ -62,6 +62,23 @@ def test_facts_and_tokenizer(tiny, tmp_path):
     assert "<|im_end|>" in (tmp_path / "chat_template.jinja").read_text()
 
 
+def test_templates_special_tokens_and_sampling(tmp_path):
+    keys = {
+        "tokenizer.chat_template.tool_use": "t",
+        "general.sampling.temp": 0.8,
+        "general.sampling.top_k": 40,
+        "general.sampling.mirostat": 2,
+    }
+    save_gguf(make_model("llama"), tmp_path / "m.gguf", keys=keys)
+    opened = open_checkpoint(tmp_path / "m.gguf")
+    assert opened.generation.sampling == {"temperature": 0.8, "top_k": 40}
+    assert opened.generation.left_out == ("general.sampling.mirostat",)
+    found = load_tokenizer(tmp_path / "m.gguf", VOCABULARY, opened.file)
+    assert found is not None
+    assert found.other_templates == ("tool_use",)
+    assert found.special_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+
+
 def test_generation_stops_at_the_end_of_a_turn_too(tmp_path):
     keys = {"tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.eom_token_id": 7}
     save_gguf(make_model("llama"), tmp_path / "m.gguf", keys=keys)
