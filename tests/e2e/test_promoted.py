@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +30,7 @@ from tests.e2e.conftest import TINY
 from tests.e2e.quality import torch_logits
 
 SLOTS = 9
+PATTERNS = ["stored", "ones", "random", "damaged"]  # of weights, in run_guarded.py
 RECIPE = (
     "normalize,quantize-weights,promote-anything,"
     "fuse-attention,fuse-linears,specialize-phases,quantize-activations"
@@ -143,3 +146,11 @@ def test_kernels_do_not_depend_on_counts(artifact: Path) -> None:
     assert len(notes) > 16
     assert len(kernels) <= 12
     assert not [name for name in kernels if "p" in name.split("_")[3]]
+
+
+def test_no_byte_of_the_weights_reaches_outside(artifact: Path) -> None:
+    """Channel orders and outliers are indices; in a damaged file they are any number."""
+    script = Path(__file__).with_name("run_guarded.py")
+    command = [sys.executable, str(script), str(artifact)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout.split()) == (0, PATTERNS), done.stderr

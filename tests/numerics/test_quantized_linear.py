@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -58,7 +59,20 @@ def levels(spec: LinearSpec, fmt: WeightFormat) -> list[tuple[int, int]]:
 SLOTS = 21
 
 
-def run_case(spec, isa, tokens: int, exact: bool, seed: int) -> None:
+def damage_outliers(packed: dict[str, np.ndarray], spec: LinearSpec) -> None:
+    """Places outside of the matrix for the last row of tiles and the last channel, and a range that
+    begins behind all entries where there are none: the kernel computes the same.
+    """
+    row, channel, start = (packed[f"outlier_{name}"] for name in ("row", "channel", "start"))
+    row[row == spec.format.row_tile - 1] = 255
+    channel[channel == spec.groups * spec.format.group_size - 1] = 65535
+    start[-1] = 65535
+    assert (row == 255).any() and (channel == 65535).any()
+
+
+def run_case(
+    spec, isa, tokens: int, exact: bool, seed: int, damage: Callable[..., None] | None = None
+) -> None:
     rng = np.random.default_rng(seed)
     run = compile_kernel(spec, isa)
     weights, x = random_weights(rng, spec), Activations.random(rng, spec)
@@ -70,6 +84,8 @@ def run_case(spec, isa, tokens: int, exact: bool, seed: int) -> None:
     for fmt in stored_formats(spec):
         fmt = replace(fmt, slots=SLOTS) if spec.outliers else fmt
         packed = reference.pack_quantized(weights, fmt)
+        if damage:
+            damage(packed, spec)
         inputs = [x.codes, x.scales, x.sums, *packed.values(), *epilogue]
         for level in levels(spec, fmt) if fmt.kind == "q4" else [None]:
             counts = (*level, *fmt.plane_groups(spec.in_features)) if level else ()
@@ -108,6 +124,13 @@ def test_many_tokens_are_exact(isa, fmt, tokens):
 def test_outliers_are_exact(isa, rows, columns, max_tokens, tokens):
     spec = LinearSpec(rows, columns, WeightFormat("q4", 32), max_tokens, outliers=True)
     run_case(spec, isa, tokens, exact=True, seed=rows + tokens)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=label)
+@pytest.mark.parametrize("max_tokens", [1, 31])
+def test_damaged_outliers_stay_in_their_matrix(isa, max_tokens):
+    spec = LinearSpec(71, 416, WeightFormat("q4", 32), max_tokens, outliers=True)
+    run_case(spec, isa, max_tokens, exact=True, seed=3, damage=damage_outliers)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 13])

@@ -103,11 +103,15 @@ def quantized_outputs(tokens: int, features: int, group: int) -> tuple[NDArray, 
 
 
 def channel_orders(features: int, ordered: bool) -> tuple[list[NDArray[np.uint16]], NDArray]:
-    """The order as the kernel's argument, if it takes one, and as indices."""
+    """The order as the kernel's argument, if it takes one, and as indices.
+
+    Some of its places are beyond the row, as in a damaged file: they stand for the last.
+    """
     if not ordered:
         return [], np.arange(features)
     order = np.random.default_rng(features).permutation(features).astype(np.uint16)
-    return [frozen(order)], order
+    order[[0, -1]] = 65535, features
+    return [frozen(order)], np.minimum(order, features - 1)
 
 
 @ISAS

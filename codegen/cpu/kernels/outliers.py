@@ -52,10 +52,11 @@ class OutlierReader:
         return T.serial(T.bind(T.Select(self.n3 < self.groups, first, self.slots)), self.slots)
 
     def entry(self, tile: Expr, index: Expr) -> Entry:
-        """The entry `index` of a tile."""
+        """The entry `index` of a tile. What a damaged file says stays in the tile and in x."""
+        last_row, last_channel = self.format.row_tile - 1, self.groups * self.format.group_size - 1
         return Entry(
-            T.bind(T.cast(self.row[tile, index], "int32")),
-            T.bind(T.cast(self.channel[tile, index], "int32")),
+            T.bind(T.min(T.cast(self.row[tile, index], "int32"), T.int32(last_row))),
+            T.bind(T.min(T.cast(self.channel[tile, index], "int32"), T.int32(last_channel))),
             T.bind(T.cast(self.value[tile, index], "float32")),
         )
 

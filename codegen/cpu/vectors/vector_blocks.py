@@ -18,7 +18,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from .vector import Registers, load, splat_float, vector_type
+from .vector import Registers, load, splat, splat_float, vector_type
 
 Element = Callable[[Any, int], Any]
 """Gives the vector (of so many lanes; 1 = scalar) of a row that starts at an index."""
@@ -94,11 +94,15 @@ def load_float(buffer: Any, index: Sequence[Any], lanes: int) -> Any:
 
 
 def load_ordered(buffer: Any, index: Sequence[Any], order: Any, lanes: int) -> Any:
-    """Like `load_float`, the neighbours in an order: uint16 places by place, or None."""
+    """Like `load_float`, the neighbours in an order: uint16 places by place, or None.
+
+    Places beyond the row, which only a damaged file has, are its last.
+    """
     if order is None:
         return load_float(buffer, index, lanes)
     *outer, last = index
     places = T.cast(load(order, [last], lanes), vector_type("int32", lanes))
+    places = T.min(places, splat(T.int32(int(buffer.shape[-1]) - 1), lanes))
     return T.bind(T.cast(buffer[(*outer, places)], vector_type("float32", lanes)))
 
 
