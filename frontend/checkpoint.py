@@ -49,8 +49,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_file():
         file = gguf.open_gguf(path)
+        config, ends = gguf.read_config(file), gguf.end_ids(file)
         generation = from_gguf(file.metadata, path)
-        return Checkpoint(path, gguf.read_config(file), gguf.end_ids(file), generation, file)
+        return Checkpoint(path, config, ends, generation, file, gguf.unsaid(file))
     config = _read_config(path)
     eos = _ids(config.eos_token_id)
     generation = read_json(path / GENERATION_CONFIG)

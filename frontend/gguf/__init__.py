@@ -4,7 +4,7 @@ from .config import end_ids, read_config
 from .header import read_header
 from .split import GgufFile, open_gguf, part_paths
 from .tensors import GgufSource
-from .vocabulary import GgufVocabulary, read_vocabulary
+from .vocabulary import GgufVocabulary, read_vocabulary, unsaid
 
 __all__ = [
     "GgufFile",
@@ -16,4 +16,5 @@ __all__ = [
     "read_config",
     "read_header",
     "read_vocabulary",
+    "unsaid",
 ]

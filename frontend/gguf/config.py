@@ -72,6 +72,9 @@ def _skeleton(metadata: Metadata, model_type: str) -> Fields:
     size = metadata.count("embedding_length")
     if size % heads and "attention.key_length" not in metadata:
         raise metadata.error(f"{size} channels do not divide into {heads} heads")
+    kv_heads = metadata.count("attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise metadata.error(f"{heads} heads cannot share the keys and values of {kv_heads}")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise metadata.error("the GGUF file has no tensor token_embd.weight")
@@ -81,7 +84,7 @@ def _skeleton(metadata: Metadata, model_type: str) -> Fields:
         "hidden_size": size,
         "intermediate_size": metadata.count("feed_forward_length"),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.count("attention.head_count_kv", heads),
+        "num_key_value_heads": kv_heads,
         "max_position_embeddings": metadata.count("context_length"),
         "vocab_size": embedding.shape[0],
         "tie_word_embeddings": "output.weight" not in file.tensors,

@@ -93,9 +93,10 @@ class Metadata:
         return self.integer(name, default, least=1)
 
     def number(self, name: str, default: Any = _MISSING) -> float:
+        """A finite number that is not negative, as all are that are read."""
         value = self._scalar(name, default, (int, float), "a number")
-        if name in self and not math.isfinite(value):
-            raise self.error(f"GGUF key {self.prefix}{name} is {value}, need a finite number")
+        if name in self and not 0 <= value < math.inf:
+            raise self.error(f"GGUF key {self.prefix}{name} is {value}, need 0 or more")
         return value
 
     def flag(self, name: str, default: Any = _MISSING) -> bool:

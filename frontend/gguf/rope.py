@@ -40,6 +40,8 @@ def rope_parameters(metadata: Metadata, rotated: int, context: int) -> dict[str,
         InputError: for scaling that Hugging Face has no name for.
     """
     theta = metadata.number("rope.freq_base", 10000.0)
+    if theta <= 1:
+        raise metadata.error(f"GGUF key {metadata.prefix}rope.freq_base is {theta}, need over 1")
     kind = metadata.text("rope.scaling.type", "linear")
     factor = metadata.number("rope.scale_linear", 0.0)
     factor = metadata.number("rope.scaling.factor", factor) or 1.0

@@ -24,10 +24,15 @@ _HARMLESS = {
     *(f"{n}_token_id" for n in ("padding", "seperator", "mask", "cls", "prefix", "suffix")),
     *(f"fim_{n}_token_id" for n in ("pre", "suf", "mid", "pad", "rep", "sep")),
     *("middle_token_id", "token_type_count", "pre"),
+    "add_space_prefix",  # llama.cpp puts no blank before texts of byte-level vocabularies
+}
+# Found whole in every file: older converters left these among the plain tokens.
+_TURN_ENDS = {
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<EOT>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
 }
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_sep_token": (False,),
-    "add_space_prefix": (False,),
     "remove_extra_whitespaces": (False,),
     "normalizer.lowercase": (False,),
     "normalizer.strip_accents": (False,),
@@ -78,6 +83,17 @@ def read_vocabulary(file: GgufFile) -> GgufVocabulary | None:
     if not isinstance(template, str):
         raise keys.error(f"GGUF key tokenizer.chat_template is {template!r}, need a text")
     return GgufVocabulary(library, template, special["bos"], special["eos"])
+
+
+def unsaid(file: GgufFile) -> list[str]:
+    """What the person should know of a vocabulary: notes."""
+    keys = Metadata(file, "tokenizer.ggml.")
+    if keys.raw("model", None) != "gpt2" or keys.raw("pre", "default") != "default":
+        return []
+    return [
+        "the file does not say how its vocabulary cuts text into words (tokenizer.ggml.pre): text "
+        "is cut as llama.cpp does by default, which may be other than in the model's training"
+    ]
 
 
 def _list(keys: Metadata, name: str, kind: type, count: int | None, default: Any) -> list[Any]:
@@ -192,7 +208,7 @@ def _mark(
             rstrip=swallow and token not in keep,
         )
         for i, token in enumerate(tokens)
-        if types[i] in _MARKED or i in named
+        if types[i] in _MARKED or i in named or token in _TURN_ENDS
     ]
     library.add_tokens(marked)
 

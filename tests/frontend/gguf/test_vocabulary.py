@@ -11,7 +11,7 @@ from gguf import TokenType
 from tokenizers import Tokenizer, models, normalizers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from morendo.frontend.gguf import GgufVocabulary, open_gguf, read_vocabulary
+from morendo.frontend.gguf import GgufVocabulary, open_gguf, read_vocabulary, unsaid
 from morendo.frontend.gguf.pre_tokenizers import names, pre_tokenizer
 from morendo.frontend.tokenizer import ModelTokenizer, load_tokenizer
 from morendo.ir.errors import InputError
@@ -201,16 +201,23 @@ def test_what_stands_around_a_text(tmp_path, keys, before, behind):
 
 def test_types_of_tokens(tmp_path):
     """Control and user-defined tokens are found whole; unused and plain ones are not."""
-    tokens = [*_BYTES, "!!", "<c>", "<u>", "<n>", "<x>", "", "<turn>"]
+    tokens = [*_BYTES, "!!", "<c>", "<u>", "<n>", "<x>", "", "<turn>", "<|im_end|>"]
     first = len(_BYTES) + 1
-    types = [1] * first + [3, 4, 1, 5, 1, 1]
+    types = [1] * first + [3, 4, 1, 5, 1, 1, 1]
     keys = {"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "token_type": types}
     keys["merges"] = ["! !"]
     library = _read(tmp_path, {**keys, "eot_token_id": first + 5}).library
-    for text, whole in (("<c>", 1), ("<u>", 1), ("<n>", 0), ("<x>", 0), ("<turn>", 1)):
+    for text, whole in (
+        ("<c>", 1),
+        ("<u>", 1),
+        ("<n>", 0),
+        ("<x>", 0),
+        ("<turn>", 1),
+        ("<|im_end|>", 1),
+    ):
         assert (len(library.encode(text).ids) == 1) == whole, text
     special = {t.content for t in library.get_added_tokens_decoder().values() if t.special}
-    assert special == {"<c>", "<turn>"}
+    assert special == {"<c>", "<turn>", "<|im_end|>"}
     assert library.id_to_token(first + 4) == f"[EMPTY_{first + 4}]"
     assert TokenType.USER_DEFINED == 4
 
@@ -218,6 +225,13 @@ def test_types_of_tokens(tmp_path):
 def test_a_file_without_a_vocabulary(tmp_path):
     assert _load(tmp_path, {"model": "no_vocab"}, 9) is None
     assert _load(tmp_path, {}, 9) is None
+
+
+def test_a_file_that_does_not_say_how_text_is_cut(tmp_path):
+    for keys in ({**_LLAMA3_KEYS, "pre": None}, {**_LLAMA3_KEYS, "pre": "default"}):
+        (note,) = unsaid(_open(tmp_path, keys))
+        assert "tokenizer.ggml.pre" in note
+    assert unsaid(_open(tmp_path, _LLAMA3_KEYS)) == unsaid(_open(tmp_path, _SPM_KEYS)) == []
 
 
 def _changed(keys: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -240,7 +254,6 @@ def _changed(keys: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (_changed(_SPM_KEYS, scores=[1.0]), "scores has another length"),
         (_changed(_SPM_KEYS, add_bos_token=1), "add_bos_token is 1, need true or false"),
         (_changed(_SPM_KEYS, remove_extra_whitespaces=True), "remove_extra_whitespaces = True is"),
-        (_changed(_LLAMA3_KEYS, add_space_prefix=True), "add_space_prefix = True is not supported"),
         (_changed(_LLAMA3_KEYS, precompiled_charsmap=[1]), "precompiled_charsmap = .1. is not"),
         (_changed(_LLAMA3_KEYS, brand_new=1), "tokenizer.ggml.brand_new = 1 is not supported"),
     ],
