@@ -201,9 +201,45 @@ def _phi3(metadata: Metadata) -> Fields:
 
 
 def _olmo2(metadata: Metadata) -> Fields:
+    """OLMo 2, and OLMo 3, which has windows and scales only the layers without."""
     fields = _skeleton(metadata, "olmo2")
     fields |= _rotary(metadata, fields)
-    return fields | {"rms_norm_eps": metadata.number(_RMS)}
+    fields["rms_norm_eps"] = metadata.number(_RMS)
+    window = _window(metadata)
+    if window is None:
+        return fields
+    whole = fields["rope_parameters"]
+    local = metadata.number("rope.freq_base_swa", whole["rope_theta"])
+    return fields | {
+        "model_type": "olmo3",
+        "sliding_window": window,
+        "layer_types": _layer_types(metadata, fields["num_hidden_layers"], 4),
+        "rope_parameters": _by_reach(whole, local),
+    }
+
+
+def _exaone4(metadata: Metadata) -> Fields:
+    """EXAONE 4; where there are windows, layers without have no positions."""
+    fields = _skeleton(metadata, "exaone4")
+    fields |= _rotary(metadata, fields)
+    window, layers = _window(metadata), fields["num_hidden_layers"]
+    return fields | {
+        "rms_norm_eps": metadata.number(_RMS),
+        "sliding_window": window,
+        "layer_types": _layer_types(metadata, layers, 4) if window else ["full_attention"] * layers,
+    }
+
+
+def _seed_oss(metadata: Metadata) -> Fields:
+    fields = _llama(metadata, "seed_oss")
+    _scale(metadata, fields["head_dim"])
+    return fields | {"attention_out_bias": _has(metadata, "attn_output.bias")}
+
+
+def _by_reach(whole: Fields, local_theta: float) -> Fields:
+    """Rope of layers that see the whole text, which is scaled, and of those with a window."""
+    local = {"rope_type": "default", "rope_theta": local_theta}
+    return {"full_attention": whole, "sliding_attention": local}
 
 
 def _gemma(metadata: Metadata) -> Fields:
@@ -250,11 +286,7 @@ def _gemma3(metadata: Metadata) -> Fields:
         "layer_types": (
             _layer_types(metadata, layers, 6) if window else ["full_attention"] * layers
         ),
-        # Scaling is for the layers that see the whole text.
-        "rope_parameters": {
-            "full_attention": fields["rope_parameters"],
-            "sliding_attention": {"rope_type": "default", "rope_theta": local},
-        },
+        "rope_parameters": _by_reach(fields["rope_parameters"], local),
     }
     return fields
 
@@ -323,7 +355,9 @@ def _starcoder2(metadata: Metadata) -> Fields:
 
 
 _BUILDERS: dict[str, Callable[[Metadata], Fields]] = {
+    "arcee": lambda metadata: _llama(metadata, "arcee"),
     "bloom": _bloom,
+    "exaone4": _exaone4,
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
@@ -337,6 +371,7 @@ _BUILDERS: dict[str, Callable[[Metadata], Fields]] = {
     "phi3": _phi3,
     "qwen2": lambda metadata: _qwen(metadata, "qwen2"),
     "qwen3": lambda metadata: _qwen(metadata, "qwen3"),
+    "seed_oss": _seed_oss,
     "smollm3": _smollm3,
     "stablelm": _stablelm,
     "starcoder2": _starcoder2,

@@ -18,7 +18,7 @@ from .split import GgufFile
 FACTORS = "rope_freqs.weight"
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 LENGTH_FACTORS = (_LONG, _SHORT)
-_READ_FACTORS = ("granite", "llama", "phi3")
+_READ_FACTORS = ("arcee", "exaone4", "granite", "llama", "phi3")
 
 
 def reads_factors(file: GgufFile) -> bool:

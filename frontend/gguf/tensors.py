@@ -21,6 +21,7 @@ from .split import GgufFile
 
 # What llama.cpp's converter did to an architecture's tensors is undone by these.
 _PROCESSORS = {
+    "arcee": hf_gguf.LlamaTensorProcessor,
     "bloom": hf_gguf.BloomTensorProcessor,
     "gemma": hf_gguf.Gemma2TensorProcessor,
     "gemma2": hf_gguf.Gemma2TensorProcessor,

@@ -40,7 +40,7 @@ def save_tokenizer(directory: Path, count: int, add_bos: bool = False) -> None:
 
 # Architectures whose rows of q and k llama.cpp reorders, whose norms it stores plus one, whose
 # fused q, k and v it takes apart by kind instead of by head.
-_PERMUTED = ("llama", "granite", "smollm3")
+_PERMUTED = ("llama", "arcee", "granite", "smollm3")
 _PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
 _BY_KIND = ("bloom", "gptneox")
 _LAYER_NORM = ("bloom", "gpt2", "gptneox", "nemotron", "phi2", "stablelm", "starcoder2")

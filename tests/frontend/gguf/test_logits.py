@@ -199,7 +199,35 @@ CASES: dict[str, tuple[Any, ...]] = {
             "logit_scale": 3.0,
         },
     ),
+    "arcee": ("arcee", "arcee", {**_GROUPED, "rope_parameters": _YARN}, _YARN_KEYS),
+    "exaone4": (
+        "exaone4",
+        "exaone4",
+        {**_GROUPED, "sliding_window": None, "layer_types": ["full_attention"] * 2},
+        {},
+    ),
+    "exaone4_window": (
+        "exaone4",
+        "exaone4",
+        {**_GROUPED, "num_hidden_layers": 4, "sliding_window": 5, "sliding_window_pattern": 4},
+        {"attention.sliding_window": 5},
+    ),
     "olmo2": ("olmo2", "olmo2", _GROUPED, {}),
+    "olmo3": (
+        "olmo2",
+        "olmo3",
+        {
+            **_GROUPED,
+            "num_hidden_layers": 4,
+            "sliding_window": 5,
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+        {**_YARN_KEYS, "attention.sliding_window": 5},
+    ),
+    "seed_oss": ("seed_oss", "seed_oss", {**_GROUPED, "head_dim": 16}, {}),
     "smollm3": (
         "smollm3",
         "smollm3",
