@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from morendo.ir.errors import InputError
@@ -43,12 +43,11 @@ def render_chat(source: str, messages: Sequence[Message], special_tokens: dict[s
         InputError: when messages are malformed, or the template is, refuses them, fails, or takes
             too much time or memory.
     """
-    import jinja2.sandbox  # noqa: F401  # here, so that the fork need not import it
-
+    environment = _environment()  # here, so that the fork need not import and build it
     chat = _plain(messages)
     try:
         return run_limited(
-            partial(_render, source, chat, special_tokens),
+            partial(_render, environment, source, chat, special_tokens),
             _explain,
             seconds=SECONDS,
             memory_bytes=_MEMORY_BYTES,
@@ -83,9 +82,10 @@ def _with_reasoning(message: Message) -> Message:
     return {"thinking": thoughts[0], **message, "reasoning_content": thoughts[0]}
 
 
-def _render(source: str, chat: list[Message], special_tokens: dict[str, str]) -> str:
-    template = _environment().from_string(source)
-    return template.render(
+def _render(
+    environment: Environment, source: str, chat: list[Message], special_tokens: dict[str, str]
+) -> str:
+    return environment.from_string(source).render(
         messages=chat, tools=None, documents=None, add_generation_prompt=True, **special_tokens
     )
 
@@ -102,6 +102,7 @@ def _explain(error: Exception) -> str:
     return f"fails ({type(error).__name__}: {said})"
 
 
+@cache
 def _environment() -> Environment:
     """Jinja as templates expect it."""
     import jinja2

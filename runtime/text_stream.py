@@ -58,8 +58,7 @@ class TextStream:
                 yield ready[len(shown) :]
                 shown = ready
             if complete:
-                held = self._context(held)
-                shown = self._decode(held)
+                held, shown = self._context(held)
             elif len(held) > _FEW:  # bytes that are no text
                 held = held[-_BYTES_OF_HALF - 1 :]
                 shown = self._decode(held)[:-1]
@@ -84,16 +83,17 @@ class TextStream:
             return True
         return self._has_runs and _is_byte(self._library.id_to_token(token))
 
-    def _context(self, held: list[int]) -> list[int]:
-        """The fewest last tokens that a decoder takes for the beginning of a text.
+    def _context(self, held: list[int]) -> tuple[list[int], str]:
+        """The fewest last tokens that a decoder takes for the beginning of a text, and their text.
 
         Alone, a token may lose its leading space and have no text: then the next one would be
         taken for the beginning.
         """
         for count in range(1, len(held)):
-            if self._decode(held[-count:]):
-                return held[-count:]
-        return held
+            text = self._decode(held[-count:])
+            if text:
+                return held[-count:], text
+        return held, self._decode(held)
 
 
 def _is_byte(name: str) -> bool:
