@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .lower_generic import lower_generic
 from .lower_ops import lower_op
 from .lowering import FunctionLowering, KernelCall, Options, Program
 from .memory import Storage, plan_arena
+from .scratch import write_scratch
 from .target import Target
 
 _RELAYED = ("rope", "cached_stacked_attention")  # these read the position itself
@@ -145,14 +147,14 @@ def compile_kernels(
         advance: called after each kernel, for progress.
 
     Raises:
-        CompileError: when the code generator refuses a kernel, naming it.
+        CompileError: when the code generator refuses a kernel, naming it, or the disk is full.
     """
     paths = []
     for name, function in program.kernels.items():
         path = directory / f"{name}.o"
         module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
         try:
-            tvm.tirx.build(module, target=program.target.llvm).write_to_file(str(path))
+            code = _object_code(tvm.tirx.build(module, target=program.target.llvm))
         except Exception as error:  # TVM raises many types across its C interface
             words = [line for line in str(error).splitlines() if line.strip()]
             raise CompileError(
@@ -160,6 +162,19 @@ def compile_kernels(
                 where=f"kernel {name}",
                 hint="this is a defect of morendo; rerun with --debug and report it",
             ) from error
+        write_scratch(path, code)
         paths.append(path)
         advance()
     return paths
+
+
+def _object_code(module: tvm.runtime.Module) -> bytes:
+    """The object file of a built kernel. LLVM ends the process when a disk is full, so that it
+    writes to memory, and what it wrote is written elsewhere by us.
+    """
+    memory = os.memfd_create("kernel")
+    try:
+        module.write_to_file(f"/proc/self/fd/{memory}", "o")
+        return os.pread(memory, os.fstat(memory).st_size, 0)
+    finally:
+        os.close(memory)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from morendo.ir.errors import CompileError
 
+from .scratch import scratch_folder, write_scratch
+
 RUNTIME_SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "c"
 _FLAGS = (
     "-std=c11",
@@ -66,10 +68,10 @@ def link_model(
     Raises:
         CompileError: when the compiler or linker fails.
     """
-    with tempfile.TemporaryDirectory(prefix="morendo-link-") as directory:
-        folder = Path(directory)
-        (folder / "kernel_table.c").write_text(kernel_table(kernels) + plan_text(plan))
-        (folder / "exports.map").write_text(_EXPORTS)
+    with scratch_folder() as folder:
+        tables = kernel_table(kernels) + plan_text(plan)
+        write_scratch(folder / "kernel_table.c", tables.encode())
+        write_scratch(folder / "exports.map", _EXPORTS.encode())
         inputs = [*RUNTIME_SOURCES.glob("*.c"), *sources, *objects]
         command = [sys.executable, "-m", "ziglang", "cc", "-target", toolchain.triple]
         command += [*_FLAGS, *toolchain.flags, f"-I{RUNTIME_SOURCES}", "kernel_table.c"]

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from morendo.budget import Budget, default_name
@@ -18,6 +17,7 @@ from morendo.chat_check import prepare_tokenizer
 from morendo.codegen.build import compile_kernels, lower_module
 from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
+from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
 from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
@@ -104,7 +104,7 @@ def compile(
     out = out if out.name else out.absolute()  # "." has no name to put others beside
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="morendo-")))
+        scratch = stack.enter_context(scratch_folder())
         with progress.task("load and export the model"):
             loaded = load_model(model)
         for note in loaded.notes:
@@ -228,9 +228,9 @@ def _lower(
 def _generate(
     program: Program, plan: Plan, machine: Target, directory: Path, progress: Progress
 ) -> None:
-    with TemporaryDirectory(prefix="morendo-") as scratch:
+    with scratch_folder() as scratch:
         with progress.task("generate machine code", len(program.kernels)) as advance:
-            objects = compile_kernels(program, Path(scratch), advance)
+            objects = compile_kernels(program, scratch, advance)
         with progress.task("link"):
             link_model(
                 objects, plan.kernels, directory / LIBRARY, machine.toolchain, plan.to_json()
