@@ -53,18 +53,25 @@ def open_checkpoint(path: Path) -> Checkpoint:
         generation = from_gguf(file.metadata, path)
         return Checkpoint(path, config, ends, generation, file, gguf.unsaid(file))
     config = _read_config(path)
-    eos = _ids(config.eos_token_id)
-    generation = read_json(path / GENERATION_CONFIG)
-    eos += [i for i in _ids(generation.get("eos_token_id")) if i not in eos]
+    eos = _ids(config.eos_token_id, path)
+    where = path / GENERATION_CONFIG
+    generation = read_json(where)
+    more = _ids(generation.get("eos_token_id"), where)
+    eos += [i for i in more if i not in eos]
     notes = check_switches(config, str(path))
     return Checkpoint(path, config, eos, from_config(generation, path), notes=notes)
 
 
-def _ids(value: Any) -> list[int]:
+def _ids(value: Any, where: Path) -> list[int]:
     """One id, a list of ids or nothing, as a list."""
-    if value is None:
-        return []
-    return [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
+    ids = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+    if any(type(i) is not int for i in ids):
+        raise InputError(
+            f"eos_token_id is no token id or list of them (got {str(value)[:80]!r})",
+            where=str(where),
+            hint="the file is damaged",
+        )
+    return ids
 
 
 def _read_config(path: Path) -> PreTrainedConfig:

@@ -43,7 +43,7 @@ def _other_class(config: PreTrainedConfig) -> list[str]:
     """A note where the checkpoint was saved as a classifier, a reward model, an encoder."""
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     given = config.architectures
-    if not given or known is None or known in given:
+    if not isinstance(given, list) or not given or known is None or known in given:
         return []
     return [f"the checkpoint is of a {given[0]}; it is compiled as {known}"]
 

@@ -1,5 +1,6 @@
 """Whatever is wrong with a model is said in one line that names the file and what to do."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from morendo.frontend import load_model
+from morendo.frontend.checkpoint import open_checkpoint
 from tests.frontend.families import VOCABULARY, save_model
-from tests.frontend.spoil import WEIGHTS, edit_config, edit_weights, refuses
+from tests.frontend.spoil import WEIGHTS, edit_config, edit_weights, refuses, refuses_weights
 from tests.frontend.tiny_gguf import save_tokenizer
 
 
@@ -57,6 +59,14 @@ def test_damaged_config(model):
     refuses(model, "names no model_type")
     (model / "config.json").write_text('{"model_type": "phi", "hidden_size": "wide"}')
     refuses(model, "config.json is not valid")
+
+
+@pytest.mark.parametrize("eos", ["x", {}, [None], [[1]], 1.5, True])
+def test_ends_that_are_no_ids(model, eos):
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    refuses_weights(model, "eos_token_id is no token id", "generation_config.json")
+    (model / "generation_config.json").write_text('{"eos_token_id": [5, 2]}')
+    assert open_checkpoint(model).eos == [2, 5]
 
 
 def test_unknown_values_in_the_config(model):

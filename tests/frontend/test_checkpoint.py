@@ -251,5 +251,7 @@ def test_what_the_config_says_of_the_checkpoint_is_noted(model):
     assert "of a LlamaForSequenceClassification; it is compiled as LlamaForCausalLM" in notes_of(
         model
     )
+    edit_config(model, architectures=7)
+    assert not notes_of(model)
     edit_config(model, architectures=None, auto_map={"AutoModelForCausalLM": "own.Own"})
     assert "code of the checkpoint's own (auto_map), which is not run" in notes_of(model)
