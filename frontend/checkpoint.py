@@ -111,16 +111,16 @@ def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
     """
     source = _source(checkpoint, model)
     where = str(checkpoint.path)
+    buffers = model.buffers
+    if isinstance(source, gguf.GgufSource):
+        refuse_unused(source.unused(), where, "the GGUF file is of a model that is not known here")
+        buffers = source.rotary_buffers(buffers)
     names = match_names(model, source, checkpoint.path)
     checkpoint.notes.extend(names.notes)
     stored = {name: model.buffers[name] for name in model.persistent if name in names.known}
     floats = {name: b.shape for name, b in stored.items() if b.dtype.kind == "f"}
     keys = match_keys(model.shapes() | floats, source, names.known, where)
     keys |= {name: names.known[name] for name in stored}
-    buffers = model.buffers
-    if isinstance(source, gguf.GgufSource):
-        refuse_unused(source.unused(), where, "the GGUF file is of a model that is not known here")
-        buffers = source.rotary_buffers(buffers)
     return WeightStore(source, keys, buffers, model.aliases)
 
 

@@ -29,12 +29,12 @@ def read_config(file: GgufFile) -> PreTrainedConfig:
         InputError: for an architecture that is not known here, keys that are missing or of the
             wrong type, and keys that change the function in a way that is not supported.
     """
-    build = _BUILDERS.get(file.architecture)
+    build = BUILDERS.get(file.architecture)
     if build is None:
         raise InputError(
             f"the GGUF architecture {file.architecture!r} is not supported",
             where=str(file.path),
-            hint=f"supported: {', '.join(sorted(_BUILDERS))}",
+            hint=f"supported: {', '.join(sorted(BUILDERS))}",
         )
     metadata = Metadata(file)
     fields = build(metadata)
@@ -354,7 +354,7 @@ def _starcoder2(metadata: Metadata) -> Fields:
     }
 
 
-_BUILDERS: dict[str, Callable[[Metadata], Fields]] = {
+BUILDERS: dict[str, Callable[[Metadata], Fields]] = {
     "arcee": lambda metadata: _llama(metadata, "arcee"),
     "bloom": _bloom,
     "exaone4": _exaone4,

@@ -146,6 +146,13 @@ class _Cursor:
         except UnicodeDecodeError:
             raise self.bad(f"a text at byte {start} is not UTF-8") from None
 
+    def name(self) -> str:
+        """Of a key or tensor; messages show it."""
+        start, found = self.position, self.text()
+        if not found.isprintable():
+            raise self.bad(f"the name at byte {start} has control characters")
+        return found
+
     def value(self) -> Any:
         kind = self.number("I")
         if kind != GGUFValueType.ARRAY:
@@ -174,7 +181,7 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
     tensor_count, key_count = cursor.numbers("Q", 2)
     metadata: dict[str, Any] = {}
     for _ in range(key_count):
-        key = cursor.text()
+        key = cursor.name()
         if key in metadata:
             raise cursor.bad(f"the key {key} is there twice")
         metadata[key] = cursor.value()
@@ -195,7 +202,7 @@ def _tensor_entry(
     cursor: _Cursor,
 ) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
     """(name, shape, kind, offset from the first tensor's data)."""
-    name = cursor.text()
+    name = cursor.name()
     rank = cursor.number("I")
     if not 1 <= rank <= _LARGEST_RANK:
         raise cursor.bad(f"tensor {name} has {rank} dimensions, need 1 to {_LARGEST_RANK}")

@@ -113,7 +113,7 @@ class Metadata:
             raise self._refused(name)
 
     def _refused(self, name: str) -> InputError:
-        value = str(self.file.metadata[self.prefix + name])
+        value = repr(self.file.metadata[self.prefix + name])
         shown = value if len(value) <= 40 else value[:40] + "..."
         return self.error(
             f"GGUF key {self.prefix}{name} = {shown} is not supported for "

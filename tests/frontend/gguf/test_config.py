@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from morendo.frontend.checkpoint import open_checkpoint, open_weights
 from morendo.frontend.gguf import open_gguf, read_config
+from morendo.frontend.gguf.config import BUILDERS
 from morendo.frontend.torch_export import build_empty
 from morendo.frontend.weights import WeightStore
 from morendo.ir.errors import InputError
@@ -197,3 +198,8 @@ def test_unknown_architecture(tmp_path):
     (tmp_path / "m.gguf").write_bytes(data.replace(b"llama", b"mamba"))
     with pytest.raises(InputError, match="'mamba' is not supported.*supported: .*llama, nemotron"):
         read_config(open_gguf(tmp_path / "m.gguf"))
+
+
+def test_architectures_are_documented():
+    text = (Path(__file__).parents[3] / "docs" / "gguf.md").read_text()
+    assert [name for name in BUILDERS if f"`{name}`" not in text] == []

@@ -100,10 +100,12 @@ def test_any_damage_to_the_header(tiny, tmp_path):
         for at in random.integers(0, 6000, 3):
             changed[at] = random.integers(0, 256)
         damaged.write_bytes(changed)
+        said, tensors = "", ()
         try:
             tensors = read_header(damaged).tensors
-        except InputError:
-            continue
+        except InputError as error:
+            said = str(error)
+        assert said.isprintable()
         assert all(info.start + info.nbytes <= len(data) for info in tensors)
 
 
@@ -164,6 +166,14 @@ def test_texts_that_are_not_utf8(tiny, tmp_path):
     other.write_bytes(tiny.read_bytes().replace(b"gpt2", b"gp\xff2"))
     with pytest.raises(InputError, match=r"a text at byte \d+ is not UTF-8"):
         read_header(other)
+
+
+def test_names_with_control_characters(tiny, tmp_path):
+    other = tmp_path / "other.gguf"
+    for name in (b"blk.1.attn_k.weight", b"llama.block_count"):
+        other.write_bytes(tiny.read_bytes().replace(name, b"\x1b[31m" + name[5:]))
+        with pytest.raises(InputError, match=r"the name at byte \d+ has control characters"):
+            read_header(other)
 
 
 def test_values_of_unknown_type(tiny, tmp_path):

@@ -93,7 +93,12 @@ def test_a_gguf_file_needs_no_suffix(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["blk.0.attn_q_norm.weight", "blk.1.attn_sub_norm.weight", "blk.2.attn_q.weight", "extra.bias"],
+    [
+        "blk.0.attn_q_norm.weight",
+        "blk.1.attn_sub_norm.weight",
+        "blk.0.attn_qkv.weight",
+        "extra.bias",
+    ],
 )
 def test_a_tensor_that_the_model_does_not_use(tmp_path, name):
     save_gguf(make_model("llama"), tmp_path / "m.gguf", tensors={name: np.ones(32, np.float32)})
