@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import shlex
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -36,7 +37,7 @@ def fetch(model: str, notes: list[str]) -> Path:
         if folder and not _missing(model, folder):
             notes.append(
                 "a download of this model broke off: if files are missing that cannot be missed "
-                f"by their names, `hf download {model}` fetches them"
+                f"by their names, `hf download {shlex.quote(model)}` fetches them"
             )
             return folder
         raise _unreachable(model, folder, error) from error

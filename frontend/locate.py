@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from morendo.ir.errors import InputError
@@ -44,7 +45,7 @@ def _checked_directory(path: Path) -> Path:
     if (path / ADAPTER).is_file():
         raise _only_an_adapter(path)
     found = sorted(path.glob("*.gguf"))
-    hint = f"give the file {found[0]}" if found else _WHAT
+    hint = f"give the file {shlex.quote(str(found[0]))}" if found else _WHAT
     raise InputError("not a model directory (it has no config.json)", where=str(path), hint=hint)
 
 
@@ -64,5 +65,6 @@ def _checked_file(path: Path) -> Path:
     with path.open("rb") as file:
         if file.read(4) == b"GGUF":
             return path
-    hint = f"give its directory {path.parent}" if path.suffix in (".safetensors", ".bin") else _WHAT
+    of_checkpoint = path.suffix in (".safetensors", ".bin")
+    hint = f"give its directory {shlex.quote(str(path.parent))}" if of_checkpoint else _WHAT
     raise InputError("a single file that is not GGUF", where=str(path), hint=hint)

@@ -43,6 +43,15 @@ def test_not_a_model_directory(tmp_path):
     refuses(tmp_path, "give the file", "model.gguf")
 
 
+def test_paths_in_hints_can_be_pasted_into_a_shell(tmp_path):
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    (folder / "a model.gguf").write_bytes(b"GGUF")
+    refuses(folder, f"give the file '{folder}/a model.gguf'")
+    (folder / "model.safetensors").write_bytes(b"12345678")
+    refuses(folder / "model.safetensors", f"give its directory '{folder}'")
+
+
 def test_a_single_weight_file(model):
     refuses(model / WEIGHTS, "not GGUF", f"give its directory {model}")
 

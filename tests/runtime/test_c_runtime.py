@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 import toy
 
-from morendo.codegen.link import RUNTIME_SOURCES, _environment, link_model
+from morendo.codegen.link import (
+    RUNTIME_SOURCES,
+    _environment,
+    kernel_table,
+    link_model,
+    plan_text,
+)
 from morendo.ir.errors import CompileError
 
 HERE = Path(__file__).resolve().parent
@@ -21,6 +27,7 @@ WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{RUNTIME_SOURCES}"]
 
 
 def build(compiler: list[str], main: str, out: Path, *flags: str) -> Path:
+    """Link a test with the runtime; `flags` may name further sources."""
     sources = [str(HERE / main), *map(str, sorted(RUNTIME_SOURCES.glob("*.c")))]
     command = [*compiler, *WARNINGS, *flags, *sources, "-lpthread", "-o", str(out)]
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
@@ -52,12 +59,12 @@ def sanitizing_compiler(flags: str) -> str:
     return ""
 
 
-def build_sanitized(main: str, out: Path, flags: str) -> Path:
+def build_sanitized(main: str, out: Path, flags: str, *sources: Path) -> Path:
     """Zig would build the sanitizers' libraries for minutes, or lacks them."""
     compiler = sanitizing_compiler(flags)
     if not compiler:
         pytest.skip(f"neither gcc nor clang has {flags} here")
-    return build([compiler], main, out, "-O1", "-g", *flags.split())
+    return build([compiler], main, out, "-O1", "-g", *flags.split(), *map(str, sources))
 
 
 MEMORY = "-fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -101,6 +108,16 @@ def test_damaged_plans_with_address_sanitizer(tmp_path, plan_file):
     (tmp_path / "overflow.json").write_text(json.dumps(plan))
     program = build_sanitized("fuzz_plan.c", tmp_path / "fuzz", MEMORY)
     assert check_output([program, plan_file, tmp_path / "overflow.json"]).startswith("ok")
+
+
+@pytest.mark.parametrize("flags", [MEMORY, "-fsanitize=thread"])
+def test_one_session_in_many_threads(tmp_path, toy_artifact, flags):
+    tables = tmp_path / "tables.c"
+    tables.write_text(kernel_table(toy.KERNELS) + plan_text(toy.toy_plan().to_json()))
+    sources = tables, HERE / "toy_kernels.c"
+    program = build_sanitized("stress_session.c", tmp_path / "stress", flags, *sources)
+    forks = "0" if "thread" in flags else "1"  # the thread sanitizer ends a fork that has threads
+    assert check_output([program, toy_artifact, forks]) == "ok\n"
 
 
 V2, V1 = "0::{}\n", "5:memory:/m\n4:cpu,cpuacct:{}\n1:name=systemd:/s\n0::/\n"
