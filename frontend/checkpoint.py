@@ -11,12 +11,13 @@ from transformers import AutoConfig, PreTrainedConfig
 from morendo.ir.errors import InputError
 
 from . import gguf
+from .families import check_type
 from .generation import GENERATION_CONFIG, Generation, from_config, from_gguf
 from .matching import match_names, refuse_unused
 from .model_files import ADAPTER, find_weights, other_files, read_json
 from .prequantized import refuse_quantized_config
 from .switches import check_switches
-from .torch_export import SUPPORTED, EmptyModel
+from .torch_export import EmptyModel
 from .weights import TensorSource, WeightStore, match_keys
 
 
@@ -79,12 +80,7 @@ def _read_config(path: Path) -> PreTrainedConfig:
     kind = facts.get("model_type")
     if not isinstance(kind, str):
         raise InputError("config.json names no model_type", where=str(path))
-    if kind not in SUPPORTED:
-        raise InputError(
-            f"architecture {kind!r} is not supported",
-            where=str(path),
-            hint=f"supported: {', '.join(SUPPORTED)}",
-        )
+    check_type(kind, str(path))
     refuse_quantized_config(facts, str(path))
     if (path / ADAPTER).is_file():
         raise InputError(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from . import checkpoint, torch_export
+from . import checkpoint, families, torch_export
 from .load import quiet
 from .locate import locate
 from .weights import WeightStore
@@ -88,6 +88,6 @@ def open_float_model(model: str | Path) -> FloatModel:
     path = locate(str(model), notes)
     with quiet():
         opened = checkpoint.open_checkpoint(path)
-        torch_export.check_supported(opened.config, str(path))
+        families.check_config(opened.config, str(path))
     weights = checkpoint.open_weights(opened, torch_export.build_empty(opened.config))
     return FloatModel(path, opened.config, weights, (*notes, *opened.notes))

@@ -72,12 +72,12 @@ def load_model(model: str | Path) -> LoadedModel:
 
     notes: list[str] = []
     path = locate(str(model), notes)
-    from . import checkpoint, torch_export
+    from . import checkpoint, families, torch_export
     from .tokenizer import load_tokenizer
 
     with quiet():
         opened = checkpoint.open_checkpoint(path)
-        torch_export.check_supported(opened.config, str(path))
+        families.check_config(opened.config, str(path))
         vocabulary = int(opened.config.vocab_size)
         tokenizer = load_tokenizer(path, vocabulary, opened.file)
     empty = torch_export.build_empty(opened.config)
@@ -101,6 +101,7 @@ def load_model(model: str | Path) -> LoadedModel:
             *opened.notes,
             *opened.generation.notes(),
             *(tokenizer.notes() if tokenizer is not None else ()),
+            *families.untested(opened.config.model_type),
         ),
     )
 

@@ -8,44 +8,26 @@ function attribute `weight_names` lists their Hugging Face names in the same ord
 from __future__ import annotations
 
 import inspect
-import re
-import types
+import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import tvm
-from torch.export.graph_signature import InputKind, InputSpec
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from tvm import relax
-from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from morendo.ir import dialect
 from morendo.ir.errors import InputError, MorendoError
 from morendo.ir.text import bindings_of
 
 from . import attention_marker
-
-SUPPORTED = (
-    "bloom",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "olmo2",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "stablelm",
-)
+from .relax_import import import_program
 
 
 @dataclass
@@ -93,44 +75,39 @@ def parameters_on_meta() -> Iterator[None]:
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def check_supported(config: PreTrainedConfig, where: str) -> None:
-    """Refuse architectures that the frontend was never tried on.
-
-    Raises:
-        InputError: with the list of families that work.
-    """
-    if config.model_type not in SUPPORTED:
-        raise InputError(
-            f"architecture {config.model_type!r} is not supported",
-            where=where,
-            hint=f"supported: {', '.join(SUPPORTED)}",
-        )
-
-
 def build_empty(config: PreTrainedConfig) -> EmptyModel:
     """The torch model of a configuration, without weights.
 
     Raises:
         InputError: for a value that transformers has no implementation of.
     """
-    try:
-        with parameters_on_meta(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = AutoModelForCausalLM.from_config(
-                config, attn_implementation=attention_marker.NAME, dtype=torch.float32
-            ).eval()
-    except MorendoError:
-        raise
-    except Exception as error:  # KeyError of a table, TypeError, RuntimeError of torch, ...
-        raise _cannot_build(config, error) from error
-    if config.model_type == "bloom":
-        attention_marker.mark_bloom(module)
+    module = _build(config)
+    attention_marker.mark_others(module)
     buffers = {name: b.detach().numpy().copy() for name, b in module.named_buffers()}
     persistent = set(buffers) & set(module.state_dict())
     first = {id(p): name for name, p in module.named_parameters()}
     every = module.named_parameters(remove_duplicate=False)
     aliases = {name: first[id(p)] for name, p in every if first[id(p)] != name}
     return EmptyModel(module.to("meta"), buffers, persistent, aliases)
+
+
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
+    failed: Exception | None = None
+    for name in attention_marker.IMPLEMENTATIONS:
+        try:
+            with parameters_on_meta(), _silent():
+                return AutoModelForCausalLM.from_config(
+                    config, attn_implementation=name, dtype=torch.float32
+                ).eval()
+        except MorendoError:
+            raise
+        except Exception as error:  # KeyError of a table, TypeError, RuntimeError of torch, ...
+            failed = error
+        no_class = isinstance(failed, KeyError) and failed.args == (attention_marker.NAME,)
+        if name == attention_marker.NAME and not no_class:
+            break
+    assert failed is not None
+    raise _cannot_build(config, failed) from failed
 
 
 def _cannot_build(config: PreTrainedConfig, error: Exception) -> InputError:
@@ -177,129 +154,89 @@ class _Logits(torch.nn.Module):
         return self.model(input_ids=input_ids, use_cache=False, **kwargs).logits
 
 
-class _Shapes:
-    """What TVM's importer needs of an ExportedProgram, without any tensor data.
-
-    The importer would copy every parameter and buffer into TVM; here all of them are parameters
-    of which it sees the shape only.
-    """
-
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
-        self.graph = program.graph
-        self.graph_module = program.graph_module
-        self.state_dict: dict[str, torch.Tensor] = {}
-        self.constants: dict[str, torch.Tensor] = {}
-        self.weight_of: dict[str, str] = {}  # the importer's variable -> Hugging Face name
-        specs = []
-        for spec in program.graph_signature.input_specs:
-            if spec.kind is not InputKind.USER_INPUT:
-                target = spec.target or ""
-                stores: Any = program.state_dict, program.constants
-                self.state_dict[target] = next(v[target] for v in stores if target in v)
-                self.weight_of[spec.arg.name] = target.removeprefix("model.")
-                spec = InputSpec(InputKind.PARAMETER, spec.arg, target)
-            specs.append(spec)
-        outputs = program.graph_signature.output_specs
-        self.graph_signature = types.SimpleNamespace(input_specs=specs, output_specs=outputs)
-
-    def named_buffers(self) -> list[Any]:
-        return []
-
-    def named_parameters(self) -> list[Any]:
-        return []
-
-
-class _Importer(ExportedProgramImporter):
-    """TVM's importer with readable parameters: weights by name, the length called n."""
-
-    def __init__(self, aliases: dict[str, str]) -> None:
-        super().__init__()
-        self.aliases = aliases
-        self.weight_names: dict[str, str] = {}  # Relax variable -> Hugging Face name
-
-    def create_input_vars(self, exported_program: Any) -> Any:
-        weights, inputs, _ = super().create_input_vars(exported_program)
-        tokens = tvm.tirx.Var("n", "int64")
-        for name in inputs:
-            inputs[name] = relax.Var(name, relax.TensorType([1, tokens], "int64"))
-        for key, var in weights.items():
-            name: str = exported_program.weight_of[key]
-            name = self.aliases.get(name, name)
-            weights[key] = relax.Var(re.sub(r"\W", "_", name), var.ty)
-            self.weight_names[weights[key].name] = name
-        return weights, inputs, {}
-
-
-def _convert_attention(node: torch.fx.Node, importer: Any) -> relax.Var:
-    args = importer.retrieve_args(node)
-    builder = importer.block_builder
-    # (1, heads, n, head_dim) -> (1, n, heads, head_dim)
-    operands = [builder.emit(relax.op.permute_dims(x, [0, 2, 1, 3])) for x in args[:3]]
-    layer, scale, window, softcap = args[3:7]
-    alibi = args[7] if len(args) > 7 else None
-    attrs = {
-        "layer": int(layer),
-        "scale": float(scale),
-        "window": int(window),
-        "softcap": float(softcap),
-        "alibi": importer.weight_names[alibi.name] if alibi is not None else "",
-    }
-    return builder.emit(dialect.call("attention", *operands, **attrs))
-
-
-def _convert_to_device(node: torch.fx.Node, importer: Any) -> Any:
-    """x.to(device, dtype) casts; everything is on one device."""
-    x, dtype = importer.env[node.args[0]], node.args[2]
-    return importer.block_builder.emit(relax.op.astype(x, importer._convert_data_type(dtype)))
-
-
 def _trace(model: EmptyModel) -> torch.export.ExportedProgram:
     """The model's graph with linear, layer_norm, silu, ... left whole.
 
-    Decomposing it, as TVM's importer would, traces the model twice more: ten times as long.
+    Decomposing it, as TVM's importer would, traces the model twice more: ten times as long. Only a
+    graph with operations in place is rewritten so, since the importer takes them for pure ones.
     """
     ids = torch.zeros((1, 7), dtype=torch.int64, device="meta")
     length = {1: torch.export.Dim("n", min=2)}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), _silent(), attention_marker.marking():
         program = torch.export.export(
             _Logits(model.module), (ids, ids.clone()), dynamic_shapes=(length, length), strict=False
         )
-    program.graph.eliminate_dead_code()
+        program.graph.eliminate_dead_code()
+        if any(_in_place(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})
+    if program.graph_signature.buffers_to_mutate:
+        name = next(iter(program.graph_signature.buffers_to_mutate.values()))
+        raise InputError(f"the model changes a buffer while it runs ({name})")
     return program
+
+
+def _in_place(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.is_mutable
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Within, torch prints and logs nothing: it shows whole graphs when it cannot go on."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def export(model: EmptyModel) -> tvm.IRModule:
     """The model as raw Relax: main(input_ids, position_ids, *weights) -> logits (1, n, V).
 
     Raises:
-        InputError: when the model cannot be traced or uses an operation that TVM does not import.
+        InputError: when the model cannot be traced, uses an operation that TVM does not import, or
+            attends in a way that the marker op does not mean.
     """
-    config = model.module.config
-    importer = _Importer(model.aliases)
+    where = str(model.module.config.model_type)
     try:
-        module = importer.from_exported_program(
-            _Shapes(_trace(model)),  # type: ignore[arg-type]
-            keep_params_as_input=True,
-            unwrap_unit_return_tuple=True,
-            no_bind_return_tuple=False,
-            custom_convert_map={
-                "attention.default": _convert_attention,
-                "to.device": _convert_to_device,
-            },
-        )
-    except MorendoError:
-        raise
+        function, names = import_program(_trace(model), model.aliases)
+    except MorendoError as error:
+        place = ", ".join(filter(None, (error.where or _module_of(error), where)))
+        raise InputError(error.message, where=place, hint=error.hint) from error
     except Exception as error:  # torch and TVM raise many types
-        said = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
-            f"the model cannot be traced ({type(error).__name__}: {said})",
-            where=config.model_type,
+            f"the model cannot be traced ({_said(error)})",
+            where=", ".join(filter(None, (_module_of(error), where))),
             hint="its configuration takes a path that torch.export or TVM does not know",
         ) from error
-    function = _with_constants(module["main"], importer.weight_names, model.buffers)
-    _check_attention(function, config)
+    function = _with_constants(function, names, model.buffers)
+    _check_complete(function, model)
     return tvm.IRModule({"main": function})
+
+
+def _said(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    if "Constraints violated" in first:
+        return "what it computes depends on the number of tokens"
+    return f"{type(error).__name__}: {first}"
+
+
+def _module_of(error: Exception) -> str:
+    """The class of the innermost part of the model that an exception comes from."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module) and "transformers" in type(owner).__module__:
+            found = type(owner).__name__
+        trace = trace.tb_next
+    return found
 
 
 def _with_constants(
@@ -319,12 +256,28 @@ def _with_constants(
     return function.with_attrs({"global_symbol": "main", "num_input": 2, "weight_names": left})
 
 
-def _check_attention(function: relax.Function, config: PreTrainedConfig) -> None:
-    layers = config.num_hidden_layers
-    found = sum(dialect.op_name(b.value) == "attention" for b in bindings_of(function))
-    if found != layers:
+def _check_complete(function: relax.Function, model: EmptyModel) -> None:
+    """The logits have to depend on an attention and on every weight."""
+    where = str(model.module.config.model_type)
+    if not any(dialect.op_name(b.value) == "attention" for b in bindings_of(function)):
         raise InputError(
-            f"not every layer's attention could be marked (got {found}, need {layers})",
-            where=config.model_type,
-            hint="this configuration bypasses the attention interface of transformers",
+            "no attention of the model goes through transformers' attention interface",
+            where=where,
+            hint="recurrent models, and attention of another kind, cannot be compiled",
+        )
+    read = {str(name) for name in function.attrs["weight_names"]}
+    known = {*model.shapes(), *model.buffers}
+    if read - known:
+        raise InputError(
+            f"the model computes with a tensor of its own code ({min(read - known)})",
+            where=where,
+            hint="morendo knows no model with one",
+        )
+    unread = [name for name in model.shapes() if name not in read]
+    if unread:
+        weights = "a weight" if len(unread) == 1 else f"{len(unread)} weights"
+        raise InputError(
+            f"the logits do not depend on {weights} of the model (first: {unread[0]})",
+            where=where,
+            hint="this model does more than to predict the next token from those before",
         )

@@ -92,8 +92,8 @@ def _stacked(types: list[Any], attrs: Attrs) -> Any:
 NORMS = ("rms_norm", "layer_norm")
 """Ops whose weights multiply each channel."""
 
-NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0}
-LAYER_NORM: Attrs = {"weight": str, "bias": "", "eps": float}
+NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0}  # no weight is zeros
+LAYER_NORM: Attrs = {"weight": str, "bias": "", "eps": float, "offset": 0.0}
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
 FUSED: Attrs = {
@@ -145,7 +145,7 @@ _DEFS = (
         ("x",),
         LAYER_NORM,
         _same,
-        "(x - mean) / std * weight + bias over the last axis",
+        "(x - mean) / std * (weight + offset) + bias over the last axis",
     ),
     OpDef("rope", ("x", "position_ids"), ROPE, _same, "rotary position embedding of (1,n,H,D)"),
     OpDef("attention", ("q", "k", "v"), ATTENTION, _same, "causal attention of (1,n,H,D)"),

@@ -1,7 +1,7 @@
 """Running a Relax function on numpy arrays, op by op: what a module means, before any kernel.
 
-Dialect ops run by `ir/evaluate_dialect.py`, generic Relax ops by numpy. Meant for tests and for
-looking at intermediate values; nothing is fast.
+Dialect ops run by `ir/evaluate_dialect.py`, generic Relax ops by `ir/generic_ops.py`. Meant for
+tests and for looking at intermediate values; nothing is fast.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import tvm
 from tvm import ir, relax
 
-from . import reference_ops as ref
 from .dialect import Attrs, attrs_of, op_name
 from .evaluate_dialect import DIALECT, State, Weights
+from .generic_ops import GENERIC
 from .text import bindings_of
 
 
@@ -110,7 +110,7 @@ class Interpreter:
         self.state = state
         self.prepared = Prepared() if prepared is None else prepared
         self.dialect = {**DIALECT, **(rules or {})}
-        self.generic = {**GENERIC, **(rules or {})}
+        self.generic = {name: op.compute for name, op in GENERIC.items()} | dict(rules or {})
         self.env: dict[relax.Var, Any] = {}
         self.sizes = tvm.sym.Analyzer()
         self.known: set[str] = set()
@@ -137,6 +137,8 @@ class Interpreter:
             return tuple(self.value(field) for field in expr.fields)
         if isinstance(expr, relax.TupleGetItem):
             return self.value(expr.tuple_value)[expr.index]
+        if isinstance(expr, tvm.tirx.FloatImm):
+            return float(expr)
         return self.dim(expr)
 
     def dim(self, expr: Any) -> int:
@@ -152,69 +154,3 @@ class Interpreter:
         if rule is None:
             raise NotImplementedError(f"evaluate: no numpy meaning for {call.op.name}")
         return rule(call, *args)
-
-
-def _strided_slice(call: relax.Call, x: Any, axes: Any, begin: Any, end: Any, *step: Any) -> Any:
-    picks = [slice(None)] * x.ndim
-    for i, axis in enumerate(axes):
-        picks[axis] = slice(begin[i], end[i], step[0][i] if step else None)
-    return x[tuple(picks)]
-
-
-def _axes(attr: Any) -> tuple[int, ...] | None:
-    return None if attr is None else tuple(int(a) for a in attr)
-
-
-def _split(call: relax.Call, x: Any) -> Any:
-    how = call.attrs.indices_or_sections
-    sections = int(how) if isinstance(how, tvm.tirx.IntImm) else [int(i) for i in how]
-    return tuple(np.split(x, sections, axis=int(call.attrs.axis)))
-
-
-def _layer_norm(call: relax.Call, x: Any, weight: Any, bias: Any) -> Any:
-    return ref.layer_norm(x, weight, bias, float(call.attrs.epsilon))
-
-
-def _softmax(call: relax.Call, x: Any) -> Any:
-    axis = int(call.attrs.axis)
-    exp = np.exp(x - x.max(axis=axis, keepdims=True))
-    return exp / exp.sum(axis=axis, keepdims=True)
-
-
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda call, *args: function(*args)
-
-
-GENERIC: dict[str, Callable[..., Any]] = {
-    "add": _plain(np.add),
-    "subtract": _plain(np.subtract),
-    "multiply": _plain(np.multiply),
-    "divide": _plain(np.divide),
-    "power": _plain(np.power),
-    "negative": _plain(np.negative),
-    "tanh": _plain(np.tanh),
-    "cos": _plain(np.cos),
-    "sin": _plain(np.sin),
-    "exp": _plain(np.exp),
-    "rsqrt": _plain(lambda x: 1 / np.sqrt(x)),
-    "sqrt": _plain(np.sqrt),
-    "sigmoid": _plain(lambda x: 1 / (1 + np.exp(-x))),
-    "nn.relu": _plain(ref.relu),
-    "nn.silu": _plain(ref.silu),
-    "nn.gelu": _plain(ref.gelu),
-    "nn.gelu_tanh": _plain(ref.gelu_tanh),
-    "nn.softmax": _softmax,
-    "nn.layer_norm": _layer_norm,
-    "matmul": _plain(np.matmul),
-    "reshape": _plain(np.reshape),
-    "broadcast_to": _plain(np.broadcast_to),
-    "permute_dims": lambda call, x: np.transpose(x, _axes(call.attrs.axes)),
-    "expand_dims": lambda call, x: np.expand_dims(x, _axes(call.attrs.axis) or ()),
-    "squeeze": lambda call, x: np.squeeze(x, _axes(call.attrs.axis)),
-    "astype": lambda call, x: x.astype(str(call.attrs.dtype)),
-    "concat": lambda call, parts: np.concatenate(parts, axis=int(call.attrs.axis)),
-    "take": lambda call, x, i: np.take(x, i, axis=int(call.attrs.axis)),
-    "mean": lambda call, x: np.mean(x, _axes(call.attrs.axis), keepdims=bool(call.attrs.keepdims)),
-    "split": _split,
-    "strided_slice": _strided_slice,
-}

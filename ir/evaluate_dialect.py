@@ -111,7 +111,7 @@ def _rms_norm_quantize(state: State, attrs: Attrs, x: Any) -> Any:
 
 def _layer_norm(state: State, attrs: Attrs, x: Any) -> Any:
     weight, bias = state.weight(attrs["weight"]), state.weight(attrs["bias"])
-    return ref.layer_norm(x, weight, bias, attrs["eps"])
+    return ref.layer_norm(x, weight, bias, attrs["eps"], attrs["offset"])
 
 
 def _layer_norm_quantize(state: State, attrs: Attrs, x: Any) -> Any:

@@ -19,6 +19,7 @@ VERSION = 1
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
 SPACES = ("arena", "weights", "cache", "ids", "logits")
 ITEM_BYTES = {
+    "bool": 1,
     "float32": 4,
     "float16": 2,
     "int8": 1,

@@ -17,6 +17,11 @@ Array = NDArray[np.float32]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
+def erf(x: Array) -> Array:
+    """The error function."""
+    return _erf(x).astype(np.float32)
+
+
 def silu(x: Array) -> Array:
     """x * sigmoid(x)."""
     return (x / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32)
@@ -58,17 +63,21 @@ def linear(x: Array, weight: Array, bias: Array | None, transposed: bool = False
     return y if bias is None else y + bias
 
 
-def rms_norm(x: Array, weight: Array, eps: float, offset: float = 0.0) -> Array:
-    """x / sqrt(mean(x^2) + eps) * (weight + offset) over the last axis."""
+def rms_norm(x: Array, weight: Array | None, eps: float, offset: float = 0.0) -> Array:
+    """x / sqrt(mean(x^2) + eps) * (weight + offset) over the last axis; no weight is zeros."""
+    gain = np.float32(offset) if weight is None else weight + np.float32(offset)
     mean = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
-    return (x / np.sqrt(mean + np.float32(eps)) * (weight + np.float32(offset))).astype(np.float32)
+    return (x / np.sqrt(mean + np.float32(eps)) * gain).astype(np.float32)
 
 
-def layer_norm(x: Array, weight: Array, bias: Array | None, eps: float) -> Array:
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
+def layer_norm(
+    x: Array, weight: Array | None, bias: Array | None, eps: float, offset: float = 0.0
+) -> Array:
+    """(x - mean) / sqrt(variance + eps) * (weight + offset) + bias over the last axis."""
+    gain = np.float32(offset) if weight is None else weight + np.float32(offset)
     centered = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
     variance = np.mean(np.square(centered), axis=-1, keepdims=True, dtype=np.float32)
-    y = (centered / np.sqrt(variance + np.float32(eps)) * weight).astype(np.float32)
+    y = (centered / np.sqrt(variance + np.float32(eps)) * gain).astype(np.float32)
     return y if bias is None else y + bias
 
 

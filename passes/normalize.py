@@ -12,6 +12,7 @@ from tvm import relax
 from morendo.ir.dialect import call, op_name
 from morendo.ir.errors import CompileError
 from morendo.ir.text import bindings_of
+from morendo.ir.token_axes import why_not_apart
 
 from .base import Context, Pass, Report
 from .recognize.activations import recognize_gated, recognize_gelu_tanh
@@ -20,7 +21,7 @@ from .recognize.embedding import recognize_embedding
 from .recognize.graph import Graph, Rule, dims, op_of
 from .recognize.keep_batch import ELEMENTWISE, keep_batch
 from .recognize.linear import recognize_linear
-from .recognize.norms import recognize_norm
+from .recognize.norms import recognize_norm, recognize_plain_norm
 from .recognize.rope import recognize_rope
 from .recognize.simplify import simplify
 from .recognize.split_linear import split_linear
@@ -36,7 +37,7 @@ RECOGNIZE: tuple[Rule, ...] = (
     recognize_gated,
     keep_batch,
 )
-SPLIT: tuple[Rule, ...] = (simplify, split_linear)
+SPLIT: tuple[Rule, ...] = (simplify, recognize_plain_norm, split_linear)
 # Generic ops that are as good as they get; others are reported.
 _PLAIN = ELEMENTWISE | {"relax.reshape", "relax.permute_dims", "relax.astype"}
 
@@ -66,7 +67,7 @@ class Normalize(Pass):
         # Only now: a rotation of some of the dimensions cuts q and k, too.
         main = _rewrite(main, weights, SPLIT, context.report)
         main = _bind_weights(main, _weights(main), context.report)
-        _report_rest(main, context.report)
+        _check_rest(main, context.report)
         return tvm.IRModule({"main": main})
 
 
@@ -138,12 +139,20 @@ def _bind_weights(
     return builder.finalize()["main"]
 
 
-def _report_rest(function: relax.Function, report: Report) -> None:
-    """Say which generic ops stayed that the dialect might have a word for."""
+def _check_rest(function: relax.Function, report: Report) -> None:
+    """Say which generic ops stayed that the dialect might have a word for; refuse the unknown."""
     near = "the start"
     for binding in bindings_of(function):
         value = binding.value
         if op_name(value) and "weight" in value.attrs:
             near = str(value.attrs["weight"])
-        elif isinstance(value, relax.Call) and not op_name(value) and op_of(value) not in _PLAIN:
-            report.missed(f"after {near}", f"{op_of(value)} stays generic")
+        elif isinstance(value, relax.Call) and not op_name(value):
+            why = why_not_apart(value)
+            if why:
+                raise CompileError(
+                    f"normalize: {why}",
+                    where=f"after {near}",
+                    hint="morendo compiles models whose tokens meet in causal attention only",
+                )
+            if op_of(value) not in _PLAIN:
+                report.missed(f"after {near}", f"{op_of(value)} stays generic")

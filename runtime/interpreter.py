@@ -23,7 +23,7 @@ POISON = 0xFF  # as float32 or float16 a NaN, as an integer -1 or the largest
 Trace = Callable[[int, Step, list[np.ndarray]], None]
 
 _KIND_INT, _KIND_TENSOR, _DEVICE_CPU = 1, 7, 1
-_DTYPE_CODES = {"i": 0, "u": 1, "f": 2}
+_DTYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 
 
 class _Tensor(ctypes.Structure):

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from morendo.ir.evaluate_dialect import State, formatted
 
-from .torch_ops import ACTIVATIONS, TORCH_RULES, attention
+from .torch_generic import ACTIVATIONS
+from .torch_ops import TORCH_RULES, attention
 
 Attrs = dict[str, Any]
 _ROWS = 128  # of a symmetric product at a time

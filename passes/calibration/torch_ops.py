@@ -19,6 +19,7 @@ from morendo.ir.evaluate_dialect import DIALECT, State
 from morendo.ir.text import bindings_of
 
 from .stages import Attrs
+from .torch_generic import ACTIVATIONS, TORCH_GENERIC
 
 
 class TorchWeights(Protocol):
@@ -107,13 +108,20 @@ def _linear(state: Any, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
 
 
 def _rms_norm(state: State, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
-    weight = state.weight(attrs["weight"]) + attrs["offset"]
-    return functional.rms_norm(x, x.shape[-1:], weight, attrs["eps"])
+    return functional.rms_norm(x, x.shape[-1:], _gain(state, attrs, x), attrs["eps"])
 
 
 def _layer_norm(state: State, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
-    weight, bias = state.weight(attrs["weight"]), state.weight(attrs["bias"])
-    return functional.layer_norm(x, x.shape[-1:], weight, bias, attrs["eps"])
+    gain, bias = _gain(state, attrs, x), state.weight(attrs["bias"])
+    return functional.layer_norm(x, x.shape[-1:], gain, bias, attrs["eps"])
+
+
+def _gain(state: Any, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+    """What a norm multiplies each channel with."""
+    weight = state.weight(attrs["weight"])
+    if weight is None:
+        return torch.full(x.shape[-1:], attrs["offset"])
+    return weight + attrs["offset"] if attrs["offset"] else weight
 
 
 def _rope(state: State, attrs: Attrs, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -172,25 +180,8 @@ def _explicit_attention(
     return y.transpose(0, 1)[None]
 
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": functional.silu,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-}
-
-
 def _gated(state: State, attrs: Attrs, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return ACTIVATIONS[attrs["activation"]](gate) * up
-
-
-def _plain(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A generic op's rule; constants among its operands are numpy arrays."""
-
-    def rule(call: relax.Call, *args: Any) -> torch.Tensor:
-        return function(*(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args))
-
-    return rule
 
 
 TORCH_RULES: dict[str, Callable[..., Any]] = {
@@ -202,14 +193,5 @@ TORCH_RULES: dict[str, Callable[..., Any]] = {
     "rope": _rope,
     "attention": _attention,
     "gated": _gated,
-    "add": _plain(torch.add),
-    "subtract": _plain(torch.sub),
-    "multiply": _plain(torch.mul),
-    "divide": _plain(torch.div),
-    "tanh": _plain(torch.tanh),
-    "sigmoid": _plain(torch.sigmoid),
-    "reshape": _plain(torch.reshape),
-    "permute_dims": lambda call, x: x.permute([int(axis) for axis in call.attrs.axes]),
-    "concat": lambda call, parts: torch.cat(parts, int(call.attrs.axis)),
-    **{f"nn.{name}": _plain(function) for name, function in ACTIVATIONS.items()},
+    **TORCH_GENERIC,
 }

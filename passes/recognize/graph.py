@@ -91,6 +91,14 @@ class Graph:
         data = value.value.numpy()
         return float(str(data.reshape(-1)[0])) if data.size == 1 else None
 
+    def filled(self, expr: Any) -> float | None:
+        """The value that all elements of a constant have, None for anything else."""
+        value = self.value(expr)
+        if not isinstance(value, ir.GenericConst):
+            return None
+        data = value.value.numpy()
+        return float(data.flat[0]) if data.size and (data == data.flat[0]).all() else None
+
     def weight(self, expr: Any, rank: int = 1) -> str:
         """Name of the weight of this rank that a variable is, "" for anything else."""
         name = self.weights.get(expr, "") if isinstance(expr, relax.Var) else ""

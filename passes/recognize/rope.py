@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import relax
 
-from morendo.ir.dialect import call
+from morendo.ir.dialect import attrs_of, call
 
-from .graph import Graph, dims, ints, op_of
+from .graph import Graph, dims, ints, op_of, same_dims
 
 HEAD_MAJOR = [0, 2, 1, 3]
 
@@ -23,26 +23,28 @@ class _Angles:
         inv_freq: weight name.
         scaling: the factor.
         head_major: broadcast over axis 1, so the rotated tensor is (1, heads, n, head_dim).
+        interleaved: each angle twice in a row, not all angles twice.
     """
 
     positions: Any
     inv_freq: str
     scaling: float
     head_major: bool
+    interleaved: bool
 
     def same_as(self, other: _Angles | None) -> bool:
         """Whether both rotate by the same angles."""
         if other is None or not self.positions.same_as(other.positions):
             return False
-        mine = self.inv_freq, self.scaling, self.head_major
-        return mine == (other.inv_freq, other.scaling, other.head_major)
+        return replace(self, positions=None) == replace(other, positions=None)
 
 
 def recognize_rope(graph: Graph, node: relax.Call) -> Any:
     """x * cos + rotate_half(x) * sin as morendo.rope, and concat(rope(x[:R]), x[R:]) likewise.
 
-    The computation of cos and sin is not read any more then. The result is token-major; a
-    head-major x is transposed before and after, which cancels with the model's own transpositions.
+    Channels turn in pairs (i, i + R/2), or (2i, 2i + 1) in glm, cohere and ernie. The computation
+    of cos and sin is not read any more then. The result is token-major; a head-major x is
+    transposed before and after, which cancels with the model's own transpositions.
     Does not fire when cos and sin have different angles.
     """
     if op_of(node) == "relax.add":
@@ -58,7 +60,8 @@ def _full(graph: Graph, node: relax.Call) -> Any:
                 continue
             for half, sin in graph.pairs(turned, "relax.multiply"):
                 same = angles.same_as(_angles(graph, sin, "relax.sin"))
-                if same and _is_rotated_half(graph, half, x):
+                turns = _is_rotated_pairs if angles.interleaved else _is_rotated_half
+                if same and turns(graph, half, x):
                     graph.count("rope")
                     return _emit(graph, x, angles, dims(x)[-1])
     return None
@@ -72,6 +75,7 @@ def _emit(graph: Graph, x: Any, angles: _Angles, rotary_dim: int) -> Any:
         inv_freq=angles.inv_freq,
         scaling=angles.scaling,
         rotary_dim=rotary_dim,
+        interleaved=angles.interleaved,
     )
     rotated = graph.emit(rope)
     return graph.permute(rotated, HEAD_MAJOR) if angles.head_major else rotated
@@ -94,10 +98,9 @@ def _partial(graph: Graph, node: relax.Call) -> Any:
     whole, start, stop = first
     if (start, stop) != (0, rest[1]) or rest[2] != dims(whole)[-1]:
         return None
-    attrs = rope.attrs
-    angles = _Angles(
-        rope.args[1], str(attrs["inv_freq"]), float(attrs["scaling"]), moved is not None
-    )
+    attrs = attrs_of(rope)
+    spelling = attrs["inv_freq"], attrs["scaling"], moved is not None, attrs["interleaved"]
+    angles = _Angles(rope.args[1], *spelling)
     return _emit(graph, whole, angles, stop)
 
 
@@ -131,30 +134,105 @@ def _is_rotated_half(graph: Graph, expr: Any, x: Any) -> bool:
     return bool(same) and upper[1:] == (size // 2, size) and lower[1:] == (0, size // 2)
 
 
-def _angles(graph: Graph, expr: Any, function: str) -> _Angles | None:
-    """The angles behind cos or sin, broadcast over the heads."""
-    axis, table = _without_head_axis(graph, expr)
-    scaling = 1.0
-    for inner, factor in graph.pairs(table, "relax.multiply"):
-        if graph.scalar(factor) is not None:
-            table, scaling = inner, graph.scalar(factor) or 0.0
-            break
-    wave = graph.call(table, function)
-    twice = graph.call(wave.args[0], "relax.concat") if wave is not None else None
-    parts = list(graph.value(twice.args[0]).fields) if twice is not None else []
-    if len(parts) != 2 or not parts[0].same_as(parts[1]):
+def _is_rotated_pairs(graph: Graph, expr: Any, x: Any) -> bool:
+    """Whether expr is stack(-x[..., 1::2], x[..., 0::2]) with the pairs in a row."""
+    flat = graph.call(expr, "relax.reshape")
+    stacked = graph.call(flat.args[0], "relax.stack") if flat is not None else None
+    parts = list(graph.value(stacked.args[0]).fields) if stacked is not None else []
+    if len(parts) != 2 or int(stacked.attrs.axis) not in (-1, len(dims(x))):  # type: ignore[union-attr]
+        return False
+    negative = graph.call(parts[0], "relax.negative")
+    odd = _every_second(graph, negative.args[0]) if negative is not None else None
+    even = _every_second(graph, parts[1])
+    if odd is None or even is None or not same_dims(dims(expr), dims(x)):
+        return False
+    return bool(odd[0].same_as(x) and even[0].same_as(x)) and (odd[1], even[1]) == (1, 0)
+
+
+def _every_second(graph: Graph, expr: Any) -> tuple[Any, int] | None:
+    """(x, start) of x[..., start::2]."""
+    node = graph.call(expr, "relax.strided_slice")
+    if node is None or len(node.args) < 5 or ints(node.args[4]) != [2]:
         return None
-    for time, freq in graph.pairs(parts[0], "relax.multiply"):
+    x, axes, begin, end = node.args[:4]
+    last = len(dims(x)) - 1
+    whole = ints(end)[0] >= dims(x)[last]
+    return (x, ints(begin)[0]) if ints(axes) in ([last], [-1]) and whole else None
+
+
+def _angles(graph: Graph, expr: Any, function: str) -> _Angles | None:
+    """The angles behind cos or sin, broadcast over the heads.
+
+    They are written as f(concat(a, a)), f(repeat(a, 2)), or repeat(f(concat(a, a))[half], 2).
+    """
+    table = _Table(graph, expr)
+    wave = graph.call(table.expr, function)
+    if wave is None:
+        return None
+    angle, doubled = wave.args[0], graph.call(wave.args[0], "relax.repeat")
+    parts = _halves(graph, angle)
+    if doubled is not None and _in_pairs(doubled) and not table.repeated:
+        angle, interleaved = doubled.args[0], True
+    elif len(parts) == 2 and parts[0].same_as(parts[1]) and table.repeated == table.halved:
+        angle, interleaved = parts[0], table.repeated
+    else:
+        return None
+    for time, freq in graph.pairs(angle, "relax.multiply"):
         positions = _positions(graph, time)
         if positions is not None and graph.weight(freq):
-            return _Angles(positions, graph.weight(freq), scaling, axis == 1)
+            spelling = graph.weight(freq), table.scaling, table.axis == 1, interleaved
+            return _Angles(positions, *spelling)
     return None
 
 
-def _without_head_axis(graph: Graph, expr: Any) -> tuple[int, Any]:
-    """(axis, table) of a (1, n, R) table that was given an axis for the heads."""
-    added = graph.call(expr, "relax.expand_dims")
-    return (ints(added.attrs.axis)[0], added.args[0]) if added is not None else (-1, expr)
+def _halves(graph: Graph, expr: Any) -> list[Any]:
+    joined = graph.call(expr, "relax.concat")
+    return list(graph.value(joined.args[0]).fields) if joined is not None else []
+
+
+def _in_pairs(repeat: relax.Call) -> bool:
+    """Whether each element of the last axis comes twice."""
+    last = len(dims(repeat)) - 1
+    return int(repeat.attrs.repeats) == 2 and int(repeat.attrs.axis) in (-1, last)
+
+
+class _Table:
+    """What was done to a (1, n, R) table of cos or sin on the way to a product.
+
+    Attributes:
+        expr: the table itself.
+        axis: where it was given an axis for the heads, -1 when it was not.
+        scaling: the factor.
+        repeated, halved: whether its elements come twice, whether its first half was taken.
+    """
+
+    def __init__(self, graph: Graph, expr: Any) -> None:
+        self.axis, self.scaling, self.repeated, self.halved = -1, 1.0, False, False
+        self.expr: Any = None
+        while expr is not None and expr is not self.expr:
+            self.expr = expr
+            expr = self._step(graph, expr)
+
+    def _step(self, graph: Graph, expr: Any) -> Any:
+        """What is behind one more step; the same when there is none."""
+        added = graph.call(expr, "relax.expand_dims")
+        if added is not None and self.axis < 0:
+            self.axis = ints(added.attrs.axis)[0]
+            return added.args[0]
+        doubled = graph.call(expr, "relax.repeat")
+        if doubled is not None and _in_pairs(doubled) and not self.repeated:
+            self.repeated = True
+            return doubled.args[0]
+        part = slice_of(graph, expr)
+        if part is not None and part[1:] == (0, dims(part[0])[-1] // 2) and not self.halved:
+            self.halved = True
+            return part[0]
+        for inner, factor in graph.pairs(expr, "relax.multiply"):
+            value = graph.scalar(factor)
+            if value is not None and self.scaling == 1.0:
+                self.scaling = value
+                return inner
+        return expr
 
 
 def _positions(graph: Graph, expr: Any) -> Any:

@@ -10,7 +10,7 @@
 
 /* The ABI of generated kernels, as in dlpack/dlpack.h and tvm/ffi/c_api.h. */
 enum { KIND_NONE = 0, KIND_INT = 1, KIND_TENSOR = 7 };
-enum { DEVICE_CPU = 1, CODE_INT = 0, CODE_UINT = 1, CODE_FLOAT = 2 };
+enum { DEVICE_CPU = 1, CODE_INT = 0, CODE_UINT = 1, CODE_FLOAT = 2, CODE_BOOL = 6 };
 
 typedef struct {
   void *data;

@@ -25,7 +25,7 @@ static const struct {
   uint8_t code, bits;
 } dtypes[] = {{"float32", CODE_FLOAT, 32}, {"float16", CODE_FLOAT, 16}, {"int8", CODE_INT, 8},
               {"uint8", CODE_UINT, 8},     {"uint16", CODE_UINT, 16},   {"int32", CODE_INT, 32},
-              {"int64", CODE_INT, 64}};
+              {"int64", CODE_INT, 64},     {"bool", CODE_BOOL, 8}};
 enum { FLOAT32 = 0, INT32 = 5, DTYPES = sizeof dtypes / sizeof *dtypes, ALIGNMENT_BYTES = 64 };
 
 static void *keep(Plan *plan, void *memory) {

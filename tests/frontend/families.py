@@ -1,4 +1,4 @@
-"""Tiny random models of every supported family, as Hugging Face directories."""
+"""Tiny random models of every tested family, as Hugging Face directories."""
 
 import logging
 from pathlib import Path
@@ -22,8 +22,30 @@ _COMMON = {
     "pad_token_id": 0,
 }
 _GROUPED = {"num_key_value_heads": 2}
+_LAYERS = ["sliding_attention", "full_attention"]
+_OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 FAMILIES = {
+    "apertus": ("apertus", _GROUPED),
+    "arcee": ("arcee", _GROUPED),
+    "biogpt": ("biogpt", {}),
+    "bitnet": ("bitnet", _GROUPED),
     "bloom": ("bloom", {"n_layer": 2, "n_head": 4}),
+    "codegen": ("codegen", {"rotary_dim": 4}),
+    "cohere": ("cohere", {**_GROUPED, "use_qk_norm": True, "logit_scale": 1.0}),
+    "cohere2": (
+        "cohere2",
+        {**_GROUPED, "logit_scale": 1.0, "sliding_window": 4, "layer_types": _LAYERS},
+    ),
+    "ernie4_5": ("ernie4_5", {**_GROUPED, "head_dim": 8}),
+    "exaone4": ("exaone4", {**_GROUPED, "sliding_window": 4, "layer_types": _LAYERS}),
+    "gemma": ("gemma", {**_GROUPED, "head_dim": 16}),
+    "gemma2": ("gemma2", {**_GROUPED, "head_dim": 16, "sliding_window": 4}),
     "gemma3": (
         "gemma3_text",
         {
@@ -31,11 +53,32 @@ FAMILIES = {
             "head_dim": 8,
             "sliding_window": 4,
             "query_pre_attn_scalar": 16,
-            "layer_types": ["sliding_attention", "full_attention"],
+            "layer_types": _LAYERS,
         },
     ),
+    "gemma4": (
+        "gemma4_text",
+        {
+            **_GROUPED,
+            "head_dim": 8,
+            "global_head_dim": 16,
+            "hidden_size_per_layer_input": 4,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "sliding_window": 4,
+            "layer_types": _LAYERS,
+        },
+    ),
+    "glm": ("glm", {**_GROUPED, "head_dim": 8}),
+    "glm4": ("glm4", {**_GROUPED, "head_dim": 8}),
     "gpt2": ("gpt2", {}),
+    "gpt2_layer_scales": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "gptj": ("gptj", {"rotary_dim": 4}),
+    "granite": ("granite", {**_GROUPED, "residual_multiplier": 0.3, "logits_scaling": 3.0}),
     "gpt_neox": ("gpt_neox", {"rotary_pct": 0.5}),
+    "helium": ("helium", {**_GROUPED, "head_dim": 8}),
+    "hunyuan": ("hunyuan_v1_dense", {**_GROUPED, "head_dim": 8}),
+    "internlm3": ("internlm3", {**_GROUPED, "head_dim": 8}),
+    "jais2": ("jais2", _GROUPED),
     "llama": ("llama", {**_GROUPED, "tie_word_embeddings": True}),
     "llama3_rope": (
         "llama",
@@ -55,23 +98,32 @@ FAMILIES = {
         "llama",
         {
             **_GROUPED,
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 10000.0,
-                "factor": 4.0,
-                "original_max_position_embeddings": 16,
-            },
+            "rope_parameters": _YARN,
         },
     ),
+    "ministral": (
+        "ministral",
+        {**_GROUPED, "head_dim": 8, "sliding_window": 4, "layer_types": _LAYERS},
+    ),
     "mistral": ("mistral", {**_GROUPED, "sliding_window": 5}),
+    "nanochat": ("nanochat", _GROUPED),
+    "nemotron": ("nemotron", _GROUPED),
+    "olmo": ("olmo", {**_GROUPED, "clip_qkv": 0.5}),
     "olmo2": ("olmo2", _GROUPED),
-    "opt": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "olmo3": ("olmo3", {**_GROUPED, "sliding_window": 4, "layer_types": _LAYERS}),
+    "opt": ("opt", _OPT),
+    "opt_plain_norms": ("opt", {**_OPT, "layer_norm_elementwise_affine": False}),
+    "persimmon": ("persimmon", {"partial_rotary_factor": 0.5}),
     "phi": ("phi", {"partial_rotary_factor": 0.5}),
     "phi3": ("phi3", _GROUPED),
     "qwen2": ("qwen2", _GROUPED),
     "qwen3": ("qwen3", {**_GROUPED, "head_dim": 8}),
+    "seed_oss": ("seed_oss", {**_GROUPED, "head_dim": 8}),
     "smollm3": ("smollm3", {**_GROUPED, "no_rope_layers": [1, 0]}),
     "stablelm": ("stablelm", {**_GROUPED, "partial_rotary_factor": 0.5}),
+    "stablelm_head_norms": ("stablelm", {**_GROUPED, "qk_layernorm": True}),
+    "starcoder2": ("starcoder2", {**_GROUPED, "sliding_window": 4}),
+    "vaultgemma": ("vaultgemma", {**_GROUPED, "head_dim": 16, "sliding_window": 4}),
 }
 
 

@@ -58,7 +58,7 @@ def test_a_single_weight_file(model):
 
 def test_unknown_architecture(model):
     edit_config(model, model_type="t5")
-    refuses(model, "architecture 't5' is not supported", "llama", "bloom", str(model))
+    refuses(model, "architecture 't5' is not supported", "causal language model", str(model))
 
 
 def test_damaged_config(model):

@@ -67,15 +67,21 @@ def rms_norm(
 
 
 def layer_norm(
-    isa: Any, *, max_tokens: int, features: int, eps: float, rows_per_token: int = 1
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    eps: float,
+    rows_per_token: int = 1,
+    offset: float = 0.0,
 ) -> tirx.PrimFunc:
-    """Layer norm: (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
+    """Layer norm: (x - mean) / sqrt(variance + eps) * (weight + offset) + bias, last axis.
 
     Parameters of the kernel: x f32[M, Rt, C], weight f32[C], bias f32[C], out f32[M, Rt, C],
     tokens.
     """
     width = rows_per_token * features
-    name = kernel_name("layer_norm", m=max_tokens, r=rows_per_token, c=features, e=eps)
+    name = kernel_name("layer_norm", m=max_tokens, r=rows_per_token, c=features, e=eps, o=offset)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, width))
         weight, bias = k.buffer("weight", (features,)), k.buffer("bias", (features,))
@@ -83,7 +89,7 @@ def layer_norm(
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, width * 8) as m, T.serial(0, rows_per_token) as row:
             start = row * features
-            normed = _layer_row(x, m, start, weight, bias, features, eps, isa.lanes)
+            normed = _layer_row(x, m, start, weight, bias, features, eps, offset, isa.lanes)
 
             def write(c: Any, lanes: int) -> None:
                 store(out, [m, start + c], normed(c, lanes), lanes)
@@ -123,7 +129,14 @@ def rms_norm_quantize(
 
 
 def layer_norm_quantize(
-    isa: Any, *, max_tokens: int, features: int, group_size: int, eps: float, ordered: bool = False
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    group_size: int,
+    eps: float,
+    offset: float = 0.0,
+    ordered: bool = False,
 ) -> tirx.PrimFunc:
     """`layer_norm` whose result is only needed as int8 codes.
 
@@ -131,7 +144,7 @@ def layer_norm_quantize(
     codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
     """
     op = "layer_norm_quantize" + "_ordered" * ordered
-    name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=eps)
+    name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=eps, o=offset)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         weight, bias = k.buffer("weight", (features,)), k.buffer("bias", (features,))
@@ -139,7 +152,7 @@ def layer_norm_quantize(
         outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
-            normed = _layer_row(x, m, 0, weight, bias, features, eps, isa.lanes, order)
+            normed = _layer_row(x, m, 0, weight, bias, features, eps, offset, isa.lanes, order)
             quantize_row(normed, outputs, m, features, group_size, isa.lanes)
     return k.function
 
@@ -183,6 +196,7 @@ def _layer_row(
     bias: Any,
     features: int,
     eps: float,
+    offset: float,
     lanes: int,
     order: Any = None,
 ) -> Element:
@@ -204,6 +218,7 @@ def _layer_row(
     def normed(c: Any, width: int) -> Any:
         value = load_ordered(x, [m, start + c], order, width) - splat(mean, width)
         gain, shift = (load_ordered(vector, [c], order, width) for vector in (weight, bias))
+        gain = gain + splat_float(offset, width) if offset else gain
         return value * splat(scale, width) * gain + shift
 
     return normed

@@ -15,8 +15,8 @@ class Module:
             lv3: R.Tensor((8, 8), dtype="float32") = R.tanh(lv2)
             lv4: R.Tensor((1, n, 8), dtype="float32") = R.matmul(lv1, lv3, out_dtype="float32")
             lv5: R.Tensor((1, n, 8), dtype="float32") = R.power(lv4, R.const(2.0, "float32"))
-            lv6: R.Tensor((1, 1, 8), dtype="float32") = R.mean(lv5, axis=[1], keepdims=True)
-            lv7: R.Tensor((1, 1, 8), dtype="float32") = R.rsqrt(lv6)
+            lv6: R.Tensor((1, n, 1), dtype="float32") = R.mean(lv5, axis=[2], keepdims=True)
+            lv7: R.Tensor((1, n, 1), dtype="float32") = R.rsqrt(lv6)
             lv8: R.Tensor((1, n, 8), dtype="float32") = R.multiply(lv4, lv7)
             gv: R.Tensor((1, n, 8), dtype="float32") = lv8
             R.output(gv)
@@ -40,8 +40,8 @@ class Module:
             lv3: R.Tensor((8, 8), dtype="float32") = R.tanh(lv2)
             lv4: R.Tensor((1, n, 8), dtype="float32") = R.matmul(lv1, lv3, out_dtype="float32")
             lv5: R.Tensor((1, n, 8), dtype="float32") = R.power(lv4, R.const(2.0, "float32"))
-            lv6: R.Tensor((1, 1, 8), dtype="float32") = R.mean(lv5, axis=[1], keepdims=True)
-            lv7: R.Tensor((1, 1, 8), dtype="float32") = R.rsqrt(lv6)
+            lv6: R.Tensor((1, n, 1), dtype="float32") = R.mean(lv5, axis=[2], keepdims=True)
+            lv7: R.Tensor((1, n, 1), dtype="float32") = R.rsqrt(lv6)
             lv8: R.Tensor((1, n, 8), dtype="float32") = R.multiply(lv4, lv7)
             gv: R.Tensor((1, n, 8), dtype="float32") = lv8
             R.output(gv)
