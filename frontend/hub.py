@@ -69,7 +69,8 @@ def _unreachable(model: str, folder: Path | None, error: Exception) -> InputErro
         f"the model was downloaded in part (missing: {listed_names(_missing(model, folder))}), "
         f"and {why}",
         where=model,
-        hint=f"run `hf download {model}` with a network, or give the directory of a whole copy",
+        hint=f"run `hf download {shlex.quote(model)}` with a network, "
+        "or give the directory of a whole copy",
     )
 
 
