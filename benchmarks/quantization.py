@@ -1,16 +1,18 @@
 """What bits cost in quality, and what each pass buys: quantized weights in torch against float.
 
-    python benchmarks/quantization.py MODEL curve --calibrate self --text HELD_OUT.txt
-    python benchmarks/quantization.py MODEL passes --calibrate self --text HELD_OUT.txt
+    python benchmarks/quantization.py MODEL curve --calibrate self --text GLOSSARY.txt --text news
+    python benchmarks/quantization.py MODEL passes --calibrate self --text GLOSSARY.txt
 
-Every variant is calibrated on the same windows and scored on the same others; results/NAME.json
-keeps what is done, so that an interrupted run goes on. `curve` also draws results/curve.svg,
-`--draw` draws it again without measuring.
+Every variant is calibrated on the same windows and scored on the same others, of one kind of text
+or several: `news` are 300 news stories that come with gensim (pip install --no-deps gensim==4.4.0),
+anything else is a file. results/NAME.json keeps what is done, so that an interrupted run goes on.
+`curve` also draws results/curve.svg by the first text, `--draw` draws it again without measuring.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import time
 from dataclasses import dataclass
@@ -38,6 +40,9 @@ from morendo.progress import Progress, make_progress
 from morendo.quality.reference import Reference, torch_logits
 from morendo.quality.scores import compare, cut_windows, summarize
 
+NEWS = "news"
+NEWS_FILE = "test/test_data/lee_background.cor"
+"""News stories of the Australian Broadcasting Corporation, 2000 and 2001, one on each line."""
 CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
 LLAMA_CPP = ("Q4_0", "Q4_1")
 """K-quants have blocks of 256 channels, which does not divide the width of every model."""
@@ -109,21 +114,31 @@ class Bench:
     Args:
         model: directory, hub id or .gguf.
         text: to calibrate on.
-        held_out: text to score on.
-        count: windows of it, 512 tokens each.
+        held_out: texts to score on, by name.
+        count: windows of each, 512 tokens each.
     """
 
     def __init__(
-        self, model: str, loaded: LoadedModel, text: CalibrationText, held_out: str, count: int
+        self,
+        model: str,
+        loaded: LoadedModel,
+        text: CalibrationText,
+        held_out: dict[str, str],
+        count: int,
     ) -> None:
         self.loaded, self.text = loaded, text
         self.analyses: dict[str, list[Any]] = {}
         self.reference = Reference(model, True, Progress())
-        assert loaded.tokenizer is not None
-        ids = loaded.tokenizer.library.encode(held_out, add_special_tokens=False).ids
-        bos = loaded.bos if loaded.add_bos else None
-        every = cut_windows(ids, 512, None, bos)
-        self.held_out = spread(every.astype(np.int64), count)
+        self.held_out = {
+            name: spread(self._windows(content), count) for name, content in held_out.items()
+        }
+
+    def _windows(self, text: str) -> np.ndarray:
+        """All of a text: int64 [W, 512]."""
+        assert self.loaded.tokenizer is not None
+        ids = self.loaded.tokenizer.library.encode(text, add_special_tokens=False).ids
+        bos = self.loaded.bos if self.loaded.add_bos else None
+        return cut_windows(ids, 512, None, bos).astype(np.int64)
 
     def run(self, variant: Variant, progress: Progress) -> dict[str, Any]:
         """Figures of one variant."""
@@ -146,23 +161,30 @@ class Bench:
             seconds = time.monotonic() - start
             matrices = _Matrices(module, weights, codes, variant.peer)
             torch_model = self.reference.model.build(lambda name, part: matrices.get(name))
-            scores, float_scores = [], []
-            for ids in self.held_out:
-                want = self.reference.logits(ids)
-                scores.append(compare(torch_logits(torch_model, ids), ids[1:], want))
-                float_scores.append(compare(want, ids[1:]))
-        score, ideal = summarize(scores), summarize(float_scores)
+            texts = {name: self._score(torch_model, each) for name, each in self.held_out.items()}
         return {
             "name": variant.name,
             "spec": variant.spec,
             "bits": matrices.bits,
+            "texts": texts,
+            "seconds": seconds,
+        }
+
+    def _score(self, torch_model: Any, windows: np.ndarray) -> dict[str, float | None]:
+        """How far a torch model is from the float one on windows of a text."""
+        scores, float_scores = [], []
+        for ids in windows:
+            want = self.reference.logits(ids)
+            scores.append(compare(torch_logits(torch_model, ids), ids[1:], want))
+            float_scores.append(compare(want, ids[1:]))
+        score, ideal = summarize(scores), summarize(float_scores)
+        return {
             "kl": score.kl_mean,
             "kl_se": score.kl_error,
             "kl_p99": score.kl_p99,
             "perplexity": score.perplexity,
             "float_perplexity": ideal.perplexity,
             "top1": score.top1,
-            "seconds": seconds,
         }
 
     def _without_known(self, recipe: list[Pass], calibration: Calibration) -> list[Pass]:
@@ -222,6 +244,16 @@ class _Matrices:
         return 8 * (nbytes + sum(orders.values())) / count
 
 
+def held_out_text(source: str) -> str:
+    """A text to score on: a file's, or that of `news`."""
+    if source != NEWS:
+        return Path(source).read_text("utf-8")
+    found = importlib.util.find_spec("gensim")
+    if found is None or found.origin is None:
+        raise SystemExit("news come with gensim: pip install --no-deps gensim==4.4.0")
+    return (Path(found.origin).parent / NEWS_FILE).read_text("utf-8")
+
+
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """KL divergence by bits, the budget as a line and the others as points."""
     import matplotlib
@@ -229,14 +261,15 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    line = sorted((r["bits"], r["kl"], r["kl_se"]) for r in results if r["name"].endswith(" bits"))
+    scores = [(r["name"], r["bits"], next(iter(r["texts"].values()))) for r in results]
+    line = sorted((b, s["kl"], s["kl_se"]) for name, b, s in scores if name.endswith(" bits"))
     figure, axes = plt.subplots(figsize=(7, 4.2))
     if line:
         bits, divergences, errors = zip(*line, strict=True)
         axes.errorbar(bits, divergences, errors, marker="o", label="--average-bits")
-    for result in results:
-        if not result["name"].endswith(" bits"):
-            axes.plot(result["bits"], result["kl"], "s", label=result["name"])
+    for name, each, score in scores:
+        if not name.endswith(" bits"):
+            axes.plot(each, score["kl"], "s", label=name)
     axes.set(yscale="log", xlabel="bits per weight, everything counted",
              ylabel="KL divergence from float, nats")  # fmt: skip
     axes.grid(True, which="both", alpha=0.3)
@@ -254,8 +287,8 @@ def main() -> None:
     parser.add_argument("what", choices=["curve", "passes"])
     parser.add_argument("--calibrate", action="append", help="as of `morendo compile`")
     parser.add_argument("--calibration-windows", type=int, default=WINDOWS)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--windows", type=int, default=12, help="of it")
+    parser.add_argument("--text", action="append", required=True, help="a file, or `news`")
+    parser.add_argument("--windows", type=int, default=12, help="of each text")
     parser.add_argument("--only", help="variants whose name has this in it")
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--draw", action="store_true", help="draw without measuring")
@@ -266,9 +299,11 @@ def main() -> None:
         _measure(arguments, file)
     results = json.loads(file.read_text("utf-8"))
     for r in results:
-        print(f"{r['bits']:5.2f} bits  KL {r['kl']:.4f} +- {r['kl_se']:.4f}  "
-              f"perplexity {r['perplexity']:6.2f} (float {r['float_perplexity']:.2f})  "
-              f"{r['seconds']:4.0f} s  {r['name']}")  # fmt: skip
+        print(f"{r['bits']:5.2f} bits  {r['seconds']:4.0f} s  {r['name']}")
+        for name, s in r["texts"].items():
+            print(f"    KL {s['kl']:.4f} +- {s['kl_se']:.4f}  same token {s['top1']:.3f}  "
+                  f"perplexity {s['perplexity']:6.2f} (float {s['float_perplexity']:.2f})  "
+                  f"on {name}")  # fmt: skip
     if arguments.what == "curve":
         draw(results, arguments.out / "curve.svg")
 
@@ -278,7 +313,7 @@ def _measure(arguments: argparse.Namespace, file: Path) -> None:
     with make_progress() as progress:
         loaded = load_model(arguments.model)
         text = _text(arguments, loaded, progress)
-        held_out = arguments.text.read_text("utf-8")
+        held_out = {Path(each).stem: held_out_text(each) for each in arguments.text}
         bench = Bench(arguments.model, loaded, text, held_out, arguments.windows)
         for variant in {"curve": curve, "passes": passes}[arguments.what]():
             known = any((r["name"], r["spec"]) == (variant.name, variant.spec) for r in results)

@@ -59,7 +59,9 @@ def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, An
         )
     rows, features = attrs["rows"], attrs["features"]
     tokens, count = lowering.rows(call.args[0])
-    table = lowering.program.weights.matrix(Matrix((attrs["weight"],), (rows,), features, fmt))
+    table = lowering.program.weights.matrix(
+        Matrix((attrs["weight"],), (rows,), features, fmt, calibrated=bool(attrs["codes"]))
+    )
     out = lowering.new("float32", tokens, features)
     function = lowering.build(embedding, max_tokens=tokens, rows=rows, features=features, fmt=fmt)
     ids = lowering.storage(call.args[0])

@@ -187,6 +187,7 @@ class FunctionLowering:
                 attrs["transposed"],
                 bool(attrs["gate"]),
                 attrs["order"],
+                bool(attrs["codes"]),
             )
         )
 

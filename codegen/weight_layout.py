@@ -30,6 +30,7 @@ class Matrix:
     """Matrices of one input, stacked by rows or, with `interleaved`, alternating by tiles.
 
     `order` names the vector that says which column of W is stored k-th; "" is as they are.
+    `calibrated` matrices have their codes in a code store, the others are rounded to nearest.
     """
 
     names: tuple[str, ...]
@@ -39,6 +40,7 @@ class Matrix:
     transposed: bool = False
     interleaved: bool = False
     order: str = ""
+    calibrated: bool = False
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -58,7 +60,11 @@ class Matrix:
         return self._whole([self._part(store, name, rows) for name, rows in named])
 
     def pack(self, store: Weights, codes: CodeStore | None) -> Arrays:
-        """The arrays of the whole; what has no codes in `codes` is rounded to nearest."""
+        """The arrays of the whole.
+
+        Raises:
+            CompileError: when a calibrated matrix has no codes in `codes`.
+        """
         if not self.format.quantized:
             return pack(self.load(store), self.format)
         named = zip(self.names, self.rows, strict=True)
@@ -84,9 +90,15 @@ class Matrix:
     def _quantized(
         self, store: Weights, codes: CodeStore | None, name: str, rows: int
     ) -> Quantized:
-        made = None if codes is None else codes.get(name, self.format)
-        if made is not None:  # in storage order already
-            return made
+        if self.calibrated:
+            made = None if codes is None else codes.get(name, self.format)
+            if made is None:
+                raise CompileError(
+                    f"codes that calibrate-weights made are missing (need {self.format.name})",
+                    where=name,
+                    hint="no pass after it may change a format",
+                )
+            return made  # in storage order already
         weight = self._part(store, name, rows)
         if self.order:
             weight = weight[:, ChannelOrder(self.order, self.columns).load(store)]
@@ -289,12 +301,13 @@ class WeightLayout:
             file: weights.bin, open for writing.
             store: float weights by name.
             advance: called after each piece.
-            codes: matrices that are quantized already; the others are rounded to nearest.
+            codes: of the calibrated matrices; the others are rounded to nearest.
 
         Raises:
-            CompileError: for a weight of a wrong shape, one that is not finite, or an order that
-                is none.
+            CompileError: for a weight of a wrong shape, one that is not finite, an order that
+                is none, codes that are missing, or codes that no matrix wants.
         """
+        self._check_all_wanted(codes)
         for matrix, places in self._matrices.items():
             arrays = matrix.pack(store, codes)
             for array, storage in zip(matrix.arrays, places, strict=True):
@@ -310,6 +323,20 @@ class WeightLayout:
             _write_at(file, storage, values)
             advance()
         file.truncate(self.nbytes)
+
+    def _check_all_wanted(self, codes: CodeStore | None) -> None:
+        """Codes that would be left lying are of matrices that would be rounded to nearest."""
+        calibrated = [m for m in self._matrices if m.calibrated]
+        wanted = {(name, matrix.format) for matrix in calibrated for name in matrix.names}
+        stray = set() if codes is None else codes.keys() - wanted
+        if stray:
+            name, fmt = min(stray, key=lambda key: key[0])
+            raise CompileError(
+                "no matrix wants codes that calibrate-weights made "
+                f"({len(stray)} matrices, this one has {fmt.name})",
+                where=name,
+                hint="no pass after it may change a format",
+            )
 
 
 def _write_at(file: BinaryIO, storage: Storage, values: NDArray) -> None:

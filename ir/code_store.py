@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from zipfile import BadZipFile
 
 import numpy as np
@@ -161,6 +161,11 @@ class CodeStore:
             if error.errno in (errno.ENOSPC, errno.EDQUOT)
             else "nothing else may write there",
         )
+
+    def keys(self) -> set[tuple[str, WeightFormat]]:
+        """Weight name and format of every matrix."""
+        stems = [path.stem.rpartition("@") for path in self.folder.glob("*.npz")]
+        return {(unquote(name), WeightFormat.parse(fmt)) for name, _, fmt in stems}
 
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.glob("*.npz"))

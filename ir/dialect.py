@@ -5,6 +5,10 @@ follows. Weights are attributes, names in a WeightStore; an activation keeps its
 
 `order` names a uint16 [K] permutation: channel k of what is stored (a quantized matrix's columns,
 or quantized activations) is channel order[k] of the model. No name is the model's own order.
+
+`codes` says where a matrix's codes are: nowhere yet (""), so that packing rounds it to nearest, or
+in the calibration's code store, where they were made for this very format ("calibrated"), perhaps
+with scales that were moved afterwards ("tuned").
 """
 
 from __future__ import annotations
@@ -104,8 +108,11 @@ FUSED: Attrs = {
     "transposed": False,
     "format": "f32",
     "order": "",
+    "codes": "",
     "gate": "",
 }
+STACKED = ("in_features", "transposed", "format", "order", "codes")
+"""Attributes that the linears in a fused one share."""
 QUANTIZE: Attrs = {"group_size": int, "order": ""}
 HEADS: Attrs = {"heads": int, "kv_heads": int, "head_dim": int}
 
@@ -120,7 +127,7 @@ _DEFS = (
     OpDef(
         "embedding",
         ("ids",),
-        {"weight": str, "rows": int, "features": int, "format": "f32"},
+        {"weight": str, "rows": int, "features": int, "format": "f32", "codes": ""},
         _embedding,
         "rows of a table by token id or position",
     ),
@@ -135,6 +142,7 @@ _DEFS = (
             "transposed": False,
             "format": "f32",
             "order": "",
+            "codes": "",
         },
         _last("out_features"),
         "y = x W^T + b; W is [N, K], or [K, N] when transposed; stored with channels in `order`",

@@ -6,6 +6,7 @@ A pass lists the invariants that it needs and gives; the pipeline checks both si
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import tvm
 from tvm import relax
@@ -16,6 +17,22 @@ from .formats import WeightFormat
 from .text import bindings_of
 
 Checker = Callable[[tvm.IRModule], str]
+
+CALIBRATED, TUNED = "calibrated", "tuned"
+"""Values of the attribute `codes`."""
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """What may be true of a module.
+
+    Attributes:
+        check: what is wrong; "" when it is true.
+        hint: what to do about it.
+    """
+
+    check: Checker
+    hint: str = "run the passes in order"
 
 
 def relax_functions(module: tvm.IRModule) -> dict[str, relax.Function]:
@@ -44,10 +61,14 @@ def _well_formed(module: tvm.IRModule) -> str:
     return ""
 
 
+def _one_graph(module: tvm.IRModule) -> str:
+    return "" if "main" in relax_functions(module) else "there is no function main"
+
+
 def _normalized(module: tvm.IRModule) -> str:
     main = relax_functions(module).get("main")
     if main is None:
-        return "there is no function main"
+        return _one_graph(module)
     if len(main.params) != 2:
         return f"main has {len(main.params)} parameters, need input_ids and position_ids"
     return ""
@@ -66,10 +87,46 @@ def _formats_known(module: tvm.IRModule) -> str:
         if "format" not in attrs:
             continue
         try:
-            WeightFormat.parse(attrs["format"])
+            fmt = WeightFormat.parse(attrs["format"])
         except InputError as error:
             return f"morendo.{name}: {error}"
+        if attrs["codes"] not in ("", *((CALIBRATED, TUNED) if fmt.quantized else ())):
+            return f"morendo.{name}: codes {attrs['codes']!r} in the format {fmt.name}"
     return ""
+
+
+def _formats_open(module: tvm.IRModule) -> str:
+    """Codes fit one format alone, so that nothing may choose another one."""
+    for _, call in calls(module):
+        attrs = attrs_of(call)
+        if attrs.get("codes"):
+            name = attrs.get("weight") or attrs["weights"][0]
+            return f"{name} has {attrs['codes']} codes, which fit {attrs['format']} alone"
+    return ""
+
+
+def _formats_whole(module: tvm.IRModule) -> str:
+    for _, call in calls(module):
+        attrs = attrs_of(call)
+        fmt = WeightFormat.parse(attrs.get("format", "f32"))
+        if fmt != fmt.without_counts or ("format" in attrs and attrs.get("order")):
+            return f"{attrs.get('weight') or attrs['weights'][0]} has {fmt.name} already"
+    return ""
+
+
+def _with_codes(module: tvm.IRModule) -> list[tuple[str, str]]:
+    """(weight, "calibrated" or "tuned") of the linears whose codes are made."""
+    linears = [attrs_of(call) for name, call in calls(module) if name == "linear"]
+    return [(attrs["weight"], attrs["codes"]) for attrs in linears if attrs["codes"]]
+
+
+def _calibrated(module: tvm.IRModule) -> str:
+    return "" if _with_codes(module) else "no matrix has codes"
+
+
+def _scales_open(module: tvm.IRModule) -> str:
+    tuned = [name for name, codes in _with_codes(module) if codes == TUNED]
+    return f"the scales of {tuned[0]} are tuned" if tuned else ""
 
 
 def _activations_match(module: tvm.IRModule) -> str:
@@ -108,13 +165,27 @@ def _specialized(module: tvm.IRModule) -> str:
     return _no_op("attention", "stacked_attention")(module)
 
 
-INVARIANTS: dict[str, Checker] = {
-    "well-formed": _well_formed,
-    "normalized": _normalized,
-    "formats-known": _formats_known,
-    "fused": _no_op("linear"),
-    "activations-quantized": _activations_match,
-    "specialized": _specialized,
+INVARIANTS: dict[str, Invariant] = {
+    "well-formed": Invariant(_well_formed),
+    "one-graph": Invariant(_one_graph),
+    "normalized": Invariant(_normalized),
+    "formats-known": Invariant(_formats_known),
+    "formats-open": Invariant(_formats_open, "choose formats before calibrate-weights"),
+    "formats-whole": Invariant(
+        _formats_whole, "the order is quantize-weights, analyze-group-ranges, promote-groups"
+    ),
+    "linears-apart": Invariant(
+        _no_op("fused_linear", "quantized_linear"),
+        "choose formats and codes before fuse-attention and fuse-linears",
+    ),
+    "calibrated": Invariant(_calibrated, "run calibrate-weights before it"),
+    "scales-open": Invariant(_scales_open, "give tune-scales more steps instead"),
+    "fused": Invariant(_no_op("linear")),
+    "activations-float": Invariant(
+        _no_op("quantized_linear"), "quantize-activations is the last pass"
+    ),
+    "activations-quantized": Invariant(_activations_match),
+    "specialized": Invariant(_specialized),
 }
 
 
@@ -128,8 +199,8 @@ def check_invariant(name: str, module: tvm.IRModule, where: str) -> None:
     Raises:
         CompileError: with what is wrong.
     """
-    wrong = INVARIANTS[name](module)
+    wrong = INVARIANTS[name].check(module)
     if wrong:
         raise CompileError(
-            f"the module is not {name} {where} ({wrong})", hint="run the passes in order"
+            f"the module is not {name} {where} ({wrong})", hint=INVARIANTS[name].hint
         )

@@ -35,7 +35,14 @@ class AnalyzeGroupRanges(Pass):
     """
 
     name: ClassVar[str] = "analyze-group-ranges"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    needs: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "linears-apart",
+        "formats-open",
+        "formats-whole",
+    )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
     windows: int = 16

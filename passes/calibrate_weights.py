@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import tvm
+from tvm import relax
 
-from morendo.ir.errors import InputError
+from morendo.ir.code_store import CodeStore
+from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.errors import CompileError, InputError
+from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import CALIBRATED
 
 from .base import Context, Pass, needed_calibration
+from .rewrite import map_functions
 
 if TYPE_CHECKING:
     from .calibration.calibrator import Rounded
@@ -23,7 +29,8 @@ class CalibrateWeights(Pass):
     """Round the linears' matrices with error feedback, layer after layer.
 
         y = M.linear(x, weight="w", ..., format="q4g32")
-        ->  the same; the codes of "w" are in the calibration's code store, where packing finds them
+        ->  y = M.linear(x, weight="w", ..., format="q4g32", codes="calibrated"); the codes are in
+            the calibration's code store, where packing finds them
 
     The calibration's windows stream through the module; before each set of linears that share an
     input its second moments are summed, the matrices are rounded, and what follows runs with the
@@ -39,7 +46,13 @@ class CalibrateWeights(Pass):
     """
 
     name: ClassVar[str] = "calibrate-weights"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    needs: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "linears-apart",
+        "formats-open",
+    )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
     damping: float = 0.01
@@ -72,12 +85,30 @@ class CalibrateWeights(Pass):
         )
         context.report.count("windows of text", len(calibration.windows))
         if not calibrator.stages:
-            context.report.missed("main", "no linear has a format of 8 bits or less")
+            raise CompileError(
+                f"{self.name}: no linear has a format of 8 bits or less",
+                hint="run quantize-weights before it",
+            )
         with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
             for results in calibrator.run(calibration.windows):
                 _report(context, results)
                 advance()
-        return module
+        return with_codes(module, calibration.codes, CALIBRATED)
+
+
+def with_codes(module: tvm.IRModule, store: CodeStore, codes: str) -> tvm.IRModule:
+    """Mark the linears whose matrices are in a code store."""
+    made = store.keys()
+
+    def visit(_: Any, var: relax.Var, value: Any) -> Any:
+        if op_name(value) != "linear":
+            return value
+        attrs = attrs_of(value)
+        if (attrs["weight"], WeightFormat.parse(attrs["format"])) not in made:
+            return value
+        return call("linear", *value.args, **{**attrs, "codes": codes})
+
+    return map_functions(module, visit)
 
 
 def _report(context: Context, results: Sequence[Rounded]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import ROPE, attrs_of, call, op_name, shape_of
+from morendo.ir.dialect import ROPE, STACKED, attrs_of, call, op_name, shape_of
 
 from .base import Context, Pass
 from .rewrite import Rebuilder, map_functions
@@ -91,6 +91,8 @@ class _Match:
             self.why = "q, k and v have different formats"
         elif len({a["order"] for a in attrs}) > 1:
             self.why = "q, k and v have different channel orders"
+        elif len({a["codes"] for a in attrs}) > 1:
+            self.why = "codes of some of q, k and v alone are made"
 
     def rewrite(self, rebuilder: Rebuilder) -> Any:
         attrs = [attrs_of(linear) for linear in self.linears]
@@ -102,7 +104,7 @@ class _Match:
                 weights=[a["weight"] for a in attrs],
                 biases=biases if any(biases) else [],
                 out_features=[a["out_features"] for a in attrs],
-                **{key: attrs[0][key] for key in ("in_features", "transposed", "format", "order")},
+                **{key: attrs[0][key] for key in STACKED},
             )
         )
         shape = shape_of(self.attention.args[0].ty)

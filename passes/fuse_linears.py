@@ -9,7 +9,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.dialect import STACKED, attrs_of, call, op_name
 from morendo.ir.formats import WeightFormat
 
 from .base import Context, Pass
@@ -59,7 +59,7 @@ def _fused(x: Any, linears: list[dict[str, Any]], gate: str = "", residual: Any 
         biases=biases if any(biases) else [],
         out_features=[a["out_features"] for a in linears],
         gate=gate,
-        **{key: linears[0][key] for key in ("in_features", "transposed", "format", "order")},
+        **{key: linears[0][key] for key in STACKED},
     )
 
 
@@ -80,6 +80,8 @@ def _fuse_gate(rebuilder: Rebuilder, gated: relax.Call, context: Context) -> Any
         why = "gate and up have different formats"
     elif gate["order"] != up["order"]:
         why = "gate and up have different channel orders"
+    elif gate["codes"] != up["codes"]:
+        why = "codes of one of gate and up alone are made"
     if why:
         context.report.missed(gate["weight"], why)
         return None

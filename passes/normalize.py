@@ -57,7 +57,7 @@ class Normalize(Pass):
     """
 
     name: ClassVar[str] = "normalize"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed",)
+    needs: ClassVar[tuple[str, ...]] = ("well-formed", "one-graph")
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized")
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:

@@ -46,7 +46,14 @@ class PromoteGroups(Pass):
     """
 
     name: ClassVar[str] = "promote-groups"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    needs: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "linears-apart",
+        "formats-open",
+        "formats-whole",
+    )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
     average_bits: float = 0.0
@@ -62,6 +69,7 @@ class PromoteGroups(Pass):
             raise CompileError(
                 f"{self.name}: no matrix is analyzed", hint="run analyze-group-ranges before it"
             )
+        _check_formats(module, calibration.analyses)
         count = sum(i.weights for i in inputs)
         budget = self.average_bits * count / 8
         if self.size_mb:
@@ -192,6 +200,20 @@ def _unique(analyses: Sequence[InputAnalysis], context: Context) -> list[InputAn
         else:
             kept.append(analysis)
     return kept
+
+
+def _check_formats(module: tvm.IRModule, analyses: Sequence[InputAnalysis]) -> None:
+    """Refuse what was found out about other formats than the module's."""
+    analyzed = {name: analysis.format.name for analysis in analyses for name in analysis.names}
+    for attrs in (attrs_of(value) for name, value in calls(module) if name == "linear"):
+        was = analyzed.get(attrs["weight"], attrs["format"])
+        if was != attrs["format"]:
+            raise CompileError(
+                f"promote-groups: the matrix was analyzed in another format (got {was}, need "
+                f"{attrs['format']})",
+                where=attrs["weight"],
+                hint="run analyze-group-ranges again",
+            )
 
 
 def _rewrite(module: tvm.IRModule, inputs: Sequence[_Input], context: Context) -> tvm.IRModule:

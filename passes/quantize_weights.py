@@ -35,7 +35,13 @@ class QuantizeWeights(Pass):
     """
 
     name: ClassVar[str] = "quantize-weights"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized")
+    needs: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "linears-apart",
+        "formats-open",
+        "formats-whole",
+    )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
     bits: str = "4"

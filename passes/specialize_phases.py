@@ -34,7 +34,12 @@ class SpecializePhases(Pass):
     """
 
     name: ClassVar[str] = "specialize-phases"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "fused")
+    needs: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "fused",
+        "activations-float",
+    )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "specialized")
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:

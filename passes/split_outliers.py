@@ -34,7 +34,13 @@ class SplitOutliers(Pass):
     """
 
     name: ClassVar[str] = "split-outliers"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    needs: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "linears-apart",
+        "formats-open",
+    )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
     fraction: float = 0.003

@@ -11,12 +11,13 @@ from tvm import relax
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights, tuned_name
 from morendo.ir.dialect import NORMS, attrs_of, call, op_name
-from morendo.ir.errors import CompileError, InputError
+from morendo.ir.errors import InputError
 from morendo.ir.formats import WeightFormat
-from morendo.ir.invariants import calls
+from morendo.ir.invariants import TUNED, calls
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass, needed_calibration
+from .calibrate_weights import with_codes
 from .promotable import is_nested
 from .rewrite import map_functions
 
@@ -26,9 +27,9 @@ class TuneScales(Pass):
     """Tune scales of all matrices and weights of norms together, by the output of the float model.
 
         n = M.rms_norm(x, weight="n", ...)
-        y = M.linear(n, weight="w", ..., format="q4g32c")
+        y = M.linear(n, weight="w", ..., format="q4g32c", codes="calibrated")
         ->  n = M.rms_norm(x, weight="n.tuned", ...)
-            y as it was; "w" in the calibration's code store has other scales
+            y with codes="tuned": "w" in the calibration's code store has other scales
 
     Of compact formats row scales are tuned, of others the scales and zeros of groups. Codes stay
     what calibrate-weights made them. Each of `steps` runs one window of text through the float and
@@ -45,7 +46,14 @@ class TuneScales(Pass):
     """
 
     name: ClassVar[str] = "tune-scales"
-    needs: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    needs: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "linears-apart",
+        "calibrated",
+        "scales-open",
+    )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
 
     steps: int = 30
@@ -60,10 +68,6 @@ class TuneScales(Pass):
                 hint="steps and learning_rate are positive",
             )
         calibration, weights = needed_calibration(self.name, context)
-        if not len(calibration.codes):
-            raise CompileError(
-                f"{self.name}: no matrix has codes", hint="run calibrate-weights before it"
-            )
         bits = _nested_bits(module)
         if bits >= self.below_bits:
             why = f"nested codes have {bits:.2f} bits, below_bits is {self.below_bits:g}"
@@ -71,11 +75,11 @@ class TuneScales(Pass):
             return module
         # torch takes seconds to import: not before it is needed
         from .calibration.torch_ops import TorchFunction
-        from .calibration.tuner import TUNED, Tuner
+        from .calibration.tuner import Tuner
 
         if all(TUNED in figures for figures in _all_figures(module, calibration.codes)):
             context.report.count("matrices tuned before", len(calibration.codes))
-            return _with_norms(module, weights, calibration.codes)
+            return _with_tuned(module, weights, calibration.codes)
         function = TorchFunction(module["main"])
         windows = calibration.windows if calibration.tuning is None else calibration.tuning
         why = self._obstacle(module["main"], function.unknown, len(windows))
@@ -92,7 +96,7 @@ class TuneScales(Pass):
         }
         if tuned.better:
             context.report.count("matrices tuned", tuned.matrices)
-            return _with_norms(module, weights, calibration.codes)
+            return _with_tuned(module, weights, calibration.codes)
         worse = f"{tuned.after:.4g} instead of {tuned.before:.4g} nats a token"
         context.report.missed("main", f"no better on windows held back: {worse}")
         return module
@@ -109,8 +113,8 @@ class TuneScales(Pass):
         return ""
 
 
-def _with_norms(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore) -> tvm.IRModule:
-    """Norms with the weights that were tuned."""
+def _with_tuned(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore) -> tvm.IRModule:
+    """Linears marked, and norms with the weights that were tuned."""
 
     def visit(_: Any, var: relax.Var, value: Any) -> Any:
         name = op_name(value)
@@ -124,7 +128,7 @@ def _with_norms(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore)
         weights.put(derived, tuned)
         return call(name, *value.args, **{**attrs, "weight": derived})
 
-    return map_functions(module, visit)
+    return map_functions(with_codes(module, codes, TUNED), visit)
 
 
 def _nested_bits(module: tvm.IRModule) -> float:

@@ -21,6 +21,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import NORMS, attrs_of, op_name
 from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import TUNED
 from morendo.ir.reference import check_finite
 from morendo.ir.text import bindings_of
 
@@ -134,10 +135,6 @@ class TunedWeights(FloatWeights):
         return torch.tensor(rounded[:, np.argsort(order)], dtype=self.dtype)
 
 
-TUNED = "tuned"
-"""The figure that marks codes with tuned scales."""
-
-
 @dataclass(frozen=True)
 class Tuned:
     """What the steps did.
@@ -205,6 +202,7 @@ class Tuner:
             for (name, fmt), matrix in self.student.tuned.items():
                 codes = self.codes.get(name, fmt)
                 assert codes is not None, name
+                # marks them for a later try of the same compilation
                 figures = {**(self.codes.figures(name, fmt) or {}), TUNED: 1.0}
                 new.put(name, fmt, matrix.settled(codes), figures)
 

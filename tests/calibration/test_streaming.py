@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_packing_takes_codes_first(loaded, calibrated, interleaved: bool) -> Non
     """Stacked or interleaved, packed arrays hold exactly what the codes stand for."""
     fmt, codes = WeightFormat("q4", 32), calibrated[1]
     names = tuple(f"model.layers.1.mlp.{kind}_proj.weight" for kind in ("gate", "up"))
-    matrix = Matrix(names, (384, 384), 128, fmt, interleaved=interleaved)
+    matrix = Matrix(names, (384, 384), 128, fmt, interleaved=interleaved, calibrated=True)
     whole = unpack(matrix.pack(loaded.weights, codes), fmt, 768, 128)
     parts = [dequantize(codes.get(name, fmt), fmt, 128) for name in names]
     if interleaved:
@@ -144,7 +145,8 @@ def test_packing_takes_codes_first(loaded, calibrated, interleaved: bool) -> Non
         assert np.array_equal(tiles[:, 1].reshape(384, 128), parts[1])
     else:
         assert np.array_equal(whole, np.concatenate(parts))
-    nearest = unpack(matrix.pack(loaded.weights, None), fmt, 768, 128)
+    uncalibrated = replace(matrix, calibrated=False)
+    nearest = unpack(uncalibrated.pack(loaded.weights, codes), fmt, 768, 128)
     assert not np.array_equal(whole, nearest)
 
 

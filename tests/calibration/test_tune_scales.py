@@ -17,6 +17,7 @@ from morendo.ir.errors import CompileError, InputError
 from morendo.ir.evaluate import evaluate
 from morendo.ir.evaluate_dialect import DIALECT, State
 from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import TUNED
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized, dequantize, quantize
 from morendo.passes.base import Calibration, Context, parse_spec
@@ -25,7 +26,6 @@ from morendo.passes.calibration.torch_ops import TORCH_RULES, TorchFunction
 from morendo.passes.calibration.tuned_matrix import TunedMatrix
 from morendo.passes.calibration.tuned_rows import TunedRows
 from morendo.passes.calibration.tuner import (
-    TUNED,
     FloatWeights,
     TunedWeights,
     _in_random_order,

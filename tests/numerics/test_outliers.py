@@ -104,7 +104,7 @@ def test_stacked_parts_keep_their_outliers(tmp_path: Path, interleaved: bool, ro
         parts.append(random_codes(count, i))
         store.put(f"w{i}", FORMAT, parts[-1])
     names = tuple(f"w{i}" for i in range(len(rows)))
-    matrix = Matrix(names, rows, K, FORMAT, interleaved=interleaved)
+    matrix = Matrix(names, rows, K, FORMAT, interleaved=interleaved, calibrated=True)
     whole = reference.unpack(matrix.pack({}, store), FORMAT, matrix.packed_rows, K)
     for part, got in zip(parts, matrix.split(whole), strict=True):
         np.testing.assert_array_equal(got, reference.dequantize(part, FORMAT, K))
@@ -121,7 +121,7 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
     for name in "ab":
         store.put(name, FORMAT, random_codes(8))
     with pytest.raises(CompileError, match=r"got 12 in rows 0 to 15.*stacked need whole tiles"):
-        Matrix(("a", "b"), (8, 8), K, FORMAT).pack({}, store)
+        Matrix(("a", "b"), (8, 8), K, FORMAT, calibrated=True).pack({}, store)
 
 
 def test_a_matrix_that_is_too_wide_is_refused() -> None:
