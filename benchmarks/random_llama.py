@@ -2,6 +2,7 @@
 
     python benchmarks/random_llama.py DIR                 1.1 B weights, float16, 2.2 GB
     python benchmarks/random_llama.py DIR --layers 2      a smaller one
+    python benchmarks/random_llama.py DIR --gemma         268 M weights, 63 % of them in one table
 
 Layers are written one at a time. The tokenizer is the test model's; its ids are a small part of
 the vocabulary.
@@ -17,6 +18,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+GEMMA = {
+    "hidden": 640,
+    "layers": 18,
+    "ffn": 2048,
+    "heads": 16,
+    "kv_heads": 4,
+    "vocabulary": 262144,
+    "tied": True,
+}
 TOKENIZER = Path(__file__).parent.parent / "tests" / "models" / "tiny_llama"
 
 
@@ -29,6 +39,10 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--tied", action="store_true", help="the embedding table is the head")
+    parser.add_argument("--gemma", action="store_true", help="sizes of the smallest Gemma 3")
+    if parser.parse_known_args()[0].gemma:
+        parser.set_defaults(**GEMMA)
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     _write_config(options)
@@ -50,7 +64,7 @@ def _write_config(options: argparse.Namespace) -> None:
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": options.tied,
         "bos_token_id": 0,
         "eos_token_id": 1,
         "dtype": "float16",
@@ -68,7 +82,8 @@ def _write_weights(options: argparse.Namespace, rng: np.random.Generator) -> Non
         index.update(dict.fromkeys(tensors, name))
 
     table = (options.vocabulary, hidden)
-    save("embeddings.safetensors", {"model.embed_tokens.weight": table, "lm_head.weight": table,
+    head = {} if options.tied else {"lm_head.weight": table}
+    save("embeddings.safetensors", {"model.embed_tokens.weight": table, **head,
                                     "model.norm.weight": (hidden,)})  # fmt: skip
     for layer in range(options.layers):
         shapes = {

@@ -10,9 +10,9 @@ from typing import Any
 import tvm
 from tvm import relax, tirx
 
-from morendo.ir.dialect import op_name, shape_of
+from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
-from morendo.ir.invariants import relax_functions
+from morendo.ir.invariants import calls, relax_functions
 from morendo.ir.plan import FUNCTIONS, Argument, Const, Plan, Step, Tensor
 from morendo.ir.text import bindings_of
 
@@ -43,12 +43,24 @@ def lower_module(
     Raises:
         CompileError: when an op has no kernel.
     """
-    program = Program(target, options, groups_read(nested_matrices(module)))
+    program = Program(target, options, groups_read(nested_matrices(module)), _heads(module))
     lowered = {}
     for name, function in relax_functions(module).items():
         lowered[name] = _lower_function(program, function)
         advance()
     return program, _plan(program, module, lowered)
+
+
+def _heads(module: tvm.IRModule) -> frozenset[str]:
+    """Names of embedding tables and of what the last linear is made of."""
+    found, last = set(), []
+    for _, call in calls(module):
+        attrs = attrs_of(call)
+        if "weights" in attrs:
+            last = attrs["weights"]
+        elif op_name(call) == "embedding":
+            found.add(attrs["weight"])
+    return frozenset([*found, *last])
 
 
 def _lower_function(program: Program, function: relax.Function) -> FunctionLowering:

@@ -27,7 +27,7 @@ from .cpu.vectors.vector_blocks import Rows
 from .lower_generic import lower_generic
 from .lowering import FunctionLowering
 from .memory import Storage
-from .weight_layout import Matrix
+from .packed_matrix import Matrix
 
 Lower = Callable[[FunctionLowering, relax.Call, dict[str, Any]], Any]
 

@@ -17,8 +17,9 @@ from morendo.ir.plan import ITEM_BYTES, Const, Level
 from .cpu.kernels.kv_cache import KVCache
 from .levels import GroupsRead
 from .memory import Storage
+from .packed_matrix import Matrix
 from .target import Target
-from .weight_layout import Matrix, WeightLayout
+from .weight_layout import WeightLayout
 
 Scalar = Literal["tokens", "position"] | Const | Level
 Operand = Storage | Scalar
@@ -54,11 +55,13 @@ class Program:
 
     Attributes:
         groups_read: (n3, n4) at every level for each matrix of nested codes, by its weights.
+        heads: names of embedding tables and of the last linear's weights.
     """
 
     target: Target
     options: Options
     groups_read: GroupsRead = field(default_factory=dict)
+    heads: frozenset[str] = frozenset()
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     caches: dict[int, tuple[KVCache, Storage, Storage]] = field(default_factory=dict)
     cache_bytes: int = 0

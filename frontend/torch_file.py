@@ -12,7 +12,7 @@ import torch
 
 from morendo.ir.errors import InputError
 
-from .weights import TensorSource, merge_shards
+from .weights import Rows, TensorSource, merge_shards
 
 
 class TorchSource(TensorSource):
@@ -36,7 +36,14 @@ class TorchSource(TensorSource):
         return str(self.tensors[name].dtype).removeprefix("torch.")
 
     def read(self, name: str) -> np.ndarray:
-        tensor = self.tensors[name]
+        return self._floats(self.tensors[name])
+
+    def rows(self, name: str, rows: Rows) -> np.ndarray:
+        index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+        return self._floats(self.tensors[name][index])
+
+    @staticmethod
+    def _floats(tensor: torch.Tensor) -> np.ndarray:
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 

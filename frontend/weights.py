@@ -16,6 +16,8 @@ from morendo.ir.errors import InputError
 from morendo.ir.weight_views import parse_view
 
 T = TypeVar("T")
+Rows = slice | np.ndarray
+"""Which rows of a matrix: a range, or indices."""
 _NO_FLOATS = ("int", "uint", "qint", "quint", "bool", "complex")
 
 
@@ -44,6 +46,10 @@ class TensorSource(ABC):
     def read(self, name: str) -> np.ndarray:
         """The data; floats as float32."""
 
+    def rows(self, name: str, rows: Rows) -> np.ndarray:
+        """Some rows of a matrix; floats as float32. A source may do it without reading the rest."""
+        return self.read(name)[rows]
+
 
 class MemorySource(TensorSource):
     """Arrays that are in memory already."""
@@ -61,7 +67,10 @@ class MemorySource(TensorSource):
         return str(self.arrays[name].dtype)
 
     def read(self, name: str) -> np.ndarray:
-        array = self.arrays[name]
+        return self.rows(name, slice(None))
+
+    def rows(self, name: str, rows: Rows) -> np.ndarray:
+        array = self.arrays[name][rows] if self.arrays[name].ndim else self.arrays[name]
         return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
@@ -147,6 +156,15 @@ class WeightStore:
             return view.apply(self.get(view.base))
         name = self._resolve(name)
         return self.source.read(self.keys[name]) if name in self.keys else self.buffers[name]
+
+    def rows(self, name: str, rows: Rows) -> np.ndarray:
+        """Some rows of a matrix, without reading the rest where the checkpoint's format allows."""
+        if parse_view(name) is not None:
+            return self.get(name)[rows]
+        name = self._resolve(name)
+        if name in self.keys:
+            return self.source.rows(self.keys[name], rows)
+        return self.buffers[name][rows]
 
 
 def match_keys(

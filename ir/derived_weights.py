@@ -20,13 +20,15 @@ def untuned_name(name: str) -> str | None:
 
 
 class Weights(Protocol):
-    """What passes ask of a WeightStore: names, shapes, and one matrix at a time."""
+    """What passes ask of a WeightStore: names, shapes, one matrix or some of its rows."""
 
     def __contains__(self, name: str) -> bool: ...
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def get(self, name: str) -> np.ndarray: ...
+
+    def rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray: ...
 
 
 class DerivedWeights:
@@ -55,3 +57,7 @@ class DerivedWeights:
     def get(self, name: str) -> np.ndarray:
         """The data of a weight: float32, or what was added."""
         return self._derived[name] if name in self._derived else self.base.get(name)
+
+    def rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        """Some rows of a matrix; the rest is not read where the checkpoint's format allows."""
+        return self._derived[name][rows] if name in self._derived else self.base.rows(name, rows)

@@ -61,6 +61,11 @@ class Quantized:
         outliers = Outliers.joined(sparse) if sparse else None
         return cls(codes, scale, zero, row_scale, outliers)
 
+    def dense_rows(self, rows: NDArray) -> Quantized:
+        """Rows by index int [n], outliers left out."""
+        codes, scale, zero, row_scale = (array[rows] for array in self.dense)
+        return Quantized(codes, scale, zero, row_scale)
+
     def rows(self, start: int, stop: int) -> Quantized:
         """The rows start..stop."""
         sparse = self.outliers and self.outliers.rows(start, stop)

@@ -15,7 +15,9 @@ BITS_FOR_FINE_SCALES = 4.5
 """A budget from here on has room for 8-bit scales and zeros in groups of 32."""
 BITS_WITHOUT_TUNING = 4.0
 """From here on tuning takes off perplexity and adds divergence on other text: not by default."""
-DEFAULT_TEXT = "pydoc"
+DEFAULT_TEXT = "self"
+EMBEDDING_BITS = (8, 4)
+"""What tables of tokens and output heads can have beside 8- or 4-bit matrices."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Budget:
         average_bits: of the linears, scales and all; 0 when not given.
         size_mb: megabytes of all weights; 0 when not given.
         group_size: input channels that share a scale.
+        embedding_bits: of the table of tokens and the output head where weights are no floats.
     """
 
     bits: int | str
     average_bits: float
     size_mb: float
     group_size: int
+    embedding_bits: int = 8
 
     @classmethod
     def of(
@@ -41,6 +45,7 @@ class Budget:
         average_bits: float | None,
         size_mb: float | None,
         group_size: int | None,
+        embedding_bits: int | None = None,
     ) -> Budget:
         """Check that the options go together.
 
@@ -55,8 +60,18 @@ class Budget:
         if given and str(bits) != "4":
             raise InputError(f"a budget is for 4-bit weights (got bits {bits!r})")
         size = group_size or GROUP_SIZE
-        format_for_bits(bits, size)
-        return cls(bits, average_bits or 0.0, size_mb or 0.0, size)
+        quantized = format_for_bits(bits, size).quantized
+        if embedding_bits is not None and embedding_bits not in EMBEDDING_BITS:
+            raise InputError(
+                f"embedding tables can have {' or '.join(map(str, EMBEDDING_BITS))} bits "
+                f"(got {embedding_bits})"
+            )
+        if embedding_bits is not None and not quantized:
+            raise InputError(
+                f"embedding tables follow the rest where weights are floats (got bits {bits!r})",
+                hint="leave --embedding-bits out, or give --bits 8 or --bits 4",
+            )
+        return cls(bits, average_bits or 0.0, size_mb or 0.0, size, embedding_bits or 8)
 
     @property
     def limited(self) -> bool:
@@ -103,6 +118,8 @@ class Budget:
         formats = f"bits={self.bits},group_size={self.group_size}"
         if calibrated and str(self.bits) == "4" and self.average_bits < BITS_FOR_FINE_SCALES:
             formats += ",compact=True"
+        if self.embedding_bits != 8:
+            formats += f",head_bits={self.embedding_bits}"
         steps = ["normalize", f"quantize-weights{{{formats}}}"]
         if self.limited:
             limit = (

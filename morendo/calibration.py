@@ -14,6 +14,7 @@ from morendo.frontend import LoadedModel
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
 from morendo.passes.base import Context
+from morendo.passes.calibration import WRITING
 from morendo.passes.normalize import Normalize
 from morendo.passes.pipeline import run_passes
 from morendo.passes.tune_scales import float_bytes
@@ -178,7 +179,7 @@ def _write_one_by_one(
     plainly = asdict(SamplingSettings(temperature=1.0))  # not as its makers set it for answers
     with tempfile.TemporaryDirectory(prefix="morendo-") as scratch:
         with Session(compile_model(Path(scratch) / "writer")) as session:
-            with progress.task("let the model write", len(first)) as advance:
+            with progress.task(WRITING, len(first)) as advance:
                 for seed, token in enumerate(first.tolist()):
                     rest = session.generate(
                         [token], max_tokens=length - 1, seed=seed, ignore_eos=True, **plainly

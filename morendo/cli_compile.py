@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from morendo.cli_inspect import nested_bits
+from morendo.budget import EMBEDDING_BITS
+from morendo.cli_inspect import bits_of
 from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
 
@@ -21,7 +22,11 @@ Compile a model for a target and write an artifact: a directory with the weights
 the tokenizer and a plan of kernel calls, which `morendo run` and the C runtime execute.
 
 MODEL is a Hugging Face directory, a hub id (found in the local cache or downloaded), or a .gguf
-file."""
+file.
+
+Rounding to nearest takes seconds. With a budget (--average-bits, --size) or --calibrate, weights
+are rounded by a text: about six minutes for 135 million weights on two cores, growing with weights
+and windows. How long it takes here is said before it starts."""
 
 _EPILOG = """\
 examples:
@@ -29,7 +34,7 @@ examples:
   morendo compile model.gguf --bits 8 --context 4096       8-bit weights, room for 4096 tokens
   morendo compile ./model --calibrate book.txt             round by what the text needs
   morendo compile ./model --average-bits 2.9               2, 3 or 4 bits where they matter
-  morendo compile ./model --size 90MB --calibrate self     as good as fits into 90 MB
+  morendo compile ./model --size 90MB                      as good as fits into 90 MB
   morendo compile ./model --target x86-64-v3               for every CPU of that level
   morendo compile ./model --dump-ir ir                     ir/ shows what every pass did
   morendo compile ./model --passes "normalize,quantize-weights{head_bits=4},..."
@@ -79,7 +84,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         type=_positive_float,
         metavar="BITS",
         help="2, 3 or 4 bits for each group of channels, this many on average with scales and "
-        "all, about 2.3 to 4.6; embeddings and the output head stay at 8",
+        "all, about 2.3 to 4.6; embeddings and the output head have --embedding-bits",
     )
     precision.add_argument(
         "--size",
@@ -94,11 +99,18 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         help="input channels that share one scale (default: 32)",
     )
     parser.add_argument(
+        "--embedding-bits",
+        type=int,
+        choices=EMBEDDING_BITS,
+        help="of the table of tokens and the output head, most of a small model with a large "
+        "vocabulary (default: 8); 4 are best with a text",
+    )
+    parser.add_argument(
         "--calibrate",
         metavar="TEXT",
         action="append",
         help="round weights with error feedback on this text file; `self`: on text that the model "
-        "writes; `pydoc`: on Python's help, the default under a budget; may be given several times",
+        "writes, the default under a budget; `pydoc`: on Python's help; may be given several times",
     )
     parser.add_argument(
         "--calibration-windows",
@@ -161,7 +173,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         key: value
         for key in (
-            "out", "average_bits", "group_size", "calibrate", "calibration_windows",
+            "out", "average_bits", "group_size", "embedding_bits", "calibrate",
+            "calibration_windows",
             "tuning_steps", "context", "chunk", "dump_ir", "passes",
         )
         if (value := getattr(arguments, key)) is not None
@@ -191,9 +204,7 @@ def _summarize(out: Path, seconds: float) -> None:
     total = sum(file.stat().st_size for file in out.iterdir())
     memory = size(peak_memory_bytes())
     print(f"wrote {printable(str(out))}: {size(total)} in {seconds:.0f} s, peak memory {memory}")
-    bits = nested_bits(json.loads((out / MANIFEST).read_bytes())["weights"])
-    if bits:
-        print(f"matrices of 2 to 4 bits: {bits:.2f} bits a weight, with scales and all")
+    print(f"bits: {bits_of(json.loads((out / MANIFEST).read_bytes())['weights'])}")
     if (out / TOKENIZER).exists():
         print(f'run it: morendo run {shlex.quote(str(out))} "Once upon a time"')
     else:

@@ -70,7 +70,7 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
         ("chat", _chat(manifest["tokenizer"].get("chat"))),
         ("sampling", _settings(manifest.get("generation")) or "greedy"),
         ("options", _settings(manifest.get("options"))),
-        ("bits", _bits(manifest.get("weights", []))),
+        ("bits", bits_of(manifest.get("weights", []))),
         ("size", size(sum(entry["bytes"] for entry in files.values()))),
         *(("", f"{size(entry['bytes']):>10}  {name}") for name, entry in files.items()),
     ]
@@ -91,25 +91,28 @@ def _chat(found: dict[str, Any] | None) -> str:
     return found["problem"] or f"template, {'with' if found['system'] else 'no'} system messages"
 
 
-def _bits(parts: list[dict[str, Any]]) -> str:
-    """Bits per weight of everything, and of what a budget is for."""
-    weights, stored = (sum(part[what] for part in parts) for what in ("weights", "bytes"))
-    facts = f"{8 * stored / weights:.2f} per weight, scales included" if weights else "?"
-    nested = nested_bits(parts)
-    return facts + (f"; {nested:.2f} where codes have 4, 3 or 2 bits" if nested else "")
-
-
-def nested_bits(parts: list[dict[str, Any]]) -> float:
-    """What a weight in nested codes takes on average, with scales, outliers and orders: what a
-    budget is for; 0 without such weights.
+def bits_of(parts: list[dict[str, Any]]) -> str:
+    """Bits per weight of everything, and of what a budget is for.
 
     Args:
         parts: "weights" of the manifest.
     """
-    nested = [part for part in parts if part["format"].startswith("q4")]
-    orders = sum(part["bytes"] for part in parts if part["format"] == "u16")
-    weights = sum(part["weights"] for part in nested)
-    return 8 * (sum(part["bytes"] for part in nested) + orders) / weights if weights else 0.0
+    total, nested = _average(parts), _average([part for part in parts if _is_budgeted(part)])
+    facts = f"{total:.2f} per weight over all, scales included" if total else "?"
+    if not nested:
+        return facts
+    return f"{facts}; {nested:.2f} in linears of 4, 3 or 2 bits, which --average-bits counts"
+
+
+def _average(parts: list[dict[str, Any]]) -> float:
+    """Bits per weight; orders are not weights and count as bytes of others."""
+    weights = sum(part["weights"] for part in parts if part["format"] != "u16")
+    return 8 * sum(part["bytes"] for part in parts) / weights if weights else 0.0
+
+
+def _is_budgeted(part: dict[str, Any]) -> bool:
+    orders = part["format"] == "u16"
+    return part.get("budgeted", orders or part["format"].startswith("q4"))
 
 
 _MATRIX_HEADER = (

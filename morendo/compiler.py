@@ -19,6 +19,7 @@ from morendo.codegen.link import link_model
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
+from morendo.forecast import foresee_time
 from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
@@ -50,6 +51,7 @@ def compile(
     average_bits: float | None = None,
     size_mb: float | None = None,
     group_size: int | None = None,
+    embedding_bits: int | None = None,
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
     calibrate: str | Path | Sequence[str | Path] | None = None,
@@ -70,11 +72,12 @@ def compile(
             channels so that this many are used on average, with scales and all: about 2.3 to 4.6.
         size_mb: the same for megabytes (10^6 bytes) of all weights.
         group_size: input channels that share a scale, 32, 64 or 128; by default 32.
+        embedding_bits: of the table of tokens and the output head, 8 or 4; by default 8.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
-            "self" for text that the model writes, "pydoc" for the text of Python's help, which is
-            the default under a budget. Without it weights are rounded to nearest.
+            "self" for text that the model writes, the default under a budget, "pydoc" for the text
+            of Python's help. Without a text or a budget weights are rounded to nearest.
         calibration_windows: of 512 tokens, taken evenly from the text; by default 48. More are
             better and take longer.
         tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
@@ -93,10 +96,10 @@ def compile(
     """
     progress = progress or Progress()
     machine = find_target(target)
-    budget = Budget.of(bits, average_bits, size_mb, group_size)
+    budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits)
     texts = budget.texts(calibrate)
     if passes is not None:
-        _check_alone(tuning_steps, average_bits, size_mb, group_size)
+        _check_alone(tuning_steps, average_bits, size_mb, group_size, embedding_bits)
     spec = budget.passes(bool(texts), tuning_steps) if passes is None else passes
     recipe = parse_spec(spec, known_passes())
     _check_calibrated(recipe, texts, calibration_windows)
@@ -117,11 +120,12 @@ def compile(
         if texts:
             writer = partial(_compile_writer, model, target, progress)
             windows = WINDOWS if calibration_windows is None else calibration_windows
-            text = calibration_text(loaded, texts, writer, progress, windows)
+            forecast = foresee_time(loaded, recipe, windows, texts, progress)
+            text = calibration_text(loaded, texts, writer, forecast, windows)
             key = calibration_key(loaded, repr(recipe), text)
             codes = stack.enter_context(kept_codes(out, key, progress.note))
             setting.calibration = Calibration(
-                text.rounding, codes, scratch, progress.task, tuning=text.tuning
+                text.rounding, codes, scratch, forecast.task, tuning=text.tuning
             )
         program, plan, records = _lower(
             loaded, machine, recipe, options, setting, dump_ir, progress
@@ -137,18 +141,19 @@ def _check_alone(*options: float | None) -> None:
     """Refuse options that only the default passes heed.
 
     Args:
-        options: tuning steps, average bits, size and group size.
+        options: tuning steps, average bits, size, group size and embedding bits.
     """
     spellings = (
         "tune-scales{steps=N}",
         "promote-groups{average_bits=N}",
         "promote-groups{size_mb=N}",
         "quantize-weights{group_size=N}",
+        "quantize-weights{head_bits=N}",
     )
     given = [s for s, value in zip(spellings, options, strict=True) if value is not None]
     if given:
         raise InputError(
-            "give passes, or a budget, a group size or tuning steps, not both",
+            "give passes, or a budget, a group size, embedding bits or tuning steps, not both",
             hint=f"write {', '.join(given)} in --passes",
         )
 
@@ -168,7 +173,7 @@ def _check_calibrated(
         )
     if texts and not wanted:
         raise InputError(
-            "there is calibration text (given, or pydoc under a budget), but no pass uses it",
+            "there is calibration text (given, or by default under a budget), but no pass uses it",
             hint="put calibrate-weights after quantize-weights in --passes",
         )
     if windows is not None and windows < 1:
@@ -254,13 +259,18 @@ def _write_weights(
 
 @dataclass
 class WeightSummary:
-    """Weights of one kind in all layers, for `inspect`."""
+    """Weights of one kind in all layers, for `inspect`.
+
+    Attributes:
+        budgeted: `--average-bits` counts them: nested codes of linears, and orders of channels.
+    """
 
     part: str
     format: str
     pieces: int = 0
     weights: int = 0
     bytes: int = 0
+    budgeted: bool = False
 
 
 def _summarize(program: Program) -> list[WeightSummary]:
@@ -271,6 +281,8 @@ def _summarize(program: Program) -> list[WeightSummary]:
         summary.pieces += 1
         summary.weights += part.weights
         summary.bytes += part.nbytes
+        nested = part.format.startswith("q4") and part.name not in program.heads
+        summary.budgeted = nested or part.format == "u16"
     return sorted(summaries.values(), key=lambda s: -s.bytes)
 
 

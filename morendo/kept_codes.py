@@ -16,12 +16,14 @@ import numpy as np
 
 from morendo.calibration import CalibrationText
 from morendo.frontend import LoadedModel
+from morendo.frontend.weights import WeightStore
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import ArtifactError
+from morendo.ir.reference import ROWS
 from morendo.runtime.lock import locked
 
 _KEY = "morendo-calibration.key"  # no folder of something else has such a file
-_VERSION = 2  # of what is kept
+_VERSION = 3  # of what is kept
 _MATRICES = 8  # read for the key
 
 
@@ -127,5 +129,15 @@ def calibration_key(loaded: LoadedModel, recipe: str, text: CalibrationText) -> 
     for name in names:
         digest.update(f"{name}{store.shape(name)}".encode())
         if name in read:
-            digest.update(np.ascontiguousarray(store.get(name)).tobytes())
+            for values in _pieces(store, name):
+                digest.update(np.ascontiguousarray(values).data.cast("B"))
     return digest.hexdigest()
+
+
+def _pieces(store: WeightStore, name: str) -> Iterator[np.ndarray]:
+    """A weight's data, a few thousand rows at a time."""
+    shape = store.shape(name)
+    if len(shape) < 2:
+        yield store.get(name)
+    for start in range(0, shape[0] if len(shape) > 1 else 0, ROWS):
+        yield store.rows(name, slice(start, start + ROWS))

@@ -11,7 +11,7 @@ import tvm
 from morendo.ir.errors import InputError
 
 from .base import Context, Pass, needed_calibration
-from .promotable import is_nested
+from .promotable import promotable_in
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
@@ -35,6 +35,7 @@ class AnalyzeGroupRanges(Pass):
     """
 
     name: ClassVar[str] = "analyze-group-ranges"
+    task: ClassVar[str] = "analyze groups"
     needs: ClassVar[tuple[str, ...]] = (
         "well-formed",
         "normalized",
@@ -60,12 +61,13 @@ class AnalyzeGroupRanges(Pass):
         from .calibration.stream import Stream
 
         activations = ActivationStore(calibration.scratch, self.memory_mb << 20)
-        stream = Stream(module["main"], weights, None, activations, is_nested)
+        wanted = promotable_in(module)
+        stream = Stream(module["main"], weights, None, activations, wanted)
         analyzer = Analyzer(stream.weights, self.sort, self.damping)
         count = len(calibration.windows)
         chosen = np.linspace(0, count - 1, min(self.windows, count)).astype(int)
         analyses: list[InputAnalysis] = []
-        with calibration.track("analyze groups", len(stream.stages)) as advance:
+        with calibration.track(self.task, len(stream.stages)) as advance:
             for analysis in stream.run(calibration.windows[chosen], analyzer.visit):
                 analyses.append(analysis)
                 advance()

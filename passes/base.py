@@ -92,10 +92,12 @@ class Pass:
 
     Class attributes:
         name: as written in specs, such as "quantize-weights".
+        task: the title of its progress, if it takes long.
         needs, gives: invariants (`ir/invariants.py`) before and after.
     """
 
     name: ClassVar[str] = ""
+    task: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ("well-formed",)
     gives: ClassVar[tuple[str, ...]] = ("well-formed",)
 

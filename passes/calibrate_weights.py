@@ -38,14 +38,16 @@ class CalibrateWeights(Pass):
     rounded to make up for a part of what those before it lost. Options: `damping` of the second
     moments, `order` of columns (natural, groups, channels), `feedback=False` and `compensation=0`
     to see what these are worth, megabytes of activations kept in memory.
-    Does not fire on float formats, embedding tables and heads tied to them: those are rounded to
-    nearest when packed.
+    An embedding table of 4 bits is rounded before all else, if it is the head as well, by the
+    second moments of the head's input in the float model. Does not fire on float formats, and on
+    tables of 8 bits and heads tied to them: those are rounded to nearest when packed.
 
     Source: GPTQ, arXiv 2210.17323; two-level scales of arXiv 2311.16442; propagated errors of QEP,
     arXiv 2504.09629.
     """
 
     name: ClassVar[str] = "calibrate-weights"
+    task: ClassVar[str] = "round with error feedback"
     needs: ClassVar[tuple[str, ...]] = (
         "well-formed",
         "normalized",
@@ -84,29 +86,35 @@ class CalibrateWeights(Pass):
             self.compensation,
         )
         context.report.count("windows of text", len(calibration.windows))
-        if not calibrator.stages:
+        if not calibrator.stages and not calibrator.tables:
             raise CompileError(
                 f"{self.name}: no linear has a format of 8 bits or less",
                 hint="run quantize-weights before it",
             )
-        with calibration.track("round with error feedback", len(calibrator.stages)) as advance:
+        if calibrator.tables:
+            with calibration.track("round tables", len(calibrator.tables)) as advance:
+                for table in calibrator.round_tables(calibration.windows):
+                    _report(context, [table])
+                    advance()
+        with calibration.track(self.task, len(calibrator.stages)) as advance:
             for results in calibrator.run(calibration.windows):
                 _report(context, results)
                 advance()
-        return with_codes(module, calibration.codes, CALIBRATED)
+        return _with_codes(module, calibration.codes)
 
 
-def with_codes(module: tvm.IRModule, store: CodeStore, codes: str) -> tvm.IRModule:
-    """Mark the linears whose matrices are in a code store."""
+def _with_codes(module: tvm.IRModule, store: CodeStore) -> tvm.IRModule:
+    """Mark the linears and embeddings whose matrices are in a code store."""
     made = store.keys()
 
     def visit(_: Any, var: relax.Var, value: Any) -> Any:
-        if op_name(value) != "linear":
+        name = op_name(value)
+        if name not in ("linear", "embedding"):
             return value
         attrs = attrs_of(value)
         if (attrs["weight"], WeightFormat.parse(attrs["format"])) not in made:
             return value
-        return call("linear", *value.args, **{**attrs, "codes": codes})
+        return call(name, *value.args, **{**attrs, "codes": CALIBRATED})
 
     return map_functions(module, visit)
 

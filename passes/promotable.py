@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,22 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 
 from .calibration.stages import split_stages
+from .quantize_weights import head_weights
 from .split_outliers import outlier_slots
 
 SLACK = 1.1
 """A budget may be so much more than 4 bits everywhere take; one beyond that is a mistake."""
 
 
-def is_nested(attrs: dict[str, Any]) -> bool:
-    """Whether a linear's matrix has nested codes, which can have 2, 3 or 4 bits."""
-    return WeightFormat.parse(attrs["format"]).kind == "q4"
+def promotable_in(module: tvm.IRModule) -> Callable[[dict[str, Any]], bool]:
+    """Which linears, by their attributes, have groups of 2, 3 or 4 bits under a budget.
+
+    Those with nested codes, but not the head (the last linear) and no embedding table.
+    """
+    others = head_weights(module)
+    return lambda attrs: (
+        WeightFormat.parse(attrs["format"]).kind == "q4" and attrs["weight"] not in others
+    )
 
 
 def check_budget(
@@ -66,7 +73,7 @@ def check_budget(
 
 def _promotable(module: tvm.IRModule) -> list[dict[str, Any]]:
     """Linears whose groups can be promoted: no matrix of their input is read anywhere else."""
-    stages = split_stages(module["main"], is_nested)
+    stages = split_stages(module["main"], promotable_in(module))
     readers = Counter(attrs["weight"] for stage in stages for attrs in stage.linears)
     single = [s for s in stages if all(readers[a["weight"]] == 1 for a in s.linears)]
     return [attrs for stage in single for attrs in stage.linears]

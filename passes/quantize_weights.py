@@ -12,6 +12,7 @@ from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import InputError
 from morendo.ir.formats import WeightFormat, format_for_bits
 from morendo.ir.invariants import calls, relax_functions
+from morendo.ir.text import bindings_of
 
 from .base import Context, Pass
 from .rewrite import map_functions
@@ -26,9 +27,9 @@ class QuantizeWeights(Pass):
 
     Round to nearest with a min-max range for each row and group, in the target's tiles. The
     embedding table and the output head (the linear that the result comes from) get `head_bits`: a
-    token's row is read alone, and errors of the head are not averaged by later layers. With bits
-    f32 or f16 the head follows the rest. `compact` gives 4-bit matrices 4-bit scales and zeros
-    instead of 8-bit ones.
+    token's row is read alone, and errors of the head are not averaged by later layers. Tables of
+    positions, which are small, get 8 bits where `head_bits` is 4. With bits f32 or f16 the head
+    follows the rest. `compact` gives 4-bit matrices 4-bit scales and zeros instead of 8-bit ones.
     Does not fire on weights of generic ops, which stay float32.
 
     Source: nested 2/3/4-bit codes with second-order scales as in arXiv 2311.16442.
@@ -65,7 +66,9 @@ class QuantizeWeights(Pass):
         size, layout = self.group_size, context.layout
         body = replace(format_for_bits(self.bits, size, layout), compact=self.compact)
         head = format_for_bits(self.head_bits, size, layout) if body.quantized else body
-        head_weights = _head_weights(module)
+        head = replace(head, compact=self.compact and head.kind == "q4")
+        positions = format_for_bits(8, size, layout) if head.kind == "q4" else head
+        heads, position_tables = head_weights(module), _position_tables(module)
 
         def visit(_: Any, var: relax.Var, value: Any) -> Any:
             name = op_name(value)
@@ -75,7 +78,8 @@ class QuantizeWeights(Pass):
             if name not in ("linear", "embedding"):
                 return value
             attrs = attrs_of(value)
-            chosen = head if attrs["weight"] in head_weights else body
+            chosen = head if attrs["weight"] in heads else body
+            chosen = positions if attrs["weight"] in position_tables else chosen
             self._count(context, chosen, attrs)
             return call(name, *value.args, **{**attrs, "format": chosen.name})
 
@@ -91,7 +95,20 @@ class QuantizeWeights(Pass):
             )
 
 
-def _head_weights(module: tvm.IRModule) -> set[str]:
+def _position_tables(module: tvm.IRModule) -> set[str]:
+    """Names of embedding tables that something else than token ids chooses rows of."""
+    found = set()
+    for function in relax_functions(module).values():
+        by_token = {function.params[0]}
+        for binding in bindings_of(function):
+            if not by_token.isdisjoint(relax.analysis.free_vars(binding.value)):
+                by_token.add(binding.var)
+            elif op_name(binding.value) == "embedding":
+                found.add(attrs_of(binding.value)["weight"])
+    return found
+
+
+def head_weights(module: tvm.IRModule) -> set[str]:
     """Names of embedding tables and of the last linear's matrix."""
     tables = {attrs_of(c)["weight"] for name, c in calls(module) if name == "embedding"}
     last = ""

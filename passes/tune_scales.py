@@ -17,8 +17,7 @@ from morendo.ir.invariants import TUNED, calls
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass, needed_calibration
-from .calibrate_weights import with_codes
-from .promotable import is_nested
+from .promotable import promotable_in
 from .rewrite import map_functions
 
 
@@ -46,6 +45,7 @@ class TuneScales(Pass):
     """
 
     name: ClassVar[str] = "tune-scales"
+    task: ClassVar[str] = "tune scales"
     needs: ClassVar[tuple[str, ...]] = (
         "well-formed",
         "normalized",
@@ -77,8 +77,10 @@ class TuneScales(Pass):
         from .calibration.torch_ops import TorchFunction
         from .calibration.tuner import Tuner
 
-        if all(TUNED in figures for figures in _all_figures(module, calibration.codes)):
-            context.report.count("matrices tuned before", len(calibration.codes))
+        linears = [attrs_of(value) for name, value in calls(module) if name == "linear"]
+        before = sum(TUNED in _figures(attrs, calibration.codes) for attrs in linears)
+        if before:  # by an earlier try: all of one run are kept, or none
+            context.report.count("matrices tuned before", before)
             return _with_tuned(module, weights, calibration.codes)
         function = TorchFunction(module["main"])
         windows = calibration.windows if calibration.tuning is None else calibration.tuning
@@ -87,7 +89,7 @@ class TuneScales(Pass):
             context.report.missed("main", why)
             return module
         tuner = Tuner(function, weights, calibration.codes, self.learning_rate)
-        with calibration.track("tune scales", self.steps) as advance:
+        with calibration.track(self.task, self.steps) as advance:
             tuned = tuner.run(windows, calibration.windows, self.steps, advance)
         context.report.figures["all matrices"] = {
             "kl_before": tuned.before,
@@ -117,10 +119,11 @@ def _with_tuned(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore)
     """Linears marked, and norms with the weights that were tuned."""
 
     def visit(_: Any, var: relax.Var, value: Any) -> Any:
-        name = op_name(value)
+        name, attrs = op_name(value), attrs_of(value) if op_name(value) else {}
+        if name == "linear" and TUNED in _figures(attrs, codes):
+            return call(name, *value.args, **{**attrs, "codes": TUNED})
         if name not in NORMS:
             return value
-        attrs = attrs_of(value)
         tuned = codes.vector(attrs["weight"])
         if tuned is None:
             return value
@@ -128,15 +131,15 @@ def _with_tuned(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore)
         weights.put(derived, tuned)
         return call(name, *value.args, **{**attrs, "weight": derived})
 
-    return map_functions(with_codes(module, codes, TUNED), visit)
+    return map_functions(module, visit)
 
 
 def _nested_bits(module: tvm.IRModule) -> float:
     """Bits that a weight in nested codes takes, with scales and all but orders; 0 without any."""
-    nbytes, weights = 0, 0
+    nbytes, weights, wanted = 0, 0, promotable_in(module)
     for attrs in (attrs_of(value) for name, value in calls(module) if name == "linear"):
         fmt, rows, columns = attrs["format"], attrs["out_features"], attrs["in_features"]
-        if is_nested(attrs):
+        if wanted(attrs):
             nbytes += WeightFormat.parse(fmt).nbytes(rows, columns)
             weights += rows * columns
     return 8 * nbytes / weights if weights else 0.0
@@ -154,8 +157,6 @@ def float_bytes(function: relax.Function) -> int:
     return sum(sizes.values())
 
 
-def _all_figures(module: tvm.IRModule, codes: CodeStore) -> list[dict[str, float]]:
-    """What was measured of each matrix with codes."""
-    linears = [attrs_of(value) for name, value in calls(module) if name == "linear"]
-    found = [codes.figures(a["weight"], WeightFormat.parse(a["format"])) for a in linears]
-    return [figures for figures in found if figures is not None]
+def _figures(attrs: dict[str, Any], codes: CodeStore) -> dict[str, float]:
+    """What was measured of a linear's matrix; nothing when it has no codes."""
+    return codes.figures(attrs["weight"], WeightFormat.parse(attrs["format"])) or {}

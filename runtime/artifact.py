@@ -47,7 +47,16 @@ _MANIFEST = {
     "generation?": {str: (int, float)},
     "options?": {str: (int, float, str, bool, None)},
     "passes?": [{"spec": str, "counts": {str: int}, "missed": {str: int}}],
-    "weights?": [{"part": str, "format": str, "pieces": COUNT, "weights": COUNT, "bytes": COUNT}],
+    "weights?": [
+        {
+            "part": str,
+            "format": str,
+            "pieces": COUNT,
+            "weights": COUNT,
+            "bytes": COUNT,
+            "budgeted?": bool,
+        }
+    ],
     "files": {PLAN: object, LIBRARY: object},
 }
 _FILES = {str: {"bytes": COUNT, "sha256": str}}

@@ -193,7 +193,7 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
     assert options == {"target": "x86", "bits": 8, "group_size": 64}
     out = capsys.readouterr().out
     assert f"wrote {tmp_path}: {size((tmp_path / 'manifest.json').stat().st_size)} in " in out
-    assert "matrices of 2 to 4 bits: 4.16 bits a weight, with scales and all" in out
+    assert "; 4.16 in linears of 4, 3 or 2 bits, which --average-bits counts" in out
     assert "the model has no tokenizer: use token ids from Python" in out
 
     words = "--bits f16 --context 512 --chunk 64 --out o --dump-ir d --passes normalize -q"

@@ -10,7 +10,7 @@ import pytest
 
 import morendo
 from morendo import cli
-from morendo.codegen.weight_layout import Matrix
+from morendo.codegen.packed_matrix import Matrix
 from morendo.ir.errors import ArtifactError, InputError, MorendoError
 from morendo.ir.formats import WeightFormat
 from morendo.quality import compare, cut_windows, evaluate, summarize

@@ -60,13 +60,18 @@ class TensorInfo:
 
     def read(self) -> np.ndarray:
         """The values as float32."""
-        rows = prod(self.shape[:-1])
-        stored = np.memmap(self.path, np.uint8, "r", self.start, shape=(rows, self.nbytes // rows))
+        return self.rows(slice(None)).reshape(self.shape)
+
+    def rows(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Some rows along the innermost dimension as float32; the others are not touched."""
+        count = prod(self.shape[:-1])
+        shape = count, self.nbytes // count
+        stored: np.ndarray = np.memmap(self.path, np.uint8, "r", self.start, shape=shape)[rows]
         if self.kind == GGMLQuantizationType.F32:
             stored = stored.view(np.float32)
         elif self.kind == GGMLQuantizationType.F16:
             stored = stored.view(np.float16)
-        return gguf.dequantize(stored, self.kind).reshape(self.shape)
+        return gguf.dequantize(stored, self.kind)
 
 
 @dataclass(frozen=True)

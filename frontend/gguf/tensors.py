@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedModel
 from transformers import modeling_gguf_pytorch_utils as hf_gguf
 
-from ..weights import TensorSource
+from ..weights import Rows, TensorSource
 from .metadata import Metadata
 from .rope import FACTORS, LENGTH_FACTORS, read_factors, reads_factors
 from .split import GgufFile
@@ -33,6 +33,8 @@ _PROCESSORS = {
     "nemotron": hf_gguf.NemotronTensorProcessor,
     "smollm3": hf_gguf.LlamaTensorProcessor,
 }
+_TABLES = ("token_embd.weight", "output.weight")
+"""Large matrices that no processor of transformers touches: their rows can be read alone."""
 # Old files hold each layer's rotary frequencies as well; the metadata says the same.
 _HARMLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
 
@@ -98,6 +100,12 @@ class GgufSource(TensorSource):
             (values,) = caught["tensors"].values()
             return values.numpy()
         return np.ascontiguousarray(result.weights, dtype=np.float32)
+
+    def rows(self, name: str, rows: Rows) -> np.ndarray:
+        info = self.tensors[name]
+        if info.name not in _TABLES or name in self.scales:
+            return self.read(name)[rows]
+        return np.ascontiguousarray(info.rows(rows), dtype=np.float32)
 
     def rotary_buffers(self, buffers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The model's buffers with the rotary frequencies that the file scales (llama 3).

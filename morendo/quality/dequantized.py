@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from morendo.codegen.weight_layout import Matrix
+from morendo.codegen.packed_matrix import Matrix
 from morendo.ir.derived_weights import untuned_name
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.formats import WeightFormat

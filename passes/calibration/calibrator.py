@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,13 +11,15 @@ from tvm import relax
 
 from morendo.ir.code_store import CodeStore
 from morendo.ir.formats import WeightFormat
-from morendo.ir.reference import ROWS, Quantized, dequantize, quantize
+from morendo.ir.reference import ROWS
 
 from .activations import ActivationStore
 from .compensation import sum_moments
 from .error_feedback import Feedback, round_with_feedback
+from .figures import Energies
 from .stages import Attrs, Stage
 from .stream import Arrived, Stream, Weights, float_matrix, stored_order
+from .tables import head_moments, nested_tables, round_table
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,18 @@ class Calibrator:
         beside = compensation > 0
         self.stream = Stream(function, weights, codes, activations, _is_quantized, beside)
         self.stages = self.stream.stages
+        self.tables = nested_tables(function)
+
+    def round_tables(self, windows: np.ndarray) -> Iterator[Rounded]:
+        """Round the embedding tables that have 4 bits, before anything runs with them."""
+        for attrs in self.tables:
+            name, fmt = attrs["weight"], WeightFormat.parse(attrs["format"])
+            figures = self.codes.figures(name, fmt)
+            if figures is None:
+                parts = self.stream.function, self.weights, self.stream.activations
+                moments = head_moments(*parts, windows, name)
+                figures = round_table(attrs, moments, self.weights, self.codes, self.options)
+            yield _rounded(name, figures)
 
     def run(self, windows: np.ndarray) -> Iterator[list[Rounded]]:
         """Round everything by windows of token ids int64 [W, n], stage by stage."""
@@ -101,8 +115,7 @@ class Calibrator:
             figures = self.codes.figures(attrs["weight"], WeightFormat.parse(attrs["format"]))
             if not figures:
                 return []
-            found = {field.name: figures[field.name] for field in fields(Rounded)[1:]}
-            results.append(Rounded(attrs["weight"], **found))
+            results.append(_rounded(attrs["weight"], figures))
         return results
 
     def _round(
@@ -126,43 +139,18 @@ class Calibrator:
         for attrs, _ in linears:
             stop = start + attrs["out_features"]
             part = rounded.rows(start, stop)
-            figures = _measure(moved[start:stop], part, fmt, stored)
+            energies = Energies(fmt, stored)
+            energies.add(moved[start:stop].numpy(), part)
+            figures = energies.figures()
             self.codes.put(attrs["weight"], fmt, part, figures)
             results.append(Rounded(attrs["weight"], **figures))
             start = stop
         return results
 
 
+def _rounded(name: str, figures: Mapping[str, float]) -> Rounded:
+    return Rounded(name, **{field.name: figures[field.name] for field in fields(Rounded)[1:]})
+
+
 def _is_quantized(attrs: Attrs) -> bool:
     return WeightFormat.parse(attrs["format"]).quantized
-
-
-def _measure(
-    matrix: torch.Tensor, kept: Quantized, fmt: WeightFormat, hessian: torch.Tensor
-) -> dict[str, float]:
-    """The figures of `Rounded`, to four digits: later ones depend on how threads share a sum."""
-
-    def energy(rows: np.ndarray) -> float:
-        weight = torch.from_numpy(np.ascontiguousarray(rows))
-        return float(((weight @ hessian) * weight).sum(dtype=torch.float64))
-
-    total, nearest, promoted, feedback = 0.0, 0.0, 0.0, 0.0
-    with_planes = replace(fmt, slots=0)
-    for start in range(0, len(matrix), ROWS):
-        rows = matrix[start : start + ROWS].numpy()
-        columns, part = rows.shape[1], kept.rows(start, start + len(rows))
-        total += energy(rows)
-        for_all = quantize(rows, fmt.without_counts)
-        nearest += energy(rows - dequantize(for_all, fmt.without_counts, columns))
-        if fmt.planes:
-            cut = quantize(rows, with_planes)
-            promoted += energy(rows - dequantize(cut, with_planes, columns))
-        feedback += energy(rows - dequantize(part, fmt, columns))
-    total = max(total, 1e-30)
-    parts = {
-        "nearest": nearest,
-        "promoted": promoted if fmt.planes else nearest,
-        "feedback": feedback,
-    }
-    dead = float((hessian.diagonal() == 0).sum())
-    return {**{name: float(f"{part / total:.4g}") for name, part in parts.items()}, "dead": dead}

@@ -62,20 +62,33 @@ def round_with_feedback(
     Raises:
         CompileError: when H cannot be factored.
     """
-    columns = weight.shape[1]
-    padded = fmt.padded_features(columns)
-    if padded > columns:
-        hessian = torch.nn.functional.pad(hessian, (0, padded - columns, 0, padded - columns))
-    if not options.feedback:
-        hessian = hessian.diagonal().diag()
-    order = _order(hessian.diagonal(), fmt.group_size, options.order)
-    factor = inverse_factor(hessian, order, options.damping, where)
-    grids, parts = group_grids(fmt, columns), []
-    for block in weight.split(ROWS):
-        matrix = torch.zeros(padded, len(block))  # columns lie one after another
-        matrix[:columns] = block.T
-        parts.append(_Rounding(matrix[order], factor, order, grids, fmt, options).run())
-    return Quantized.stacked(parts)
+    rounder = Rounder(hessian, fmt, options, where)
+    return Quantized.stacked([rounder.round(block) for block in weight.split(ROWS)])
+
+
+class Rounder:
+    """Rounds rows of matrices that read one input; arguments as of `round_with_feedback`."""
+
+    def __init__(
+        self, hessian: torch.Tensor, fmt: WeightFormat, options: Feedback, where: str
+    ) -> None:
+        columns = len(hessian)
+        missing = fmt.padded_features(columns) - columns
+        if missing:
+            hessian = torch.nn.functional.pad(hessian, (0, missing, 0, missing))
+        if not options.feedback:
+            hessian = hessian.diagonal().diag()
+        self.format, self.options = fmt, options
+        self.order = _order(hessian.diagonal(), fmt.group_size, options.order)
+        self.factor = inverse_factor(hessian, self.order, options.damping, where)
+        self.grids = group_grids(fmt, columns)
+
+    def round(self, rows: torch.Tensor) -> Quantized:
+        """Codes, scales and zeros of some rows, float32 [n, K]; whole tiles but for the last."""
+        matrix = torch.zeros(len(self.order), len(rows))  # columns lie one after another
+        matrix[: rows.shape[1]] = rows.T
+        parts = matrix[self.order], self.factor, self.order
+        return _Rounding(*parts, self.grids, self.format, self.options).run()
 
 
 def group_grids(fmt: WeightFormat, in_features: int) -> list[Grid]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from morendo.ir.evaluate_dialect import State, formatted
+from morendo.ir.evaluate_dialect import State
 
 from .torch_generic import ACTIVATIONS
 from .torch_ops import TORCH_RULES, attention
@@ -51,9 +51,8 @@ def _linear(state: State, attrs: Attrs, x: np.ndarray) -> np.ndarray:
 
 
 def _embedding(state: State, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
-    """Rows are rounded one by one, so the table need not be."""
-    rows = state.weights.get(attrs["weight"])[ids]
-    return formatted(rows.reshape(-1, rows.shape[-1]), attrs["format"]).reshape(rows.shape)
+    weights: Any = state.weights
+    return weights.table_rows(attrs, ids.reshape(-1)).reshape(*ids.shape, -1)
 
 
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> np.ndarray:

@@ -35,12 +35,15 @@ class Stage:
     residual: relax.Var | None = None
 
 
-def split_stages(function: relax.Function, wanted: Callable[[Attrs], bool]) -> list[Stage]:
+def split_stages(
+    function: relax.Function, wanted: Callable[[Attrs], bool], with_tables: bool = False
+) -> list[Stage]:
     """The stages of a function; what follows the last wanted linear is left out.
 
     Args:
         function: normalized, so that matrices are read by linears and embeddings.
         wanted: whether a linear with these attributes is to be rounded.
+        with_tables: whether those are wanted whose matrix is an embedding table as well.
     """
     linears: dict[relax.Var, list[Attrs]] = {}
     tables = {
@@ -50,7 +53,7 @@ def split_stages(function: relax.Function, wanted: Callable[[Attrs], bool]) -> l
     }
     for binding in bindings_of(function):
         if op_name(binding.value) == "linear" and wanted(attrs_of(binding.value)):
-            if attrs_of(binding.value)["weight"] in tables:
+            if attrs_of(binding.value)["weight"] in tables and not with_tables:
                 continue
             linears.setdefault(binding.value.args[0], []).append(attrs_of(binding.value))
     stages: list[Stage] = []

@@ -16,9 +16,9 @@ from tvm import relax
 
 from morendo.ir.code_store import CodeStore
 from morendo.ir.evaluate import Interpreter, Prepared
-from morendo.ir.evaluate_dialect import State
+from morendo.ir.evaluate_dialect import State, formatted
 from morendo.ir.formats import WeightFormat
-from morendo.ir.reference import check_finite, dequantize
+from morendo.ir.reference import Quantized, check_finite, dequantize
 
 from .activations import ActivationStore, give_back_memory
 from .fast_ops import FAST_RULES, fastest_dtype
@@ -53,20 +53,51 @@ class Weights(Protocol):
 
     def get(self, name: str) -> np.ndarray: ...
 
+    def rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray: ...
+
 
 class StageWeights:
-    """The weights that a stage reads, kept until the next one; rounded where codes exist."""
+    """The weights that a stage reads, kept until the next one.
+
+    Args:
+        weights: of the model.
+        codes: matrices that are rounded already; others run as floats, and tables as their rows
+            will be. None for the model as it came.
+    """
 
     def __init__(self, weights: Weights, codes: CodeStore | None) -> None:
         self.weights, self.codes = weights, codes
         self.dtype = fastest_dtype()
         self._kept: dict[str, np.ndarray] = {}
         self._matrices: dict[str, torch.Tensor] = {}
+        self._tables: dict[str, Quantized] = {}
 
     def forget(self) -> None:
         """A new stage begins."""
         self._kept.clear()
         self._matrices.clear()
+        self._tables.clear()
+
+    def rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        """Some rows of a matrix as the checkpoint has them."""
+        return self.weights.rows(name, rows)
+
+    def table_rows(self, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
+        """Rows of an embedding's table by ids [n]: float32 [n, C].
+
+        Raises:
+            CompileError: when one is not finite.
+        """
+        name, fmt = attrs["weight"], WeightFormat.parse(attrs["format"])
+        if name not in self._tables and self.codes is not None:
+            made = self.codes.get(name, fmt)
+            if made is not None:
+                self._tables[name] = made
+        if name in self._tables:
+            return dequantize(self._tables[name].dense_rows(ids), fmt, attrs["features"])
+        rows = self.weights.rows(name, ids)
+        check_finite(rows, name)
+        return rows if self.codes is None else formatted(rows, attrs["format"])
 
     def get(self, name: str) -> np.ndarray:
         """A weight as the checkpoint has it.
@@ -106,6 +137,19 @@ def float_matrix(weights: Weights, attrs: Attrs) -> np.ndarray:
     return weight
 
 
+def float_rows(weights: Weights, attrs: Attrs, rows: slice) -> np.ndarray:
+    """Some rows of a linear's matrix, float32 [n, K]: heads have a hundred thousand.
+
+    Raises:
+        CompileError: when one is not finite.
+    """
+    if attrs["transposed"]:
+        return float_matrix(weights, attrs)[rows]
+    found = weights.rows(attrs["weight"], rows)
+    check_finite(found, attrs["weight"])
+    return found
+
+
 def stored_order(weights: Weights, attrs: Attrs) -> np.ndarray:
     """Which input channel is stored at each place: int [K]."""
     order = attrs.get("order", "")
@@ -125,10 +169,11 @@ class Stream:
     Args:
         function: main of a normalized module whose formats are chosen.
         weights: of the model.
-        codes: matrices that are rounded already; others run as floats.
+        codes: matrices that are rounded already; others run as floats. None for the float model.
         activations: for values between stages.
         wanted: whether to stop at a linear with these attributes.
         beside_float: run the float model beside it.
+        tables: stop at wanted linears whose matrices are embedding tables, too.
     """
 
     def __init__(
@@ -139,11 +184,12 @@ class Stream:
         activations: ActivationStore,
         wanted: Callable[[Attrs], bool],
         beside_float: bool = False,
+        tables: bool = False,
     ) -> None:
         self.function, self.activations = function, activations
         self.weights = StageWeights(weights, codes)
         self.float_weights = StageWeights(weights, None) if beside_float else None
-        self.stages = split_stages(function, wanted)
+        self.stages = split_stages(function, wanted, tables)
         self.prepared = Prepared()
 
     def run(

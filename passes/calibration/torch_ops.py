@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import tvm
 from torch.nn import functional
 from tvm import relax
 
@@ -20,6 +21,11 @@ from morendo.ir.text import bindings_of
 
 from .stages import Attrs
 from .torch_generic import ACTIVATIONS, TORCH_GENERIC
+
+ELEMENTWISE = [
+    tvm.ir.Op.get(f"relax.{name}")
+    for name in ("add", "subtract", "multiply", "divide", "tanh", "sigmoid")
+]
 
 
 class TorchWeights(Protocol):
@@ -64,6 +70,21 @@ class TorchFunction:
         self.dead: list[list[relax.Var]] = [[] for _ in self.bindings]
         for var, index in last.items():
             self.dead[index].append(var)
+        self.head = self._find_head()
+
+    def _find_head(self) -> relax.Var | None:
+        """The last linear's result, if what follows it works on its elements alone."""
+        linears = [i for i, b in enumerate(self.bindings) if op_name(b.value) == "linear"]
+        if not linears:
+            return None
+        rest = self.bindings[linears[-1] :]
+        known = {binding.var for binding in rest}
+        for value in (binding.value for binding in rest[1:]):
+            elements = isinstance(value, relax.Call) and value.op in ELEMENTWISE
+            copied = isinstance(value, relax.Var)
+            if not (elements or copied) or not known.issuperset(relax.analysis.free_vars(value)):
+                return None
+        return rest[0].var
 
     @property
     def unknown(self) -> list[str]:
@@ -73,9 +94,12 @@ class TorchFunction:
         missing = set(names) - set(TORCH_RULES)
         return sorted(PREFIX + n if op_name(names[n]) else f"relax.{n}" for n in missing)
 
-    def __call__(self, weights: TorchWeights, ids: np.ndarray) -> torch.Tensor:
-        """Logits float32 [n, V] of token ids int64 [n]."""
-        return self.run(weights, torch.from_numpy(ids), torch.arange(len(ids)), TORCH_RULES)
+    def __call__(
+        self, weights: TorchWeights, ids: np.ndarray, tokens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits float32 of token ids int64 [n]: [n, V], or [t, V] of some tokens int64 [t]."""
+        positions = torch.arange(len(ids))
+        return self.run(weights, torch.from_numpy(ids), positions, TORCH_RULES, tokens)
 
     def run(
         self,
@@ -83,18 +107,26 @@ class TorchFunction:
         ids: torch.Tensor,
         positions: torch.Tensor,
         rules: Mapping[str, Callable[..., Any]],
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits float32 [n, V] of ids and positions, int64 [n]; values go after their last use."""
+        """Logits float32 [n, V] of ids and positions, int64 [n]; values go after their last use.
+
+        With `tokens`, int64 [t], only theirs are made, [t, V], as far as the head can be found.
+        """
         state: Any = State(weights)  # type: ignore[arg-type]  # tensors take the arrays' place
         interpreter = Interpreter(state, rules, self.prepared)
         inputs = ids[None], positions[None]
         for param, value in zip(self.function.params, inputs, strict=True):
             interpreter.bind(param, value)
         for binding, dead in zip(self.bindings, self.dead, strict=True):
+            if tokens is not None and binding.var.same_as(self.head):
+                source = binding.value.args[0]
+                interpreter.bind(source, interpreter.env[source][:, tokens])
             interpreter.bind(binding.var, interpreter.value(binding.value))
             for var in dead:
                 interpreter.env.pop(var, None)
-        return interpreter.value(self.function.body.body)[0]
+        logits = interpreter.value(self.function.body.body)[0]
+        return logits if tokens is None or self.head is not None else logits[tokens]
 
 
 def _embedding(state: Any, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ in EfficientQAT, arXiv 2407.11062, by distillation and for few steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,19 +22,23 @@ from morendo.ir.dialect import NORMS, attrs_of, op_name
 from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import TUNED
-from morendo.ir.reference import check_finite
+from morendo.ir.reference import ROWS, Quantized, check_finite, dequantize
 from morendo.ir.text import bindings_of
 
 from .divergence import Divergence
 from .fast_ops import fastest_dtype
 from .stages import Attrs
-from .stream import Weights, float_matrix, stored_order
+from .stream import Weights, float_rows, stored_order
 from .torch_ops import TorchFunction
 from .tuned_matrix import TunedMatrix
 from .tuned_rows import TunedRows
 
 HELD_BACK = 4
 """Windows that no step sees."""
+LARGEST_TUNED = 1 << 25
+"""Weights of a matrix. In larger ones, heads, gradients of scales would take gigabytes."""
+LOGITS = 1 << 25
+"""Logits of a window that are compared: with a larger vocabulary, those of some tokens."""
 WARM_UP = 0.15
 """Part of the steps in which the learning rate rises."""
 SEED = 0
@@ -66,8 +70,14 @@ class FloatWeights:
         return self._kept[name]
 
     def rows(self, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of an embedding's table by ids [1, n]: [1, n, C]."""
-        return functional.embedding(ids, self.get(attrs["weight"]))
+        """Rows of an embedding's table by ids [1, n]: [1, n, C].
+
+        Raises:
+            CompileError: when one is not finite.
+        """
+        rows = self.weights.rows(attrs["weight"], ids[0].numpy())
+        check_finite(rows, attrs["weight"])
+        return torch.from_numpy(np.ascontiguousarray(rows))[None]
 
     def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
         """x [1, n, K] times a linear's matrix: [1, n, N]."""
@@ -77,8 +87,16 @@ class FloatWeights:
         return functional.linear(x.to(self.dtype), self._matrices[name]).to(x.dtype)
 
     def _matrix(self, attrs: Attrs) -> torch.Tensor:
-        """A linear's matrix [N, K] in `dtype`."""
-        return torch.tensor(float_matrix(self.weights, attrs), dtype=self.dtype)
+        """A linear's matrix [N, K] in `dtype`, made of a few thousand rows at a time."""
+        matrix = torch.empty(attrs["out_features"], attrs["in_features"], dtype=self.dtype)
+        for start in range(0, len(matrix), ROWS):
+            rows = slice(start, start + ROWS)
+            matrix[rows] = torch.from_numpy(self._rows_of(attrs, rows))
+        return matrix
+
+    def _rows_of(self, attrs: Attrs, rows: slice) -> np.ndarray:
+        """Some rows of a linear's matrix, float32 [n, K]."""
+        return float_rows(self.weights, attrs, rows)
 
 
 class TunedWeights(FloatWeights):
@@ -88,15 +106,23 @@ class TunedWeights(FloatWeights):
         floats: the model as it came.
         codes: of matrices; those that are not in it are rounded to nearest.
         norms: names of vectors that are tuned too.
+        fixed: names of matrices whose scales stay as they are.
 
     Attributes:
         tuned: matrices with codes.
         growths: float32 [C] of each norm; weights become (1 + growth) times as large.
     """
 
-    def __init__(self, floats: FloatWeights, codes: CodeStore, norms: Iterable[str]) -> None:
+    def __init__(
+        self,
+        floats: FloatWeights,
+        codes: CodeStore,
+        norms: Iterable[str],
+        fixed: Container[str] = (),
+    ) -> None:
         super().__init__(floats.weights, floats.dtype)
-        self.floats, self.codes = floats, codes
+        self.floats, self.codes, self.fixed = floats, codes, fixed
+        self._kept_codes: dict[str, Quantized] = {}
         self.tuned: dict[tuple[str, WeightFormat], TunedMatrix | TunedRows] = {}
         self.growths = {n: torch.zeros_like(floats.get(n), requires_grad=True) for n in norms}
 
@@ -113,14 +139,27 @@ class TunedWeights(FloatWeights):
 
     def rows(self, attrs: Attrs, ids: torch.Tensor) -> torch.Tensor:
         """Rows are rounded one by one, so the table need not be."""
-        rows = self.floats.rows(attrs, ids)
-        return torch.from_numpy(formatted(rows[0].numpy(), attrs["format"]))[None]
+        if attrs["codes"]:
+            fmt, codes = WeightFormat.parse(attrs["format"]), self._codes(attrs)
+            values = dequantize(codes.dense_rows(ids[0].numpy()), fmt, attrs["features"])
+        else:
+            values = formatted(self.floats.rows(attrs, ids)[0].numpy(), attrs["format"])
+        return torch.from_numpy(values)[None]
+
+    def _codes(self, attrs: Attrs) -> Quantized:
+        """Of a matrix that stays as it is."""
+        name = attrs["weight"]
+        if name not in self._kept_codes:
+            codes = self.codes.get(name, WeightFormat.parse(attrs["format"]))
+            assert codes is not None, name
+            self._kept_codes[name] = codes
+        return self._kept_codes[name]
 
     def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
         """x [1, n, K] times what a linear's matrix is stored as: [1, n, N]."""
         key = attrs["weight"], WeightFormat.parse(attrs["format"])
         if key not in self.tuned and attrs["weight"] not in self._matrices:
-            codes = self.codes.get(*key) if key[1].quantized else None
+            codes = self.codes.get(*key) if self._is_tuned(attrs) else None
             if codes is None:
                 return super().linear(attrs, x)
             order = self.weights.get(attrs["order"]) if attrs["order"] else None
@@ -128,11 +167,19 @@ class TunedWeights(FloatWeights):
             self.tuned[key] = kind(codes, key[1], order, self.dtype)
         return self.tuned[key](x) if key in self.tuned else super().linear(attrs, x)
 
-    def _matrix(self, attrs: Attrs) -> torch.Tensor:
-        """Rounded to nearest, in the order in which it is stored."""
+    def _is_tuned(self, attrs: Attrs) -> bool:
+        return bool(attrs["codes"]) and attrs["weight"] not in self.fixed
+
+    def _rows_of(self, attrs: Attrs, rows: slice) -> np.ndarray:
+        """By its codes, or rounded to nearest in the order in which it is stored."""
         order = stored_order(self.weights, attrs)
-        rounded = formatted(float_matrix(self.weights, attrs)[:, order], attrs["format"])
-        return torch.tensor(rounded[:, np.argsort(order)], dtype=self.dtype)
+        if attrs["codes"]:
+            fmt = WeightFormat.parse(attrs["format"])
+            part = self._codes(attrs).rows(rows.start, rows.stop)
+            rounded = dequantize(part, fmt, attrs["in_features"])
+        else:
+            rounded = formatted(super()._rows_of(attrs, rows)[:, order], attrs["format"])
+        return rounded[:, np.argsort(order)]
 
 
 @dataclass(frozen=True)
@@ -169,8 +216,10 @@ class Tuner:
         self, function: TorchFunction, weights: Weights, codes: CodeStore, learning_rate: float
     ) -> None:
         self.function, self.codes, self.learning_rate = function, codes, learning_rate
+        self.vocabulary = int(function.function.body.body.ty.shape.values[-1])
         self.floats = FloatWeights(weights, fastest_dtype())
-        self.student = TunedWeights(self.floats, codes, norm_weights(function.function))
+        norms, fixed = norm_weights(function.function), fixed_matrices(function.function)
+        self.student = TunedWeights(self.floats, codes, norms, fixed)
 
     def run(
         self, windows: np.ndarray, rounded_by: np.ndarray, steps: int, advance: Callable[[], None]
@@ -218,14 +267,30 @@ class Tuner:
             advance()
 
     def _divergence(self, ids: np.ndarray) -> torch.Tensor:
-        """KL(float model || quantized model) of a window, mean over its tokens."""
+        """KL(float model || quantized model) of a window, mean over its tokens, or some of them."""
+        step = -(-len(ids) * self.vocabulary // LOGITS)
+        tokens = torch.arange(step - 1, len(ids), step)
         with torch.no_grad():
-            target = self.function(self.floats, ids)
-        return Divergence.apply(self.function(self.student, ids), target)
+            target = self.function(self.floats, ids, tokens)
+        return Divergence.apply(self.function(self.student, ids, tokens), target)
 
     @torch.no_grad()
     def _mean_divergence(self, windows: np.ndarray) -> float:
         return float(np.mean([float(self._divergence(ids)) for ids in windows]))
+
+
+def fixed_matrices(function: relax.Function) -> set[str]:
+    """Names of matrices whose scales stay: embedding tables, and what is too large."""
+    fixed = set()
+    for binding in bindings_of(function):
+        name, value = op_name(binding.value), binding.value
+        if name == "embedding":
+            fixed.add(attrs_of(value)["weight"])
+        elif name == "linear":
+            attrs = attrs_of(value)
+            if attrs["out_features"] * attrs["in_features"] > LARGEST_TUNED:
+                fixed.add(attrs["weight"])
+    return fixed
 
 
 def norm_weights(function: relax.Function) -> list[str]:

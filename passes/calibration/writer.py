@@ -19,6 +19,7 @@ from morendo.ir.dialect import op_name
 from morendo.ir.errors import CompileError
 from morendo.ir.text import bindings_of
 
+from . import WRITING
 from .fast_ops import fastest_dtype
 from .stages import Attrs
 from .stream import Weights
@@ -113,7 +114,7 @@ def write_windows(
     windows[:, 0] = torch.from_numpy(first)
     needed = -(-len(first) * window_bytes // CACHE_BYTES)
     batches = windows.tensor_split(min(needed, len(first)))
-    with track("let the model write", len(batches) * (length - 1)) as advance:
+    with track(WRITING, len(batches) * (length - 1)) as advance:
         for batch in batches:
             cache.layers.clear()
             for cache.position in range(length - 1):

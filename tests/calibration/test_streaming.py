@@ -13,7 +13,7 @@ import torch
 
 import morendo
 from morendo.calibration import calibration_text
-from morendo.codegen.weight_layout import Matrix
+from morendo.codegen.packed_matrix import Matrix
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.evaluate import evaluate
@@ -190,6 +190,9 @@ class Damaged:
             weight = weight.copy()
             weight.flat[5] = np.nan
         return weight
+
+    def rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        return self.get(name)[rows]
 
 
 @pytest.mark.parametrize("step", ["calibrate-weights", "analyze-group-ranges"])

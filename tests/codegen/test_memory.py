@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from morendo.codegen.memory import Storage, plan_arena
-from morendo.codegen.weight_layout import Matrix, WeightLayout
+from morendo.codegen.packed_matrix import Matrix
+from morendo.codegen.weight_layout import WeightLayout
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import ALIGNMENT_BYTES

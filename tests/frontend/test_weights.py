@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from morendo.frontend.safetensors_file import SafetensorsSource
-from morendo.frontend.weights import WeightStore
+from morendo.frontend.torch_file import TorchSource
+from morendo.frontend.weights import MemorySource, WeightStore
 from morendo.ir.errors import InputError
 from morendo.ir.weight_views import WeightView, parse_view
 
@@ -76,3 +77,29 @@ def test_reading_one_tensor_does_not_read_the_file(tmp_path):
         file.write(np.eye(2, dtype=np.float32).tobytes())
         file.truncate(file.tell() + rest)
     np.testing.assert_array_equal(SafetensorsSource([path]).read("w"), np.eye(2))
+
+
+def test_rows_are_those_of_the_whole(tmp_path):
+    """Of every kind of checkpoint, by ranges and by indices."""
+    torch.manual_seed(0)
+    tensors = {str(kind): torch.randn(9, 5).to(kind) for kind in (torch.float32, torch.bfloat16)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(tensors, tmp_path / "a.bin")
+    arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    sources = (
+        SafetensorsSource([tmp_path / "a.safetensors"]),
+        TorchSource([tmp_path / "a.bin"]),
+        MemorySource(arrays),
+    )
+    picks = (slice(2, 5), slice(7, 40), slice(None), np.array([8, 0, 8]))
+    for source in sources:
+        store = WeightStore(source, {name: name for name in arrays}, {"b": arrays["torch.float32"]})
+        store.aliases["tied"] = "torch.float32"
+        for name in (*arrays, "b", "tied", "torch.float32[1:6]"):
+            for rows in picks[:3] if "[" in name else picks:
+                np.testing.assert_array_equal(store.rows(name, rows), store.get(name)[rows])
+    with (tmp_path / "a.safetensors").open("r+b") as file:
+        file.truncate(file.seek(0, 2) - 1)
+    with pytest.raises(InputError, match=r"cannot be read \(the file ends before it\) at .*again"):
+        for name in arrays:
+            sources[0].rows(name, slice(None))

@@ -7,7 +7,8 @@ import pytest
 import tvm
 from tvm import relax
 
-from morendo.codegen.weight_layout import Matrix, WeightLayout
+from morendo.codegen.packed_matrix import Matrix
+from morendo.codegen.weight_layout import WeightLayout
 from morendo.frontend.weights import WeightStore
 from morendo.ir import reference
 from morendo.ir.derived_weights import DerivedWeights

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from morendo.codegen.weight_layout import Matrix
+from morendo.codegen.packed_matrix import Matrix
 from morendo.ir import reference
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError, InputError

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tvm
 
-from morendo.codegen.weight_layout import Matrix, WeightLayout
+from morendo.codegen.packed_matrix import Matrix
+from morendo.codegen.weight_layout import WeightLayout
 from morendo.frontend import load_model
 from morendo.frontend.weights import WeightStore
 from morendo.ir.code_store import CodeStore

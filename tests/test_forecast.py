@@ -1,0 +1,89 @@
+"""How long a calibration takes is said before it starts, and when a part of it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from morendo import forecast
+from morendo.budget import Budget
+from morendo.forecast import Forecast, duration, foresee_time, works
+from morendo.frontend import load_model
+from morendo.passes.base import Context, parse_spec
+from morendo.passes.normalize import Normalize
+from morendo.passes.pipeline import known_passes, run_passes
+from morendo.progress import Progress
+
+TINY = Path(__file__).parent / "models" / "tiny_llama"
+
+
+class Notes(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_time_is_said_before_and_after_the_first_layers() -> None:
+    now, notes = 0.0, Notes()
+    progress = Forecast(notes, {"round": 100.0, "tune": 50.0}, lambda: now)
+    progress.announce("calibrating")
+    assert notes.said == ["calibrating: about 2 min"]
+    with progress.task("something else", 10) as advance:
+        advance()
+    with progress.task("round", 100) as advance:
+        for step in range(100):
+            now += 4.0 if step else 40.0  # four times as long as foreseen, but for the first
+            advance()
+    assert notes.said[1:] == ["round: about 10 min of calibration left"]  # 588 s
+    with progress.task("tune", 10) as advance:
+        for _ in range(2):
+            now += 5.0  # a tenth
+            advance()
+    assert notes.said[2:] == ["tune: about 40 s of calibration left"]
+
+
+def test_what_is_over_soon_is_not_talked_about() -> None:
+    notes = Notes()
+    progress = Forecast(notes, {"round": 5.0}, lambda: 0.0)
+    progress.announce("calibrating")
+    with progress.task("round", 10) as advance:
+        advance(5)
+        advance(2)
+    assert not notes.said
+
+
+def test_durations() -> None:
+    found = [duration(seconds) for seconds in (3, 44, 91, 350, 5500)]
+    assert found == ["10 s", "40 s", "2 min", "6 min", "1.5 h"]
+
+
+def test_work_is_counted_for_what_will_run(monkeypatch) -> None:
+    loaded = load_model(TINY)
+    module, _ = run_passes(loaded.module, [Normalize()], Context(None))
+    recipe = parse_spec(Budget.of(4, 2.9, None, None).passes(True), known_passes())
+    found = works(recipe, module["main"], 48, 512, True)
+    assert set(found) == {"let the model write"} | {step.task for step in recipe if step.task}
+    assert all(found.values())
+    twice = works(recipe, module["main"], 96, 512, False)
+    assert "let the model write" not in twice
+    assert twice["tune scales"] == found["tune scales"]
+    assert twice["round with error feedback"] > 1.2 * found["round with error feedback"]
+    monkeypatch.setattr(forecast, "speed", lambda: sum(found.values()) / 600)
+    notes = Notes()
+    foresee_time(loaded, recipe, 48, ["self"], notes)
+    length = min(512, loaded.context)
+    expected = duration(
+        600 * sum(works(recipe, module["main"], 48, length, True).values()) / sum(found.values())
+    )
+    assert notes.said == [f"calibrating by 48 windows that the model writes: about {expected}"]
+
+
+@pytest.mark.parametrize("trials", [1])
+def test_speed_is_measured(trials: int, monkeypatch) -> None:
+    monkeypatch.setattr(forecast, "_TRIALS", trials)
+    assert 1e8 < forecast.speed() < 1e14
