@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from morendo.ir.errors import InputError
+
 from . import checkpoint, families, torch_export
 from .load import quiet
-from .locate import locate
+from .locate import ONNX, locate
 from .weights import WeightStore
 
 ReadWeight = Callable[[str, torch.nn.Module], np.ndarray]
@@ -86,6 +88,12 @@ def open_float_model(model: str | Path) -> FloatModel:
     """
     notes: list[str] = []
     path = locate(str(model), notes)
+    if path.suffix == ONNX:
+        raise InputError(
+            "an ONNX model cannot be measured as the original",
+            where=str(path),
+            hint="give the Hugging Face checkpoint that it was exported from",
+        )
     with quiet():
         opened = checkpoint.open_checkpoint(path)
         families.check_config(opened.config, str(path))

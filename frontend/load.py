@@ -1,8 +1,8 @@
-"""A model by path or name: a Hugging Face directory, a hub id, or a .gguf file."""
+"""A model by path or name: a Hugging Face directory, a hub id, a .gguf or an .onnx file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import tvm
     from transformers import PreTrainedConfig
 
-    from .checkpoint import Checkpoint
     from .generation import Generation
     from .tokenizer import ModelTokenizer
 
 _UNLIMITED = 2048  # tokens for models whose positions have no end (alibi), as they were trained
+_UNKNOWN = 1 << 17  # tokens for an .onnx file that nothing beside it tells more of
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,19 @@ def load_model(model: str | Path) -> LoadedModel:
     """Import a model; its weights stay in their files.
 
     Args:
-        model: Hugging Face directory, hub id (read from the local cache when it is there), or
-            .gguf file.
+        model: Hugging Face directory, hub id (read from the local cache when it is there), .gguf
+            or .onnx file, or a folder with an .onnx file.
 
     Raises:
         InputError: in one line, for whatever is missing, damaged or not supported.
     """
     # torch and transformers take seconds and 300 MB to import: not before they are needed
-    from .locate import locate
+    from .locate import ONNX, locate
 
     notes: list[str] = []
     path = locate(str(model), notes)
+    if path.suffix == ONNX:
+        return _load_onnx(path, notes)
     from . import checkpoint, families, torch_export
     from .tokenizer import load_tokenizer
 
@@ -82,7 +84,7 @@ def load_model(model: str | Path) -> LoadedModel:
         tokenizer = load_tokenizer(path, vocabulary, opened.file)
     empty = torch_export.build_empty(opened.config)
     weights = checkpoint.open_weights(opened, empty)
-    bos, eos, stop = _special_ids(opened, tokenizer)
+    bos, eos, stop = _special_ids(opened.config.bos_token_id, opened.eos, tokenizer)
     return LoadedModel(
         module=torch_export.export(empty),
         weights=weights,
@@ -102,6 +104,41 @@ def load_model(model: str | Path) -> LoadedModel:
             *opened.generation.notes(),
             *(tokenizer.notes() if tokenizer is not None else ()),
             *families.untested(opened.config.model_type),
+        ),
+    )
+
+
+def _load_onnx(path: Path, notes: list[str]) -> LoadedModel:
+    from .onnx.folder import read_facts
+    from .onnx.importer import import_onnx
+    from .tokenizer import load_tokenizer
+
+    facts = read_facts(path)
+    found = import_onnx(path, facts.context or _UNKNOWN)
+    with quiet():
+        tokenizer = load_tokenizer(facts.folder, found.vocabulary)
+    if not facts.context and found.longest == _UNKNOWN:
+        notes.append(
+            f"no file beside {path.name} says how many tokens the model takes: give --context"
+        )
+    bos, eos, stop = _special_ids(facts.bos, facts.eos, tokenizer)
+    return LoadedModel(
+        module=found.module,
+        weights=found.weights,
+        name=path.name,
+        architecture=facts.architecture,
+        vocabulary=found.vocabulary,
+        context=found.longest,
+        tokenizer=tokenizer,
+        bos=bos,
+        eos=eos,
+        stop=stop,
+        add_bos=tokenizer is not None and tokenizer.add_bos,
+        generation=facts.generation,
+        notes=(
+            *notes,
+            *facts.generation.notes(),
+            *(tokenizer.notes() if tokenizer is not None else ()),
         ),
     )
 
@@ -134,11 +171,11 @@ def _context(config: PreTrainedConfig) -> int:
 
 
 def _special_ids(
-    opened: Checkpoint, tokenizer: ModelTokenizer | None
+    bos: int | None, ends: Iterable[int], tokenizer: ModelTokenizer | None
 ) -> tuple[int | None, int | None, tuple[int, ...]]:
     """(bos, eos, all ids that end a text); the tokenizer knows better than the configuration."""
-    bos, eos, turn_ends = opened.config.bos_token_id, None, ()
+    own, turn_ends = None, ()
     if tokenizer is not None:
-        bos, eos, turn_ends = tokenizer.bos, tokenizer.eos, tokenizer.turn_ends
-    ends = [i for i in (eos, *opened.eos, *turn_ends) if i is not None]
-    return bos, (ends[0] if ends else None), tuple(dict.fromkeys(ends))
+        bos, own, turn_ends = tokenizer.bos, tokenizer.eos, tokenizer.turn_ends
+    found = [i for i in (own, *ends, *turn_ends) if i is not None]
+    return bos, (found[0] if found else None), tuple(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""Where a model is: a directory, a .gguf file, or a name on the Hugging Face hub."""
+"""Where a model is: a directory, a .gguf or .onnx file, or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 from morendo.ir.errors import InputError
 
-from .model_files import ADAPTER, read_json
+from .model_files import ADAPTER, read_json, weight_files
 
+ONNX = ".onnx"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def locate(model: str, notes: list[str]) -> Path:
-    """The directory or .gguf file that holds the model; a hub id is fetched unless it is cached.
+    """The directory, .gguf or .onnx file that holds the model; a hub id is fetched unless cached.
 
     Args:
         model: a path or a hub id.
@@ -28,7 +29,7 @@ def locate(model: str, notes: list[str]) -> Path:
         return _checked_directory(path)
     if path.is_file():
         return _checked_file(path)
-    looks_like_file = path.suffix == ".gguf" or model.startswith((".", "/", "~"))
+    looks_like_file = path.suffix in (".gguf", ONNX) or model.startswith((".", "/", "~"))
     if looks_like_file or not _HUB_ID.fullmatch(model):
         raise InputError("no such file or directory", where=model, hint=_WHAT)
     from .hub import fetch
@@ -36,12 +37,19 @@ def locate(model: str, notes: list[str]) -> Path:
     return _checked_directory(fetch(model, notes))
 
 
-_WHAT = "give a Hugging Face model directory, a .gguf file or a hub id such as owner/name"
+_WHAT = "give a Hugging Face model directory, a .gguf or .onnx file, or a hub id (owner/name)"
 
 
 def _checked_directory(path: Path) -> Path:
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() and weight_files(path):
         return path
+    from .onnx.folder import onnx_file
+
+    found_onnx = onnx_file(path)
+    if found_onnx is not None:
+        return found_onnx
+    if (path / "config.json").is_file():
+        return path  # its weights are missing, which is said where they are looked for
     if (path / ADAPTER).is_file():
         raise _only_an_adapter(path)
     found = sorted(path.glob("*.gguf"))
@@ -60,11 +68,11 @@ def _only_an_adapter(path: Path) -> InputError:
 
 
 def _checked_file(path: Path) -> Path:
-    if path.suffix == ".gguf":
+    if path.suffix in (".gguf", ONNX):
         return path
     with path.open("rb") as file:
         if file.read(4) == b"GGUF":
             return path
     of_checkpoint = path.suffix in (".safetensors", ".bin")
     hint = f"give its directory {shlex.quote(str(path.parent))}" if of_checkpoint else _WHAT
-    raise InputError("a single file that is not GGUF", where=str(path), hint=hint)
+    raise InputError("a single file that is neither GGUF nor ONNX", where=str(path), hint=hint)

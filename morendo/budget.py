@@ -148,7 +148,7 @@ def _plain(value: float) -> str:
 def default_name(model: str | Path, target: str, label: str) -> str:
     """MODEL-TARGET-4bit for .../MODEL.gguf; hub ids lose their owner."""
     path = Path(model)
-    stem = re.sub(r"\.gguf$", "", path.name or path.resolve().name, flags=re.IGNORECASE)
+    stem = re.sub(r"\.(gguf|onnx)$", "", path.name or path.resolve().name, flags=re.IGNORECASE)
     return f"{stem}-{target}-{label}"
 
 

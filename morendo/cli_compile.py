@@ -21,8 +21,8 @@ _DESCRIPTION = """\
 Compile a model for a target and write an artifact: a directory with the weights, the machine code,
 the tokenizer and a plan of kernel calls, which `morendo run` and the C runtime execute.
 
-MODEL is a Hugging Face directory, a hub id (found in the local cache or downloaded), or a .gguf
-file.
+MODEL is a Hugging Face directory, a hub id (found in the local cache or downloaded), a .gguf file,
+or an .onnx file or a folder that holds one.
 
 Rounding to nearest takes seconds. With a budget (--average-bits, --size) or --calibrate, weights
 are rounded by a text: about six minutes for 135 million weights on two cores, growing with weights
@@ -53,7 +53,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="Hugging Face directory, hub id, or .gguf file")
+    add("model", metavar="MODEL", help="Hugging Face directory, hub id, .gguf or .onnx file")
     add("--target", default="x86", help="what to compile for (default: x86, this machine's CPU)")
     _add_quantization(parser)
     add(

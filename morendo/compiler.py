@@ -64,7 +64,7 @@ def compile(
     """Compile a model for a target and write an artifact.
 
     Args:
-        model: Hugging Face directory, hub id, or .gguf file.
+        model: Hugging Face directory, hub id, .gguf or .onnx file.
         target: a name of `morendo targets`; "x86" is this machine's CPU.
         bits: format of the weights: "f32", "f16", 8 or 4.
         out: the artifact's directory; by default named after model, target and bits.

@@ -53,7 +53,7 @@ def test_paths_in_hints_can_be_pasted_into_a_shell(tmp_path):
 
 
 def test_a_single_weight_file(model):
-    refuses(model / WEIGHTS, "not GGUF", f"give its directory {model}")
+    refuses(model / WEIGHTS, "neither GGUF nor ONNX", f"give its directory {model}")
 
 
 def test_unknown_architecture(model):
