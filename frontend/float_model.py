@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from morendo.ir.errors import InputError
 
 from . import checkpoint, families, torch_export
-from .load import quiet
+from .load import DEFAULT_CONTEXT, quiet
 from .locate import ONNX, locate
+from .rope import settle_rope
 from .weights import WeightStore
 
 ReadWeight = Callable[[str, torch.nn.Module], np.ndarray]
@@ -29,12 +30,14 @@ class FloatModel:
         config: as transformers reads it.
         weights: by Hugging Face name.
         notes: what the person should know of the checkpoint.
+        context: longest text, for rotary frequencies that depend on it; None is the default.
     """
 
     path: Path
     config: PreTrainedConfig
     weights: WeightStore
     notes: tuple[str, ...] = ()
+    context: int | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -52,6 +55,7 @@ class FloatModel:
             module = AutoModelForCausalLM.from_config(
                 self.config, attn_implementation="eager", dtype=torch.float32
             ).eval()
+        settle_rope(module, self.context or DEFAULT_CONTEXT)
         shared: dict[str, torch.nn.Parameter] = {}
         for prefix, part in module.named_modules():
             for key, old in list(part._parameters.items()):
@@ -77,11 +81,12 @@ def _parameter(values: np.ndarray) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.from_numpy(np.array(values, np.float32)), requires_grad=False)
 
 
-def open_float_model(model: str | Path) -> FloatModel:
+def open_float_model(model: str | Path, context: int | None = None) -> FloatModel:
     """Read a model's configuration and its table of weights.
 
     Args:
         model: Hugging Face directory, hub id, or .gguf file, as for `load_model`.
+        context: the same, of the artifact that the model is compared with.
 
     Raises:
         InputError: in one line, for whatever is missing, damaged or not supported.
@@ -97,5 +102,5 @@ def open_float_model(model: str | Path) -> FloatModel:
     with quiet():
         opened = checkpoint.open_checkpoint(path)
         families.check_config(opened.config, str(path))
-    weights = checkpoint.open_weights(opened, torch_export.build_empty(opened.config))
-    return FloatModel(path, opened.config, weights, (*notes, *opened.notes))
+    weights = checkpoint.open_weights(opened, torch_export.build_empty(opened.config, context))
+    return FloatModel(path, opened.config, weights, (*notes, *opened.notes), context)

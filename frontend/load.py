@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .generation import Generation
     from .tokenizer import ModelTokenizer
 
+DEFAULT_CONTEXT = 4096
+"""Positions that an artifact has when nothing else is asked for, if its model has as many."""
 _UNLIMITED = 2048  # tokens for models whose positions have no end (alibi), as they were trained
 _UNKNOWN = 1 << 17  # tokens for an .onnx file that nothing beside it tells more of
 
@@ -57,12 +59,14 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
 
-def load_model(model: str | Path) -> LoadedModel:
+def load_model(model: str | Path, context: int | None = None) -> LoadedModel:
     """Import a model; its weights stay in their files.
 
     Args:
         model: Hugging Face directory, hub id (read from the local cache when it is there), .gguf
             or .onnx file, or a folder with an .onnx file.
+        context: longest text, for rotary frequencies that depend on it; by default the one that an
+            artifact has by default.
 
     Raises:
         InputError: in one line, for whatever is missing, damaged or not supported.
@@ -82,7 +86,7 @@ def load_model(model: str | Path) -> LoadedModel:
         families.check_config(opened.config, str(path))
         vocabulary = int(opened.config.vocab_size)
         tokenizer = load_tokenizer(path, vocabulary, opened.file)
-    empty = torch_export.build_empty(opened.config)
+    empty = torch_export.build_empty(opened.config, context)
     weights = checkpoint.open_weights(opened, empty)
     bos, eos, stop = _special_ids(opened.config.bos_token_id, opened.eos, tokenizer)
     return LoadedModel(
@@ -103,6 +107,7 @@ def load_model(model: str | Path) -> LoadedModel:
             *opened.notes,
             *opened.generation.notes(),
             *(tokenizer.notes() if tokenizer is not None else ()),
+            *empty.notes,
             *families.untested(opened.config.model_type),
         ),
     )

@@ -27,7 +27,9 @@ from morendo.ir.errors import InputError, MorendoError
 from morendo.ir.text import bindings_of
 
 from . import attention_marker
+from .load import DEFAULT_CONTEXT
 from .relax_import import import_program
+from .rope import settle_rope
 
 
 @dataclass
@@ -39,12 +41,14 @@ class EmptyModel:
         buffers: what the model computes for itself (rotary frequencies, alibi slopes), by name.
         persistent: names of buffers that a checkpoint may hold as well.
         aliases: name of a tied weight -> the one name under which it is kept.
+        notes: what was chosen that the person should know.
     """
 
     module: PreTrainedModel
     buffers: dict[str, np.ndarray]
     persistent: set[str]
     aliases: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter, tied ones once."""
@@ -75,20 +79,25 @@ def parameters_on_meta() -> Iterator[None]:
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def build_empty(config: PreTrainedConfig) -> EmptyModel:
+def build_empty(config: PreTrainedConfig, context: int | None = None) -> EmptyModel:
     """The torch model of a configuration, without weights.
+
+    Args:
+        context: longest text, for rotary frequencies that depend on it; `DEFAULT_CONTEXT` when
+            not given.
 
     Raises:
         InputError: for a value that transformers has no implementation of.
     """
     module = _build(config)
+    notes = settle_rope(module, context or DEFAULT_CONTEXT)
     attention_marker.mark_others(module)
     buffers = {name: b.detach().numpy().copy() for name, b in module.named_buffers()}
     persistent = set(buffers) & set(module.state_dict())
     first = {id(p): name for name, p in module.named_parameters()}
     every = module.named_parameters(remove_duplicate=False)
     aliases = {name: first[id(p)] for name, p in every if first[id(p)] != name}
-    return EmptyModel(module.to("meta"), buffers, persistent, aliases)
+    return EmptyModel(module.to("meta"), buffers, persistent, aliases, notes)
 
 
 def _build(config: PreTrainedConfig) -> PreTrainedModel:

@@ -20,7 +20,7 @@ from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
 from morendo.forecast import foresee_time
-from morendo.frontend import LoadedModel, load_model
+from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from morendo.ir.plan import Plan
 
 DEFAULT_CHUNK = 256
-DEFAULT_CONTEXT = 4096
 
 
 def compile(
@@ -109,7 +108,7 @@ def compile(
         artifact = stack.enter_context(create_artifact(out))
         scratch = stack.enter_context(scratch_folder())
         with progress.task("load and export the model"):
-            loaded = load_model(model)
+            loaded = load_model(model, context)
         for note in loaded.notes:
             progress.note(f"note: {note}")
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)

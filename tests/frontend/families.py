@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -129,7 +130,10 @@ FAMILIES = {
 
 def make_model(family: str, seed: int = 0) -> PreTrainedModel:
     """A random model in float32; no weight keeps its initial zero or one."""
-    kind, options = FAMILIES[family]
+    return _random_model(*FAMILIES[family], seed)
+
+
+def _random_model(kind: str, options: dict[str, Any], seed: int) -> PreTrainedModel:
     config = AutoConfig.for_model(kind, **{**_COMMON, **options})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -141,6 +145,13 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
 
 def save_model(family: str, directory: Path, seed: int = 0) -> PreTrainedModel:
     """The model, also written to a directory as safetensors."""
-    model = make_model(family, seed)
+    return save_config(*FAMILIES[family], directory, seed)
+
+
+def save_config(
+    kind: str, options: dict[str, Any], directory: Path, seed: int = 0
+) -> PreTrainedModel:
+    """The same for a configuration that is no family of its own."""
+    model = _random_model(kind, options, seed)
     model.save_pretrained(directory)
     return model
