@@ -7,7 +7,7 @@
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
 READY   = $(VENV)/.ready
-TARGET ?= x86
+TARGET ?= native
 BITS   ?= 4
 OUT    ?= artifacts/demo
 PROMPT ?= What makes the sky blue? Answer in three sentences.
@@ -23,7 +23,7 @@ MODEL ?= $(shell $(EMBEDDED))
 SYSTEM_PACKAGES = qemu-user
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench system-packages clean
+.PHONY: help setup demo test test-all check format bench system-packages clean
 
 help:  ## show this list
 	@echo "morendo: a compiler for large language models. Targets:"
@@ -42,6 +42,9 @@ demo: $(READY)  ## compile a real model for this CPU, let it answer, print the s
 
 test: $(READY) system-packages check  ## set-up, every check and every test
 	$(PY) -m pytest $(ARGS)
+
+test-all: $(READY) system-packages check  ## every test, those that take minutes too
+	$(PY) -m pytest -m "" $(ARGS)
 
 check: $(READY)  ## lint, formatting, types, architecture rules (under 40 s)
 	$(PY) -m ruff check .

@@ -1,10 +1,8 @@
-"""The end of compilation: graph functions to a plan, kernels to an object file."""
+"""The end of lowering: graph functions to kernels and a plan."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import tvm
@@ -22,7 +20,6 @@ from .lower_generic import lower_generic
 from .lower_ops import lower_op
 from .lowering import FunctionLowering, KernelCall, Options, Program
 from .memory import Storage, plan_arena
-from .scratch import write_scratch
 from .target import Target
 
 _RELAYED = ("rope", "cached_stacked_attention")  # these read the position itself
@@ -147,46 +144,3 @@ def _dim(dim: Any, scalars: Sequence[tuple[Any, Any]], call: KernelCall) -> Any:
         given = next((arg for param, arg in scalars if dim.same_as(param)), "tokens")
         return given.value if isinstance(given, Const) else given
     raise CompileError(f"dimension depends on the tokens as {dim}", where=call.note)
-
-
-def compile_kernels(
-    program: Program, directory: Path, advance: Callable[[], None] = lambda: None
-) -> list[Path]:
-    """Generate machine code, one object file a kernel.
-
-    Args:
-        directory: where the object files go.
-        advance: called after each kernel, for progress.
-
-    Raises:
-        CompileError: when the code generator refuses a kernel, naming it, or the disk is full.
-    """
-    paths = []
-    for name, function in program.kernels.items():
-        path = directory / f"{name}.o"
-        module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
-        try:
-            code = _object_code(tvm.tirx.build(module, target=program.target.llvm))
-        except Exception as error:  # TVM raises many types across its C interface
-            words = [line for line in str(error).splitlines() if line.strip()]
-            raise CompileError(
-                f"code generation failed ({words[-1] if words else type(error).__name__})",
-                where=f"kernel {name}",
-                hint="this is a defect of morendo; rerun with --debug and report it",
-            ) from error
-        write_scratch(path, code)
-        paths.append(path)
-        advance()
-    return paths
-
-
-def _object_code(module: tvm.runtime.Module) -> bytes:
-    """The object file of a built kernel. LLVM ends the process when a disk is full, so that it
-    writes to memory, and what it wrote is written elsewhere by us.
-    """
-    memory = os.memfd_create("kernel")
-    try:
-        module.write_to_file(f"/proc/self/fd/{memory}", "o")
-        return os.pread(memory, os.fstat(memory).st_size, 0)
-    finally:
-        os.close(memory)

@@ -1,4 +1,7 @@
-"""Link kernels and the C runtime into one shared library, with the toolchain that pip installed."""
+"""Link kernels and the C runtime, with the toolchain that pip installed.
+
+The result is a shared library, or an executable that needs no other file of the machine.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,19 @@ from morendo.ir.errors import CompileError
 from .scratch import scratch_folder, write_scratch
 
 RUNTIME_SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "c"
+RUNNER_SOURCES = RUNTIME_SOURCES / "run"
 _FLAGS = (
     "-std=c11",
     "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Wl,--strip-debug",  # it has paths of this compilation: artifacts would differ by them
+)
+_SHARED = (
     "-fPIC",
     "-shared",
     "-fvisibility=hidden",
-    "-Wall",
-    "-Wextra",
     "-Wl,--version-script=exports.map",
-    "-Wl,--strip-debug",  # it has paths of this compilation: artifacts would differ by them
     "-Wl,-z,defs",  # what is missing should be missed here, not on the device
 )
 _SPACE_NEEDED = 64 << 20  # with less left than this, a failure is likely for want of space
@@ -41,10 +47,14 @@ class Toolchain:
     Args:
         triple: as zig spells it; "...-linux-gnu.2.17" names the oldest glibc to run on.
         flags: further compiler flags, such as -mcpu.
+        static_triple: the same machine with a C library that is linked into executables.
+        cpu_check: C source of `cpu_has`, which says whether the CPU has a flag; None asks nothing.
     """
 
     triple: str
     flags: tuple[str, ...] = ()
+    static_triple: str = ""
+    cpu_check: Path | None = None
 
 
 def link_model(
@@ -53,6 +63,7 @@ def link_model(
     out: Path,
     toolchain: Toolchain,
     plan: str = "",
+    cpu_flags: Sequence[str] = (),
     sources: Sequence[Path] = (),
 ) -> None:
     """Write the shared library `out`: kernel objects, more C sources and the C runtime.
@@ -63,19 +74,56 @@ def link_model(
         out: the library.
         toolchain: what the C compiler must know of the target.
         plan: the text of plan.json, which the library executes.
+        cpu_flags: what the CPU must have, as the toolchain's `cpu_check` knows them.
         sources: further C files.
 
     Raises:
         CompileError: when the compiler or linker fails.
     """
+    inputs = [*_check_sources(toolchain, cpu_flags), *sources, *objects]
+    flags = [*_SHARED, *toolchain.flags]
+    tables = kernel_table(kernels, cpu_flags) + plan_text(plan)
+    _compile(toolchain.triple, flags, tables, inputs, out)
+
+
+def link_executable(
+    objects: Sequence[Path],
+    kernels: Sequence[str],
+    out: Path,
+    toolchain: Toolchain,
+    plan: str = "",
+    cpu_flags: Sequence[str] = (),
+    sources: Sequence[Path] | None = None,
+) -> None:
+    """Write a static executable: what `link_model` links, and the C source of a main function.
+
+    Args:
+        objects, kernels, out, toolchain, plan, cpu_flags: as for `link_model`.
+        sources: with the main function; by default that of `runtime/c/run`.
+    """
+    if sources is None:
+        sources = sorted(RUNNER_SOURCES.glob("*.c"))
+    inputs = [*_check_sources(toolchain, cpu_flags), *sources, *objects]
+    flags = ["-static", *toolchain.flags]
+    tables = kernel_table(kernels, cpu_flags) + plan_text(plan)
+    _compile(toolchain.static_triple, flags, tables, inputs, out)
+
+
+def _check_sources(toolchain: Toolchain, cpu_flags: Sequence[str]) -> list[Path]:
+    """What says whether the CPU has the flags, where there are any."""
+    return [toolchain.cpu_check] if cpu_flags and toolchain.cpu_check else []
+
+
+def _compile(
+    triple: str, flags: Sequence[str], tables: str, inputs: Sequence[Path], out: Path
+) -> None:
+    runtime = RUNTIME_SOURCES.glob("*.c")
     with scratch_folder() as folder:
-        tables = kernel_table(kernels) + plan_text(plan)
         write_scratch(folder / "kernel_table.c", tables.encode())
         write_scratch(folder / "exports.map", _EXPORTS.encode())
-        inputs = [*RUNTIME_SOURCES.glob("*.c"), *sources, *objects]
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", toolchain.triple]
-        command += [*_FLAGS, *toolchain.flags, f"-I{RUNTIME_SOURCES}", "kernel_table.c"]
-        command += [*(str(path.resolve()) for path in inputs), "-lm", "-lpthread"]
+        command = [sys.executable, "-m", "ziglang", "cc", "-target", triple]
+        command += [*_FLAGS, *flags, f"-I{RUNTIME_SOURCES}", "kernel_table.c"]
+        command += [*(str(path.resolve()) for path in [*runtime, *inputs]), "-lm", "-lpthread"]
         command += ["-o", str(out.resolve())]
         done = subprocess.run(
             command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
@@ -88,13 +136,17 @@ def link_model(
         raise CompileError(message, where=str(out), hint=hint)
 
 
-def kernel_table(kernels: Sequence[str]) -> str:
-    """C text of the table through which the runtime finds kernel i of the plan."""
+def kernel_table(kernels: Sequence[str], cpu_flags: Sequence[str] = ()) -> str:
+    """C text of the tables of what was compiled: kernel i of the plan, needed CPU flags."""
     lines = ['#include "internal.h"']
     lines += [f"int __tvm_ffi_{name}(void *, const Any *, int32_t, Any *);" for name in kernels]
     entries = [f'    {{"{name}", __tvm_ffi_{name}}},' for name in kernels]
     lines += ["const KernelEntry kernel_table[] = {", *entries, "    {0, 0},", "};"]
     lines += [f"const int kernel_count = {len(kernels)};"]
+    flags = "".join(f'"{flag}", ' for flag in cpu_flags)
+    lines += [f"const char *const needed_cpu_flags[] = {{{flags}0}};"]
+    if not cpu_flags:
+        lines += ["int cpu_has(const char *flag) { return !!flag; }"]
     return "\n".join(lines) + "\n"
 
 

@@ -39,11 +39,12 @@ def lower_op(lowering: FunctionLowering, call: relax.Call) -> Any:
         CompileError: for an op that has to be rewritten by a pass first.
     """
     name = op_name(call)
-    if name not in _LOWER:
+    lower = lowering.program.target.lowerings.get(name) or _LOWER.get(name)
+    if lower is None:
         raise CompileError(
             f"morendo.{name} has no kernel", hint="run specialize-phases and quantize-activations"
         )
-    return _LOWER[name](lowering, call, attrs_of(call))
+    return lower(lowering, call, attrs_of(call))
 
 
 def _weight(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:

@@ -71,7 +71,11 @@ class Program:
         self.weights = WeightLayout(self.target.layout)
 
     def build(self, builder: Callable[..., tirx.PrimFunc], **options: Any) -> tirx.PrimFunc:
-        """The kernel that `builder(isa=..., **options)` makes, built once for all layers."""
+        """The kernel that `builder(isa=..., **options)` makes, built once for all layers.
+
+        Where the target has a builder of its own in its place, that one makes it.
+        """
+        builder = self.target.builders.get(builder, builder)
         key = (builder, tuple(sorted(options.items())))
         if key not in self._built:
             self._built[key] = builder(isa=self.target.isa, **options)

@@ -1,54 +1,106 @@
-"""What a target supplies: facts, a vector unit, an LLVM target and a C toolchain."""
+"""The target protocol: all that the compiler asks of a machine that it compiles for.
+
+A target says what it can do, how data lies in memory and which passes run; it may put kernels of
+its own in the place of shared ones; and it turns kernels into the files of an artifact. What one
+kind of machine shares lies in a folder beside this file (`codegen/cpu/`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import tvm
-
-from morendo.ir.capabilities import Capabilities
 from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 
-from .cpu.vectors.isa import VectorISA
-from .link import Toolchain
+if TYPE_CHECKING:
+    from morendo.ir.plan import Plan
+
+    from .lowering import Program
+
+Builder = Callable[..., Any]
+"""A function that gives the PrimFunc of a kernel; keywords are its shape and options."""
+
+Lowering = Callable[..., Any]
+"""`lower(lowering, call, attrs)` appends the kernel calls of a dialect op, gives its storage."""
+
+Track = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Shows the progress of a number of steps under a title; its result is called after each."""
 
 
 @dataclass(frozen=True)
-class Target:
+class Capabilities:
+    """What the machine can do, as far as anyone asks.
+
+    Attributes:
+        half_conversion: whether float16 is read and written as fast as float32, converted on the
+            way; the cache of keys and values is float16 then.
+    """
+
+    half_conversion: bool = True
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where artifacts of a target run.
+
+    Attributes:
+        machine: as the device's `uname -m` says it.
+        cpu_flags: what its CPU must have, as its kernel spells it.
+        emulator: the program of qemu-user that runs its executables on a machine of another
+            kind; "" when there is none.
+    """
+
+    machine: str
+    cpu_flags: tuple[str, ...] = ()
+    emulator: str = ""
+
+
+@dataclass(frozen=True)
+class Target(ABC):
     """A machine to compile for.
 
     Attributes:
         name: as the user writes it.
         description: one line for people.
-        triple: LLVM's name of architecture, system and ABI.
-        cpu: LLVM's name of the processor, for instruction timing.
-        features: CPU features (LLVM's names) that the code uses; a loader checks them.
-        tuning: LLVM attributes that change speed only, with their sign.
-        isa: the vector unit that kernels are built for.
-        capabilities: what passes may ask.
-        toolchain: what links an artifact.
+        device: where artifacts run.
+        isa: what kernel builders are given as `isa`; for CPUs a `VectorISA`.
+        capabilities: what the compiler may ask.
         layout: how data lies in tiles.
+        builders: kernel builders in the place of shared ones, which take the same arguments.
+        lowerings: how dialect ops become kernel calls, by the op's name, where it is another way
+            than `lower_ops.py` has.
     """
 
     name: str
     description: str
-    triple: str
-    cpu: str
-    features: tuple[str, ...]
-    tuning: tuple[str, ...]
-    isa: VectorISA
-    capabilities: Capabilities
-    toolchain: Toolchain
-    layout: TileLayout = DEFAULT_LAYOUT
+    device: Device
+    isa: Any
+    capabilities: Capabilities = field(default=Capabilities(), kw_only=True)
+    layout: TileLayout = field(default=DEFAULT_LAYOUT, kw_only=True)
+    builders: Mapping[Builder, Builder] = field(default_factory=dict, kw_only=True)
+    lowerings: Mapping[str, Lowering] = field(default_factory=dict, kw_only=True)
+
+    def recipe(self, passes: Sequence[Any]) -> Sequence[Any]:
+        """The passes that run by default, made from the shared ones that the user's options mean.
+
+        They may have other options, others may stand between them, and passes of the target's own
+        among them.
+        """
+        return passes
+
+    @abstractmethod
+    def build(self, program: Program, plan: Plan, directory: Path, track: Track) -> None:
+        """Write what runs the plan on the device into an artifact's directory.
+
+        Raises:
+            CompileError: when a kernel cannot be compiled, naming it.
+        """
 
     @property
-    def llvm(self) -> tvm.target.Target:
-        """The target of TVM's code generator."""
-        return tvm.target.Target(
-            {
-                "kind": "llvm",
-                "mtriple": self.triple,
-                "mcpu": self.cpu,
-                "mattr": [*(f"+{feature}" for feature in self.features), *self.tuning],
-            }
-        )
+    @abstractmethod
+    def toolkit(self) -> str:
+        """What code is generated for, in one word for people, such as LLVM's triple."""

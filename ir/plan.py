@@ -16,6 +16,7 @@ from typing import Any, Literal
 from morendo.ir.errors import ArtifactError
 
 VERSION = 1
+LIBRARY, EXECUTABLE = "model.so", "run"  # the files of an artifact that execute its plan
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
 SPACES = ("arena", "weights", "cache", "ids", "logits")
 ITEM_BYTES = {

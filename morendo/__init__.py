@@ -1,7 +1,7 @@
 """morendo compiles large language models for one device and runs them there.
 
     import morendo
-    morendo.compile("path/or/hub-id", target="x86", bits=4, out="dir")
+    morendo.compile("path/or/hub-id", bits=4, out="dir")
     session = morendo.load("dir")
     print(session.decode(list(session.generate("The capital of France is", max_tokens=16))))
 

@@ -33,7 +33,7 @@ OK, USER_ERROR, USAGE_ERROR, INTERNAL_ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 3
 
 _EPILOG = """\
 start here:
-  morendo compile path/to/model --target x86 --bits 4 --out my-model
+  morendo compile path/to/model --bits 4 --out my-model
   morendo run my-model "The capital of France is" --max-tokens 64
   morendo inspect my-model
   morendo eval my-model --text my-text.txt --reference path/to/model

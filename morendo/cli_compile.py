@@ -54,7 +54,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="Hugging Face directory, hub id, .gguf or .onnx file")
-    add("--target", default="x86", help="what to compile for (default: x86, this machine's CPU)")
+    add("--target", default="native", help="what to compile for (default: native, this machine)")
     _add_quantization(parser)
     add(
         "--context",

@@ -65,7 +65,7 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     facts = [
         ("model", f"{model['name']} ({model['architecture']}), {weights / 1e6:.1f} M weights"),
         ("target", f"{target['name']}: {target['triple']} {target.get('isa', '')}".rstrip()),
-        ("features", " ".join(target["features"])),
+        ("needs", " ".join(target["cpu_flags"])),
         ("context", f"{manifest['tokenizer'].get('context', '?')} tokens"),
         ("chat", _chat(manifest["tokenizer"].get("chat"))),
         ("sampling", _settings(manifest.get("generation")) or "greedy"),

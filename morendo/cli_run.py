@@ -103,6 +103,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     prompt = _prompt(arguments.prompt)
     with morendo.load(arguments.artifact, threads=arguments.threads) as session:
+        if session.emulation:
+            print(paint(f"note: {session.emulation}", "yellow", sys.stderr), file=sys.stderr)
         if arguments.level is not None:
             session.set_level(arguments.level)
         chat = _uses_template(session, arguments)

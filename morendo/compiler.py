@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from morendo.budget import Budget, default_name
 from morendo.calibration import WINDOWS, calibration_text, check_texts
 from morendo.chat_check import prepare_tokenizer
-from morendo.codegen.build import compile_kernels, lower_module
-from morendo.codegen.link import link_model
+from morendo.codegen.build import lower_module
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
@@ -32,7 +31,7 @@ from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.passes.promote_groups import PromoteGroups
 from morendo.progress import Progress
 from morendo.provenance import digests
-from morendo.runtime.artifact import LIBRARY, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
+from morendo.runtime.artifact import PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ DEFAULT_CHUNK = 256
 
 def compile(
     model: str | Path,
-    target: str = "x86",
+    target: str = "native",
     bits: int | str = 4,
     out: str | Path = "",
     *,
@@ -64,7 +63,7 @@ def compile(
 
     Args:
         model: Hugging Face directory, hub id, .gguf or .onnx file.
-        target: a name of `morendo targets`; "x86" is this machine's CPU.
+        target: a name of `morendo targets`; "native" is this machine's CPU.
         bits: format of the weights: "f32", "f16", 8 or 4.
         out: the artifact's directory; by default named after model, target and bits.
         average_bits: instead of 4 bits everywhere, 2, 3 or 4 for each group of a linear's input
@@ -99,10 +98,10 @@ def compile(
     texts = budget.texts(calibrate)
     if passes is not None:
         _check_alone(tuning_steps, average_bits, size_mb, group_size, embedding_bits)
-    spec = budget.passes(bool(texts), tuning_steps) if passes is None else passes
-    recipe = parse_spec(spec, known_passes())
+    spec = budget.passes(bool(texts), tuning_steps)
+    recipe = _recipe(machine, spec, passes)
     _check_calibrated(recipe, texts, calibration_windows)
-    out = Path(out or default_name(model, target, budget.label))
+    out = Path(out or default_name(model, machine.name, budget.label))
     out = out if out.name else out.absolute()  # "." has no name to put others beside
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
@@ -117,7 +116,7 @@ def compile(
         setting = Context(weights, layout=machine.layout)
         _foresee_budget(recipe, loaded, setting)
         if texts:
-            writer = partial(_compile_writer, model, target, progress)
+            writer = partial(_compile_writer, model, progress)
             windows = WINDOWS if calibration_windows is None else calibration_windows
             forecast = foresee_time(loaded, recipe, windows, texts, progress)
             text = calibration_text(loaded, texts, writer, forecast, windows)
@@ -126,14 +125,20 @@ def compile(
             setting.calibration = Calibration(
                 text.rounding, codes, scratch, forecast.task, tuning=text.tuning
             )
-        program, plan, records = _lower(
-            loaded, machine, recipe, options, setting, dump_ir, progress
-        )
-        _generate(program, plan, machine, artifact.path, progress)
+        lowered = _lower(loaded, machine, recipe, options, setting, dump_ir, progress)
+        program, plan, records = lowered
+        machine.build(program, plan, artifact.path, progress.task)
         codes = setting.calibration and setting.calibration.codes
-        _write_weights(program, artifact.path, weights, codes, progress)
+        _write_data(program, plan, artifact.path, weights, codes, progress)
         artifact.finish(_manifest(loaded, machine, program, plan, records, tokenizer))
     return out
+
+
+def _recipe(machine: Target, default: str, given: str | None) -> Sequence[Pass]:
+    """The passes that the user gives as they are, or the default ones as the target wants them."""
+    if given is not None:
+        return parse_spec(given, known_passes())
+    return machine.recipe(parse_spec(default, known_passes()))
 
 
 def _check_alone(*options: float | None) -> None:
@@ -157,9 +162,9 @@ def _check_alone(*options: float | None) -> None:
         )
 
 
-def _compile_writer(model: str | Path, target: str, progress: Progress, folder: Path) -> Path:
+def _compile_writer(model: str | Path, progress: Progress, folder: Path) -> Path:
     with progress.task("compile the model that writes"):
-        return compile(model, target, bits=8, out=folder)
+        return compile(model, bits=8, out=folder)
 
 
 def _check_calibrated(
@@ -205,10 +210,11 @@ def _options(
             hint="leave --context out",
         )
     wanted, tile = context or min(loaded.context, DEFAULT_CONTEXT), machine.layout.key_tile
+    half = bits != "f32" and machine.capabilities.half_conversion
     return Options(
         chunk=min(chunk, wanted),
         context=-(-wanted // tile) * tile,
-        cache_dtype="float32" if bits == "f32" else "float16",
+        cache_dtype="float16" if half else "float32",
     )
 
 
@@ -229,26 +235,15 @@ def _lower(
     return program, plan, records
 
 
-def _generate(
-    program: Program, plan: Plan, machine: Target, directory: Path, progress: Progress
-) -> None:
-    with scratch_folder() as scratch:
-        with progress.task("generate machine code", len(program.kernels)) as advance:
-            objects = compile_kernels(program, scratch, advance)
-        with progress.task("link"):
-            link_model(
-                objects, plan.kernels, directory / LIBRARY, machine.toolchain, plan.to_json()
-            )
-    (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
-
-
-def _write_weights(
+def _write_data(
     program: Program,
+    plan: Plan,
     directory: Path,
     weights: DerivedWeights,
     codes: CodeStore | None,
     progress: Progress,
 ) -> None:
+    (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
     with progress.task("quantize and pack weights", program.weights.count) as advance:
         with (directory / WEIGHTS).open("wb") as file:
             program.weights.write(file, weights, advance, codes)
@@ -301,9 +296,11 @@ def _manifest(
         },
         "target": {
             "name": machine.name,
-            "triple": machine.triple,
-            "features": list(machine.features),
+            "triple": machine.toolkit,
             "isa": machine.isa.name,
+            **asdict(machine.device),
+            "cpu_flags": list(machine.device.cpu_flags),
+            "layout": asdict(machine.layout),
         },
         "options": asdict(program.options),
         "passes": [

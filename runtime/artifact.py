@@ -21,19 +21,27 @@ from pathlib import Path
 from typing import Any
 
 from morendo.ir.errors import ArtifactError
-from morendo.ir.plan import Plan
+from morendo.ir.plan import LIBRARY, Plan
 from morendo.ir.schema import COUNT, mismatch
 
 from .lock import locked
 
 VERSION = 3
-MANIFEST, PLAN, WEIGHTS, LIBRARY = "manifest.json", "plan.json", "weights.bin", "model.so"
+MANIFEST, PLAN, WEIGHTS = "manifest.json", "plan.json", "weights.bin"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
 AGAIN = "compile or copy it again"  # the hint where a file is not what it should be
 _MANIFEST = {
     "model": {"name": str, "architecture": str, "digests?": {str: str}},
-    "target": {"name": str, "triple": str, "features": [str], "isa?": str},
+    "target": {
+        "name": str,
+        "triple": str,
+        "machine": str,
+        "cpu_flags": [str],
+        "emulator": str,
+        "isa?": str,
+        "layout?": {str: int},
+    },
     "tokenizer": {
         "stop": [int],
         "add_bos": bool,
@@ -224,6 +232,8 @@ def check_manifest(manifest: Any, where: str = MANIFEST) -> None:
     wrong = mismatch(manifest, _MANIFEST) or mismatch(manifest["files"], _FILES, "files")
     if not wrong and manifest["tokenizer"]["add_bos"] and manifest["tokenizer"].get("bos") is None:
         wrong = "tokenizer.bos is missing"
+    if not wrong and not re.fullmatch(r"(qemu-\w+)?", manifest["target"]["emulator"]):
+        wrong = f"target.emulator is none of qemu's (got {manifest['target']['emulator']!r})"
     for name, entry in manifest["files"].items() if not wrong else ():
         inside = name not in ("", ".", "..", MANIFEST) and "/" not in name and "\0" not in name
         if not inside or not re.fullmatch("[0-9a-fA-F]{64}", entry["sha256"]):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
-from morendo.ir.plan import FUNCTIONS
-from morendo.runtime.artifact import AGAIN, LIBRARY, PLAN
+from morendo.ir.plan import FUNCTIONS, LIBRARY
+from morendo.runtime.artifact import AGAIN, PLAN
 from morendo.runtime.turns import Turns
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Ids = Sequence[int] | np.ndarray
 
-_ERRORS = {1: InputError, 2: ArtifactError, 4: Cancelled}  # by the codes of runtime/c/morendo.h
+ERRORS = {1: InputError, 2: ArtifactError, 4: Cancelled}  # by the codes of runtime/c/morendo.h
 
 
 class Executor(Protocol):
@@ -175,7 +175,7 @@ class CExecutor:
 
     def _check(self, result: int) -> None:
         if result:
-            kind = _ERRORS.get(result, MorendoError)
+            kind = ERRORS.get(result, MorendoError)
             raise kind(self._library.mr_error().decode(errors="replace"))
 
 
@@ -229,6 +229,7 @@ def _check_plan(directory: Path, library: ctypes.CDLL) -> None:
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     session, pointer, number = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
     signatures = {
+        "mr_check_cpu": (number, []),
         "mr_open": (number, [ctypes.c_char_p, number, ctypes.POINTER(session)]),
         "mr_close": (None, [session]),
         "mr_cancel": (None, [session]),

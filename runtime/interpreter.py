@@ -19,6 +19,7 @@ from morendo.runtime.artifact import WEIGHTS
 from morendo.runtime.executor import Ids, as_ids, load_library
 from morendo.runtime.turns import Turns
 
+PAGE_BYTES = 4096  # as mmap aligns: more than any layout of a target asks for
 POISON = 0xFF  # as float32 or float16 a NaN, as an integer -1 or the largest
 Trace = Callable[[int, Step, list[np.ndarray]], None]
 
@@ -66,6 +67,8 @@ class PythonExecutor:
         self.plan = Plan.from_json(self._library.mr_plan())
         self.trace = trace
         self.vocabulary, self.context = self.plan.vocabulary, self.plan.context
+        if self._library.mr_check_cpu():
+            raise ArtifactError(self._library.mr_error().decode(errors="replace"))
         self._turns, self._cancelled = Turns(), False
         self._kernels = [getattr(self._library, f"__tvm_ffi_{k}") for k in self.plan.kernels]
         self._poison = poison
@@ -212,9 +215,9 @@ def _make_tensor(array: np.ndarray) -> tuple[_Tensor, ctypes.Array]:
 
 
 def _aligned_bytes(count: int) -> np.ndarray:
-    """Zeros that start at a multiple of 64 bytes; they take no memory until they are written."""
-    memory = np.zeros(count + 64, np.uint8)
-    return memory[-memory.ctypes.data % 64 :][:count]
+    """Zeros that start where a page does; they take no memory until they are written."""
+    memory = np.zeros(count + PAGE_BYTES, np.uint8)
+    return memory[-memory.ctypes.data % PAGE_BYTES :][:count]
 
 
 def _read_weights(path: Path, count: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from morendo.runtime.sampling import Sampler, SamplingSettings
 from morendo.runtime.stop_texts import before_text, cut_before, split_stop
 from morendo.runtime.tokenizer import Message, Tokenizer
 from morendo.runtime.turns import require_process
-from morendo.runtime.verify import check_files, check_host, start_verification
+from morendo.runtime.verify import check_files, runs_here, start_verification
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Session:
         start = time.perf_counter()
         self.directory = Path(directory)
         self.manifest = read_manifest(self.directory)
-        check_host(self.manifest)
+        self.emulator = self._find_emulator()
         check_files(self.directory, self.manifest)
         wait = start_verification(self.directory, self.manifest, whole=verify)
         self.tokenizer = Tokenizer(self.directory, self.manifest["tokenizer"])
@@ -135,6 +135,14 @@ class Session:
         """
         self._cancelled = self._turn
         self.executor.cancel()
+
+    @property
+    def emulation(self) -> str:
+        """What a person should know where an emulator runs the model, "" elsewhere."""
+        if not self.emulator:
+            return ""
+        machine = self.manifest["target"]["machine"]
+        return f"the artifact is for {machine}, {Path(self.emulator).name} runs it here, slowly"
 
     @cached_property
     def plan(self) -> Plan:
@@ -235,9 +243,32 @@ class Session:
         tokens = self.generate(prompt, stop=list(ends), **options)
         return cut_before(self.tokenizer.stream(tokens), texts, self._stopped)
 
+    def _find_emulator(self) -> str:
+        """The program that runs an artifact for another kind of machine, "" when none is needed.
+
+        Raises:
+            ArtifactError: when it is not installed.
+        """
+        if runs_here(self.manifest):
+            return ""
+        from morendo.runtime.emulated import find_emulator
+
+        target = self.manifest["target"]
+        return find_emulator(target["emulator"], target["machine"])
+
     def _make_executor(self, kind: str, threads: int) -> Executor:
-        if kind == "c":
+        if kind == "c" and not self.emulator:
             return CExecutor(self.directory, threads)
+        if kind == "c":
+            from morendo.runtime.emulated import EmulatedExecutor
+
+            return EmulatedExecutor(self.directory, self.emulator, threads)
+        if kind == "python" and self.emulator:
+            raise InputError(
+                "the reference executor needs an artifact for this kind of machine "
+                f"(got {self.manifest['target']['machine']})",
+                hint="use the C runtime, or compile with --target native",
+            )
         if kind == "python":
             from morendo.runtime.interpreter import PythonExecutor
 

@@ -1,4 +1,4 @@
-"""Whether the files of an artifact are those that its manifest lists, and fit this machine.
+"""Whether the files of an artifact are those that its manifest lists, and for this machine.
 
 Opening an artifact compares the sizes of all files and the checksums of those that it reads whole;
 weights are mapped, and hashing them would read every byte. `verify` does the rest.
@@ -14,10 +14,10 @@ from stat import S_ISREG
 from typing import Any
 
 from morendo.ir.errors import ArtifactError
+from morendo.ir.plan import EXECUTABLE, LIBRARY
 from morendo.runtime.artifact import (
     AGAIN,
     CHAT_TEMPLATE,
-    LIBRARY,
     MANIFEST,
     PLAN,
     TOKENIZER,
@@ -27,8 +27,14 @@ from morendo.runtime.artifact import (
     read_manifest,
 )
 
-_USED = (PLAN, WEIGHTS, LIBRARY, TOKENIZER, CHAT_TEMPLATE, WEIGHT_LIST)
-_READ_WHOLE = (PLAN, LIBRARY, TOKENIZER, CHAT_TEMPLATE)  # by a session, before its first token
+_USED = (PLAN, WEIGHTS, LIBRARY, EXECUTABLE, TOKENIZER, CHAT_TEMPLATE, WEIGHT_LIST)
+_READ_WHOLE = (
+    PLAN,
+    LIBRARY,
+    EXECUTABLE,
+    TOKENIZER,
+    CHAT_TEMPLATE,
+)  # by a session, before its first token
 
 
 def check_files(directory: Path, manifest: dict[str, Any]) -> None:
@@ -113,37 +119,13 @@ def verify(directory: str | Path, advance: Callable[[], None] = lambda: None) ->
     return digest
 
 
-def check_host(manifest: dict[str, Any]) -> None:
-    """Raise ArtifactError if this machine cannot run the artifact's code."""
-    target = manifest["target"]
-    need, got = target["triple"].split("-")[0], platform.machine()
-    if need != got:
-        message = f"this artifact is for another kind of machine (got {got}, need {need})"
-        raise ArtifactError(message, hint="compile it for a --target of this machine")
-    have = {_plain(flag) for flag in _cpu_flags()}
-    missing = [name for name in target["features"] if _plain(name) not in have]
-    if missing and have:
-        message = f"artifact needs {', '.join(missing)}, this CPU has not"
-        raise ArtifactError(message, hint="compile on this machine or with an older --target")
+def runs_here(manifest: dict[str, Any]) -> bool:
+    """Whether the artifact's code is for this kind of machine.
+
+    Whether this CPU has all instructions is for the C runtime to say, when the artifact is opened.
+    """
+    return manifest["target"]["machine"] == platform.machine()
 
 
 def _error(directory: Path, message: str) -> ArtifactError:
     return ArtifactError(message, where=str(directory), hint=AGAIN)
-
-
-def _cpu_flags() -> set[str]:
-    """What /proc/cpuinfo says the CPU can do; empty if it does not say."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
-
-
-def _plain(feature: str) -> str:
-    """Features are spelled as /proc/cpuinfo does, but with or without underscores and dots."""
-    return feature.lstrip("+").replace("_", "").replace(".", "")

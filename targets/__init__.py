@@ -1,16 +1,24 @@
-"""Everything that only one target knows, one package each; found by their `target.py`."""
+"""Everything that only one kind of machine knows, one package each; found by their `target.py`.
+
+A package's `target.py` has three functions: `descriptions()`, the names that it knows with one
+line for people; `make(name)`, the target of a name; `native()`, the target of the machine that
+runs this, None when it is of another kind.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from morendo.ir.errors import InputError
+from morendo.ir.errors import CompileError, InputError
 
 if TYPE_CHECKING:
     from morendo.codegen.target import Target
+
+NATIVE = "native"
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class KnownTarget:
 
 def _packages() -> list[Any]:
     names = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
-    return [importlib.import_module(f"{__name__}.{name}.target") for name in names]
+    return [importlib.import_module(f"{__name__}.{name}.target") for name in sorted(names)]
 
 
 def known_targets() -> list[KnownTarget]:
@@ -36,14 +44,28 @@ def known_targets() -> list[KnownTarget]:
 
 
 def find_target(name: str) -> Target:
-    """The target that `--target NAME` means.
+    """The target that `--target NAME` means; "native" is that of this machine.
 
     Raises:
         InputError: for an unknown name, listing the known ones.
         CompileError: when the target cannot be used here.
     """
+    if name == NATIVE:
+        return _native()
     for package in _packages():
         if name in package.descriptions():
             return package.make(name)
-    known = ", ".join(target.name for target in known_targets())
+    known = ", ".join([NATIVE, *(target.name for target in known_targets())])
     raise InputError(f"unknown target (got {name!r})", hint=f"known targets: {known}")
+
+
+def _native() -> Target:
+    for package in _packages():
+        target = package.native()
+        if target is not None:
+            return target
+    raise CompileError(
+        f"no target is for this kind of machine (got {platform.machine()})",
+        where=f"target {NATIVE}",
+        hint="name the machine to compile for; `morendo targets` lists those that are known",
+    )

@@ -126,7 +126,14 @@ def test_passes_and_targets_are_listed_with_one_line(capsys):
 
 MANIFEST = {
     "model": {"name": "toy", "architecture": "llama"},
-    "target": {"name": "x86", "triple": "x86_64-linux-gnu", "features": ["fma"], "isa": "avx2"},
+    "target": {
+        "name": "x86",
+        "triple": "x86_64-linux-gnu",
+        "isa": "avx2",
+        "machine": "x86_64",
+        "cpu_flags": ["fma"],
+        "emulator": "",
+    },
     "options": {"chunk": 8, "cache_dtype": "float16"},
     "passes": [
         {"spec": "normalize", "counts": {"linears": 7}, "missed": {}},

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import platform
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+import morendo
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
-from morendo.ir.errors import InputError
+from morendo.codegen.cpu.machine_code import compile_kernels
+from morendo.codegen.cpu.target import CPUTarget
+from morendo.codegen.lowering import Options, Program
+from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
+from morendo.ir.layout import TileLayout
 from morendo.targets import find_target, known_targets
 
 TARGETS = Path(__file__).parent.parent / "targets"
@@ -20,9 +29,81 @@ NAMES = [target.name for target in known_targets()]
 def test_target_is_complete(name: str) -> None:
     target = find_target(name)
     assert target.name == name
-    assert target.layout.row_tile % target.isa.lanes == 0
-    assert target.capabilities.vector_bytes == 4 * target.isa.lanes
-    assert target.llvm.kind.name == "llvm"
+    assert target.device.machine and target.toolkit
+    assert re.fullmatch(r"(qemu-\w+)?", target.device.emulator)
+    if isinstance(target, CPUTarget):
+        assert target.llvm.kind.name == "llvm"
+        check = target.toolchain.cpu_check
+        assert check and all(f'"{flag}"' in check.read_text() for flag in target.device.cpu_flags)
+
+
+def test_native_is_a_target_of_this_machine() -> None:
+    assert find_target("native").device.machine == platform.machine()
+
+
+def test_an_unknown_machine_has_no_native_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "vax")
+    with pytest.raises(CompileError, match=r"no target is for this kind of machine \(got vax\)"):
+        find_target("native")
+
+
+@pytest.mark.parametrize("layout", [TileLayout(row_tile=4), TileLayout(key_tile=4)])
+def test_a_vector_unit_that_kernels_cannot_use_is_refused(layout: TileLayout) -> None:
+    with pytest.raises(
+        CompileError, match=r"cannot use vector unit avx2 \(got 8 lanes, need a div"
+    ):
+        dataclasses.replace(find_target("x86-64-v3"), layout=layout)
+    with pytest.raises(CompileError, match=r"got 32 lanes, need a divisor of the 16"):
+        target = find_target("x86-64-v4")
+        dataclasses.replace(target, isa=dataclasses.replace(target.isa, lanes=32))
+
+
+def test_a_bad_layout_is_refused() -> None:
+    with pytest.raises(InputError, match=r"row_tile is no power of two from 4 to 128 \(got 24\)"):
+        TileLayout(row_tile=24)
+    with pytest.raises(InputError, match="alignment_bytes is no power of two from 64"):
+        TileLayout(alignment_bytes=16)
+
+
+def test_a_target_is_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder under another name, with names of its own, is found and builds kernels."""
+    shutil.copytree(TARGETS / "arm", tmp_path / "toy")
+    source = (tmp_path / "toy" / "target.py").read_text(encoding="utf-8")
+    source = source.replace('"arm', '"toy')
+    (tmp_path / "toy" / "target.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(morendo.targets, "__path__", [*morendo.targets.__path__, str(tmp_path)])
+    assert {"toy", "toy-v8.0"} <= {target.name for target in known_targets()}
+    target = find_target("toy")
+    assert isinstance(target, CPUTarget)
+    spec = LinearSpec(48, 64, WeightFormat("q4", 32), max_tokens=1)
+    kernel = build_quantized_linear(spec, target.isa)
+    name = str(kernel.attrs["global_symbol"])
+    (built,) = compile_kernels({name: kernel}, target.llvm, tmp_path)
+    assert built.stat().st_size
+
+
+def test_a_target_may_have_kernels_and_lowerings_of_its_own() -> None:
+    def own(isa, *, width):
+        return f"{width} wide"
+
+    def shared(isa, *, width):
+        raise AssertionError("replaced")
+
+    target = dataclasses.replace(find_target("x86-64-v3"), builders={shared: own})
+    assert Program(target, Options(8, 64, "float32")).build(shared, width=3) == "3 wide"
+
+
+def test_a_target_may_change_the_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Reluctant(CPUTarget):
+        def recipe(self, passes):
+            raise InputError(f"asked about {passes[0].name}")
+
+    target = find_target("x86-64-v3")
+    fields = {f.name: getattr(target, f.name) for f in dataclasses.fields(target)}
+    monkeypatch.setattr("morendo.compiler.find_target", lambda name: Reluctant(**fields))
+    with pytest.raises(InputError, match="asked about normalize"):
+        morendo.compile(tmp_path, out=tmp_path / "out")
 
 
 def test_every_package_has_a_readme() -> None:
@@ -40,5 +121,7 @@ def test_kernels_carry_the_vector_unit_in_their_names(name: str) -> None:
 
 
 def test_unknown_targets_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"unknown target \(got 'toaster'\); known targets: x86"):
+    with pytest.raises(
+        InputError, match=r"unknown target \(got 'toaster'\); known targets: native, arm"
+    ):
         find_target("toaster")

@@ -115,6 +115,8 @@ def evaluate(
     if dequantized and reference is None:
         raise InputError("--dequantized needs a model's structure", hint="give --reference")
     with load(artifact, threads) as session:
+        if session.emulation:
+            progress.note(f"note: {session.emulation}")
         chosen = _levels(session, levels)
         ids, batches = _windows(session, text, window, windows)
         measure = _Measurement(session, batches, progress)

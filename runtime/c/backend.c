@@ -6,7 +6,8 @@
 
 #include "internal.h"
 
-enum { ALIGNMENT_BYTES = 64, KEPT_BLOCKS = 8 };
+/* As wide as the widest vector of any target. */
+enum { ALIGNMENT_BYTES = 128, KEPT_BLOCKS = 8 };
 
 void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
   char text[1024];

@@ -47,6 +47,11 @@ typedef struct {
 extern const KernelEntry kernel_table[];
 extern const int kernel_count;
 extern const char plan_text[]; /* plan.json */
+/* What the CPU must have, as its kernel spells it, up to a null pointer. */
+extern const char *const needed_cpu_flags[];
+
+/* The target's own: whether the CPU has a flag; one that it does not know counts as missing. */
+int cpu_has(const char *flag);
 
 /* error.c: formats this thread's error line and returns `code`. */
 int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -32,6 +32,10 @@ enum {
 
 typedef struct mr_session mr_session;
 
+/* Whether the CPU can run this model's code; MR_ARTIFACT if it lacks an instruction set. mr_open
+ * asks this first, whoever calls kernels himself asks before. */
+MR_API int mr_check_cpu(void);
+
 /* Opens the model of an artifact directory. threads 0 means one for each CPU that this process may
  * use, by its affinity and by the whole CPUs of its control groups' quotas. */
 MR_API int mr_open(const char *artifact_dir, int threads, mr_session **out);

@@ -101,8 +101,19 @@ static int open_plan(mr_session *session, const char *dir) {
   return error;
 }
 
+int mr_check_cpu(void) {
+  for (const char *const *flag = needed_cpu_flags; *flag; flag++) {
+    if (!cpu_has(*flag)) {
+      return fail(MR_ARTIFACT, "this artifact needs a CPU with %s, which this one has not", *flag);
+    }
+  }
+  return MR_OK;
+}
+
 int mr_open(const char *artifact_dir, int threads, mr_session **out) {
   *out = NULL;
+  int unfit = mr_check_cpu();
+  if (unfit) return unfit;
   if (threads < 0 || threads > MAX_THREADS) {
     return fail(MR_INPUT, "threads out of range (got %d, need 0 to %d)", threads, MAX_THREADS);
   }

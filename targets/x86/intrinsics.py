@@ -1,48 +1,11 @@
-"""The vector instructions that x86 kernels name: LLVM's name, the types, and what they mean.
-
-Everything else (shifts, masks, conversions, fused multiply-add) is plain TIR, for which LLVM picks
-the instruction. The meanings are numpy functions that the tests run against the instruction.
-"""
+"""The vector instructions that x86 kernels name: LLVM's name, the types, and what they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
-from tvm.ir import Expr
-from tvm.tirx.script.builder import ir as T
 
-
-@dataclass(frozen=True)
-class Intrinsic:
-    """One instruction.
-
-    Attributes:
-        llvm: LLVM's name of it.
-        result: dtype of the result, with lanes, as TVM spells it ("int32x16").
-        operands: dtypes of the operands.
-        meaning: the same function on numpy arrays.
-        features: CPU features that it needs, one of which is enough (as LLVM spells them).
-        immediates: bytes that the instruction holds, the last arguments of LLVM's function.
-    """
-
-    llvm: str
-    result: str
-    operands: tuple[str, ...]
-    meaning: Callable[..., NDArray]
-    features: tuple[str, ...]
-    immediates: tuple[int, ...] = ()
-
-    def __call__(self, *operands: Expr) -> Expr:
-        """The call, with operands of any type of the right width."""
-        typed = [
-            value if str(value.ty) == dtype else T.reinterpret(dtype, value)
-            for value, dtype in zip(operands, self.operands, strict=True)
-        ]
-        constants = [T.uint8(value) for value in self.immediates]
-        return T.call_llvm_pure_intrin(self.result, self.llvm, *typed, *constants)
+from morendo.codegen.cpu.vectors.intrinsic import Intrinsic
 
 
 def _dot_u8_s8(acc: NDArray, a: NDArray, b: NDArray) -> NDArray:

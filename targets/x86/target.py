@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from morendo.codegen.cpu.target import CPUTarget
 from morendo.codegen.link import Toolchain
-from morendo.codegen.target import Target
-from morendo.ir.capabilities import Capabilities
+from morendo.codegen.target import Device
 from morendo.ir.errors import CompileError
+from morendo.targets.host import cpu_flags
 
 from .isa import isa_for
 
-# Features of the x86-64 psABI micro-architecture levels, as LLVM and the kernel spell them.
+# Features of the x86-64 psABI micro-architecture levels, as LLVM spells them.
 _V3 = ("avx2", "bmi2", "f16c", "fma", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _DESCRIPTIONS = {
@@ -21,8 +22,15 @@ _DESCRIPTIONS = {
     "x86-64-v4": "any x86-64 CPU with AVX-512 F, BW, CD, DQ and VL",
     "x86-64-v4-vnni": "x86-64-v4 with AVX-512 VNNI (Intel since 2019, AMD since 2022)",
 }
-# Oldest C library that the artifact runs on.
-_TOOLCHAIN = Toolchain("x86_64-linux-gnu.2.17")
+_FLAGS = {
+    "avx512vnni": "avx512_vnni",
+    "avxvnni": "avx_vnni",
+}  # those that the kernel spells its way
+_TOOLCHAIN = Toolchain(
+    "x86_64-linux-gnu.2.17",  # the oldest C library that an artifact runs on
+    static_triple="x86_64-linux-musl",
+    cpu_check=Path(__file__).parent / "cpu.c",
+)
 
 
 def descriptions() -> dict[str, str]:
@@ -30,7 +38,7 @@ def descriptions() -> dict[str, str]:
     return _DESCRIPTIONS
 
 
-def make(name: str) -> Target:
+def make(name: str) -> CPUTarget:
     """The target of a name in `descriptions()`.
 
     Raises:
@@ -46,48 +54,41 @@ def make(name: str) -> Target:
     return _target(name, features)
 
 
-def _target(name: str, features: tuple[str, ...]) -> Target:
+def native() -> CPUTarget | None:
+    """The target of this machine, None when it is no x86-64."""
+    return _host() if platform.machine() == "x86_64" else None
+
+
+def _target(name: str, features: tuple[str, ...]) -> CPUTarget:
     isa = isa_for(features)
     if isa is None:
         raise CompileError(
             f"the CPU has no vector unit for kernels (got {', '.join(features)}, need AVX2)",
             where=name,
         )
-    return Target(
+    return CPUTarget(
         name=name,
         description=_DESCRIPTIONS[name],
+        device=Device("x86_64", tuple(_FLAGS.get(f, f) for f in features), "qemu-x86_64"),
         triple="x86_64-linux-gnu",
         cpu="x86-64-v4" if "avx512vl" in features else "x86-64-v3",
         features=features,
         tuning=("-prefer-256-bit",) if isa.lanes == 16 else (),
         isa=isa,
-        capabilities=Capabilities(
-            vector_bytes=4 * isa.lanes,
-            integer_dot=any("vnni" in feature for feature in features),
-            half_load=True,
-        ),
         toolchain=_TOOLCHAIN,
     )
 
 
-def _host() -> Target:
+def _host() -> CPUTarget:
     """The best of our variants for the CPU that runs this."""
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if platform.machine() != "x86_64":
         raise CompileError(
             f"this machine is no x86-64 (got {platform.machine()})",
             where="target x86",
-            hint="name the CPU to compile for, such as --target x86-64-v3",
+            hint="name the CPU to compile for, such as --target x86-64-v3; native is this machine",
         )
-    flags = _cpu_flags()
-    spelled = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
+    flags = cpu_flags()
     wanted = (*_V4, "avx512vnni") if set(_V4) <= flags else (*_V3, "avxvnni")
     wanted = (*wanted, "gfni")
-    features = tuple(f for f in wanted if spelled.get(f, f) in flags)
+    features = tuple(f for f in wanted if _FLAGS.get(f, f) in flags)
     return _target("x86", features)
-
-
-def _cpu_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()

@@ -1,32 +1,30 @@
 """Temporary files: a full disk ends in one line, and leaves nothing."""
 
 import tempfile
-from types import SimpleNamespace
 
 import pytest
 
-from morendo.codegen.build import compile_kernels
 from morendo.codegen.cpu.kernels.token_rows import copy_last_token
+from morendo.codegen.cpu.machine_code import compile_kernels
 from morendo.codegen.scratch import scratch_folder, write_scratch
 from morendo.ir.errors import CompileError
-from tests.numerics.linear_cases import runnable_isas, target_of
+from morendo.targets import find_target
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_object_files_are_written_by_us(tmp_path, full):
     """LLVM itself would end the process."""
-    isa = runnable_isas()[0]
-    function = copy_last_token(isa, max_tokens=4, features=64)
+    target = find_target("native")
+    function = copy_last_token(target.isa, max_tokens=4, features=64)
     name = function.attrs["global_symbol"]
-    program = SimpleNamespace(kernels={name: function}, target=SimpleNamespace(llvm=target_of(isa)))
     if not full:
-        (path,) = compile_kernels(program, tmp_path)  # pyright: ignore[reportArgumentType]
+        (path,) = compile_kernels({name: function}, target.llvm, tmp_path)
         assert path.read_bytes()[:4] == b"\x7fELF"
         return
     (tmp_path / f"{name}.o").symlink_to("/dev/full")
     match = r"temporary files cannot be written \(No space left on device\) at .*; .*set TMPDIR"
     with pytest.raises(CompileError, match=match):
-        compile_kernels(program, tmp_path)  # pyright: ignore[reportArgumentType]
+        compile_kernels({name: function}, target.llvm, tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):

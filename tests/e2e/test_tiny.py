@@ -13,8 +13,7 @@ import pytest
 import morendo
 from morendo.ir.errors import ArtifactError
 from morendo.ir.layout import TileLayout
-from morendo.runtime.artifact import read_manifest, read_plan
-from morendo.runtime.verify import check_host
+from morendo.runtime.artifact import read_plan
 from morendo.targets import find_target, known_targets
 from tests.e2e.conftest import TINY
 from tests.e2e.quality import kl_divergence, round_linears, torch_logits
@@ -49,14 +48,13 @@ def test_quantized_artifacts_match_torch_with_dequantized_weights(
 ) -> None:
     """What remains is the error of int8 activations: below 2 % of the logits' norm."""
     artifact = compile_tiny(bits=bits, target=target)
-    try:
-        check_host(read_manifest(artifact))
-    except ArtifactError as error:
-        pytest.skip(f"compiled, but cannot run here: {error}")
     model = copy.deepcopy(tiny_torch)
     round_linears(model, lambda name: "q8g32" if "embed" in name else f"q{bits}g32")
-    with morendo.load(artifact) as session:
-        got = session.logits(ids)
+    try:
+        with morendo.load(artifact) as session:
+            got = session.logits(ids)
+    except ArtifactError as error:
+        pytest.skip(f"compiled, but cannot run here: {error}")
     want = torch_logits(model, ids)
     assert relative_error(got, want) < 0.02
     assert kl_divergence(want, got) < 2e-3

@@ -1,48 +1,98 @@
-"""Compile a PrimFunc for vector units that this machine has and call it on numpy arrays."""
+"""Compile a PrimFunc for a vector unit and call it on numpy arrays: here, or under an emulator."""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm.target.codegen import llvm_cpu_has_features, llvm_get_system_cpu
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.targets.arm import isa as arm
+from morendo.targets.arm import target as arm_targets
 from morendo.targets.x86 import isa as x86
+from tests.numerics.emulated_kernel import EmulatedKernel, can_emulate
 
-CPUS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}
-"""Per vector width: an architecture level that has it and nothing beyond."""
+Kernel = Callable[..., None]
+
+_EMULATED = {
+    arm.NEON: ("arm-v8.0", "cortex-a53"),
+    arm.NEON_DOT: ("arm", "cortex-a76"),
+    arm.NEON_I8MM: ("arm-i8mm", "max"),
+}
+"""Per vector unit: the target that has it, and a processor that has nothing beyond (or all)."""
 
 
-def _target(cpu: str) -> tvm.target.Target:
+def _host() -> tvm.target.Target | None:
+    if platform.machine() != "x86_64":
+        return None
+    return _x86_cpu(tvm.target.codegen.llvm_get_system_cpu())
+
+
+def _x86_cpu(cpu: str) -> tvm.target.Target:
     return tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
 
 
-def runnable_isas() -> list[VectorISA]:
-    """The vector widths to test: 16 lanes where the machine has them, and 8."""
-    wide = llvm_cpu_has_features("avx512bw", _target(llvm_get_system_cpu()))
-    return [x86.AVX512, x86.AVX2] if wide else [x86.AVX2]
+def host_has(feature: str) -> bool:
+    """Whether this machine's CPU has a feature, as LLVM spells it."""
+    host = _host()
+    return bool(host and tvm.target.codegen.llvm_cpu_has_features(feature, host))
 
 
-class CompiledKernel:
+_CPUS = {
+    x86.AVX512_VNNI_GFNI: ("icelake-client", ("avx512vnni", "gfni")),
+    x86.AVX512_VNNI: ("cascadelake", ("avx512vnni",)),
+    x86.AVX512: ("x86-64-v4", ("avx512bw",)),
+    # Its instructions have an encoding of AVX-512 too, so that more machines can test it.
+    x86.AVX_VNNI: ("alderlake", ("avxvnni", "gfni"))
+    if host_has("avxvnni")
+    else ("icelake-client", ("avx512vl", "avx512vnni", "gfni")),
+    x86.AVX2: ("x86-64-v3", ("avx2",)),
+}
+"""Per vector unit: a processor that has it, and the features that it takes to run it here."""
+
+
+def native_isas() -> list[VectorISA]:
+    """The vector units that this machine can run."""
+    return [isa for isa, (_, needed) in _CPUS.items() if all(map(host_has, needed))]
+
+
+def emulated_isas() -> list[VectorISA]:
+    """Those of other machines, where their emulator is installed."""
+    return [isa for isa, (name, _) in _EMULATED.items() if can_emulate(arm_targets.make(name))]
+
+
+def runnable_widths() -> list[VectorISA]:
+    """One vector unit for each width and kind of machine: for kernels without dot products."""
+    return [isa for isa in (x86.AVX512, x86.AVX2) if isa in native_isas()] + emulated_isas()[:1]
+
+
+def target_of(isa: VectorISA) -> tvm.target.Target:
+    """The processor of a vector unit, for TVM's code generator."""
+    return arm_targets.make(_EMULATED[isa][0]).llvm if isa in _EMULATED else _x86_cpu(_CPUS[isa][0])
+
+
+def compile_function(function: tvm.tirx.PrimFunc, isa: VectorISA) -> Kernel:
     """A kernel as a function of numpy arrays and ints; writable arrays are updated in place."""
+    if isa in _EMULATED:
+        name, cpu = _EMULATED[isa]
+        return EmulatedKernel(function, arm_targets.make(name), cpu)
+    name = str(function.attrs["global_symbol"])
+    entry = tvm.compile(tvm.IRModule({name: function}), target=target_of(isa))[name]
 
-    def __init__(self, function: tvm.tirx.PrimFunc, isa: VectorISA) -> None:
-        self.name = function.attrs["global_symbol"]
-        library = tvm.compile(tvm.IRModule({self.name: function}), target=_target(CPUS[isa.name]))
-        self.library = library
-        self.entry = library[self.name]
-
-    def __call__(self, *arguments: NDArray | int) -> None:
+    def run(*arguments: NDArray | int) -> None:
         tensors = [
             tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else int(a) for a in arguments
         ]
-        self.entry(*tensors)
+        entry(*tensors)
         for argument, tensor in zip(arguments, tensors, strict=True):
             if isinstance(argument, np.ndarray) and argument.flags.writeable:
                 argument[...] = cast(Any, tensor).numpy()
+
+    return run
 
 
 def frozen(array: NDArray) -> NDArray:

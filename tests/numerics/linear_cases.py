@@ -6,10 +6,8 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import numpy as np
-import tvm
 from numpy.typing import NDArray
 
 from morendo.codegen.cpu.kernels.linear import build_linear
@@ -20,56 +18,14 @@ from morendo.ir import reference
 from morendo.ir.formats import Ladder
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized
-from morendo.targets.x86 import isa as x86
-
-
-def host_has(feature: str) -> bool:
-    """Whether this machine's CPU has a feature, as LLVM spells it."""
-    cpu = tvm.target.codegen.llvm_get_system_cpu()
-    host = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
-    return bool(tvm.target.codegen.llvm_cpu_has_features(feature, host))
-
-
-CPUS = {
-    x86.AVX512_VNNI_GFNI: ("icelake-client", ("avx512vnni", "gfni")),
-    x86.AVX512_VNNI: ("cascadelake", ("avx512vnni",)),
-    x86.AVX512: ("x86-64-v4", ("avx512bw",)),
-    # Its instructions have an encoding of AVX-512 too, so that more machines can test it.
-    x86.AVX_VNNI: ("alderlake", ("avxvnni", "gfni"))
-    if host_has("avxvnni")
-    else ("icelake-client", ("avx512vl", "avx512vnni", "gfni")),
-    x86.AVX2: ("x86-64-v3", ("avx2",)),
-}
-"""Per vector unit: a processor that has it, and the features that it takes to run it here."""
-
-
-def runnable_isas() -> list[VectorISA]:
-    """The vector units that this machine can run."""
-    return [isa for isa, (_, needed) in CPUS.items() if all(map(host_has, needed))]
-
-
-def target_of(isa: VectorISA) -> tvm.target.Target:
-    """The processor of `CPUS` that has a vector unit."""
-    return tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": CPUS[isa][0]})
+from tests.numerics.kernel_runner import Kernel, compile_function
 
 
 @functools.cache
-def compile_kernel(spec: LinearSpec, isa: VectorISA):
+def compile_kernel(spec: LinearSpec, isa: VectorISA) -> Kernel:
     """The compiled kernel of `spec` as a function of numpy arrays and ints (in place)."""
     build = build_quantized_linear if spec.format.quantized else build_linear
-    name = spec.kernel_name(isa)
-    library = tvm.compile(tvm.IRModule({name: build(spec, isa)}), target=target_of(isa))
-
-    def run(*arguments) -> None:
-        tensors = [
-            tvm.runtime.tensor(a) if isinstance(a, np.ndarray) else int(a) for a in arguments
-        ]
-        library[name](*tensors)
-        for argument, tensor in zip(arguments, tensors, strict=True):
-            if isinstance(argument, np.ndarray) and argument.flags.writeable:
-                argument[...] = cast(Any, tensor).numpy()
-
-    return run
+    return compile_function(build(spec, isa), isa)
 
 
 def erf(x: NDArray) -> NDArray:

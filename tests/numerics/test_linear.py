@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tvm
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec, kernel_builder, tensor_argument
@@ -12,17 +11,18 @@ from morendo.codegen.cpu.vectors.vector import load, store
 from morendo.codegen.cpu.vectors.vector_math import ACTIVATIONS, fast_exp
 from morendo.ir import reference
 from morendo.ir.formats import WeightFormat
+from tests.numerics.kernel_runner import compile_function, emulated_isas, frozen, native_isas
 from tests.numerics.linear_cases import (
     REFERENCE_ACTIVATIONS,
     compile_kernel,
     finish,
     random_epilogue,
     run_poisoned,
-    runnable_isas,
-    target_of,
 )
 
-ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
+ISAS = pytest.mark.parametrize(
+    "isa", [*native_isas(), *emulated_isas()[:1]], ids=lambda isa: isa.name
+)
 
 
 def run_case(spec: LinearSpec, isa, tokens: int) -> None:
@@ -62,10 +62,9 @@ def apply(function, isa, x: np.ndarray) -> np.ndarray:
         with T.serial(0, x.size // isa.lanes) as i:
             value = function(T.bind(load(a, (i * isa.lanes,), isa.lanes)), isa.lanes)
             store(b, (i * isa.lanes,), value, isa.lanes)
-    out = tvm.runtime.tensor(np.full_like(x, np.nan))
-    library = tvm.compile(tvm.IRModule({"apply": builder.get()}), target=target_of(isa))
-    library["apply"](tvm.runtime.tensor(x), out)
-    return out.numpy()
+    out = np.full_like(x, np.nan)
+    compile_function(builder.get(), isa)(frozen(x), out)
+    return out
 
 
 @ISAS

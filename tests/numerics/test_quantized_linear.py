@@ -11,6 +11,7 @@ import pytest
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir import reference
 from morendo.ir.formats import WeightFormat
+from tests.numerics.kernel_runner import emulated_isas, native_isas
 from tests.numerics.linear_cases import (
     Activations,
     compile_kernel,
@@ -21,10 +22,9 @@ from tests.numerics.linear_cases import (
     random_outliers,
     random_weights,
     run_poisoned,
-    runnable_isas,
 )
 
-ISAS = runnable_isas()
+ISAS = [*native_isas(), *emulated_isas()]
 CASES = [  # every vector unit reads every kind of code; the best one also other groups
     *((isa, fmt) for isa in ISAS for fmt in ("q4g32", "q4g64", "q4g32c", "q8g32")),
     *((isa, fmt) for isa in ISAS[:1] for fmt in ("q4g128", "q4g128c", "q8g64")),

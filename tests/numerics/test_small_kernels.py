@@ -18,9 +18,9 @@ from morendo.codegen.cpu.kernels.rope import Rotation, rope, rope_append_kv
 from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir import reference, reference_activation
 from morendo.ir.formats import WeightFormat
-from tests.numerics.kernel_runner import CompiledKernel, frozen, poisoned, runnable_isas
+from tests.numerics.kernel_runner import compile_function, frozen, poisoned, runnable_widths
 
-ISAS = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
+ISAS = pytest.mark.parametrize("isa", runnable_widths(), ids=lambda isa: isa.name)
 
 
 def random(seed: int, *shape: int, scale: float = 1.0) -> NDArray[np.float32]:
@@ -45,7 +45,7 @@ def layer(x: NDArray, weight: NDArray, bias: NDArray, eps: float) -> NDArray:
 )
 def test_rms_norm_is_close_to_float64(isa, max_tokens, tokens, rows, features):
     x, weight = random(1, max_tokens, rows, features, scale=3), random(2, features)
-    kernel = CompiledKernel(
+    kernel = compile_function(
         norms.rms_norm(
             isa, max_tokens=max_tokens, features=features, rows_per_token=rows, eps=1e-5, offset=1.0
         ),
@@ -62,7 +62,7 @@ def test_rms_norm_is_close_to_float64(isa, max_tokens, tokens, rows, features):
 def test_rms_norm_of_a_slice_leaves_the_rest_alone(isa):
     x, weight = random(1, 2, 100), random(2, 16)
     rows = Rows(100, offset=20)
-    kernel = CompiledKernel(
+    kernel = compile_function(
         norms.rms_norm(
             isa, max_tokens=2, features=16, rows_per_token=3, eps=1e-6, x_rows=rows,
             out_rows=Rows(60, offset=7),
@@ -88,7 +88,7 @@ def test_layer_norm_is_close_to_float64(isa, max_tokens, features, rows):
         isa, max_tokens=max_tokens, features=features, eps=1e-5, rows_per_token=rows
     )
     out = poisoned((max_tokens, rows * features))
-    CompiledKernel(function, isa)(x.reshape(out.shape), weight, bias, out, max_tokens)
+    compile_function(function, isa)(x.reshape(out.shape), weight, bias, out, max_tokens)
     want = layer(x, weight, bias, 1e-5).reshape(out.shape)
     np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
 
@@ -130,7 +130,7 @@ def test_quantized_activations_equal_the_reference_bit_by_bit(
         isa, max_tokens=tokens, features=features, group_size=group, ordered=ordered
     )
     outputs = quantized_outputs(tokens, features, group)
-    CompiledKernel(function, isa)(frozen(x), *given, *outputs, tokens)
+    compile_function(function, isa)(frozen(x), *given, *outputs, tokens)
     expected = reference_activation.quantize_activation(x[:, order], group)
     for got, want in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(got, want)
@@ -156,11 +156,11 @@ def test_fused_norm_and_quantization_agree_with_the_norm(isa, ordered, tokens, f
     options["ordered"] = ordered
     given, order = channel_orders(features, ordered)
     outputs = quantized_outputs(tokens, features, group)
-    kernel = CompiledKernel(norms.rms_norm_quantize(isa, **options), isa)
+    kernel = compile_function(norms.rms_norm_quantize(isa, **options), isa)
     kernel(x, weight, *given, *outputs, tokens)
     assert_quantized_close(outputs, rms(x, weight, 1e-5)[:, order], group)
     outputs = quantized_outputs(tokens, features, group)
-    kernel = CompiledKernel(norms.layer_norm_quantize(isa, **options), isa)
+    kernel = compile_function(norms.layer_norm_quantize(isa, **options), isa)
     kernel(x, weight, bias, *given, *outputs, tokens)
     assert_quantized_close(outputs, layer(x, weight, bias, 1e-5)[:, order], group)
 
@@ -200,7 +200,7 @@ def test_rope_is_close_to_float64_up_to_128k(isa, rotation, max_tokens, tokens, 
     x, inv_freq = random(1, max_tokens, 3, rotation.head_dim), frequencies(rotation.rotary_dim // 2)
     function = rope(isa, max_tokens=max_tokens, heads=3, rotation=rotation)
     out = poisoned((max_tokens, 3 * rotation.head_dim))
-    CompiledKernel(function, isa)(
+    compile_function(function, isa)(
         frozen(x.reshape(max_tokens, -1)), inv_freq, out, tokens, position
     )
     expected = rotated(x, inv_freq, position + np.arange(max_tokens), rotation)
@@ -224,7 +224,7 @@ def test_append_kv_writes_only_the_new_positions(isa, dtype, max_tokens, tokens,
         isa, max_tokens=max_tokens, cache=cache, k_rows=Rows(150, 50), v_rows=Rows(150, 98)
     )
     keys, values = (poisoned(s, np.dtype(dtype).type) for s in (cache.key_shape, cache.value_shape))
-    CompiledKernel(function, isa)(row, row, keys, values, tokens, position)
+    compile_function(function, isa)(row, row, keys, values, tokens, position)
     written = slice(position, position + tokens)
     for view, offset in zip(cache_views(cache, keys, values), (50, 98), strict=True):
         expected = row[:tokens, offset : offset + 48].reshape(tokens, 2, 24).astype(dtype)
@@ -242,7 +242,7 @@ def test_rope_append_kv_is_rope_then_append(isa, max_tokens, tokens, position):
     )
     keys, values = poisoned(cache.key_shape), poisoned(cache.value_shape)
     out = row.copy()
-    CompiledKernel(function, isa)(out, inv_freq, keys, values, tokens, position)
+    compile_function(function, isa)(out, inv_freq, keys, values, tokens, position)
     positions = position + np.arange(max_tokens)
     heads = row[:, 4:116].reshape(max_tokens, 7, 16)
     expected = rotated(heads, inv_freq, positions, rotation)
@@ -264,7 +264,7 @@ def test_embedding_gives_the_dequantized_rows(isa, name, rows, features):
     ordered = [frozen(arrays[a.name]) for a in fmt.arrays(rows, features)]
     function = embedding(isa, max_tokens=4, rows=rows, features=features, fmt=fmt)
     out = poisoned((4, features))
-    CompiledKernel(function, isa)(ids, *ordered, out, 4)
+    compile_function(function, isa)(ids, *ordered, out, 4)
     expected = reference.unpack(arrays, fmt, rows, features)[ids]
     np.testing.assert_allclose(out, expected, rtol=1e-6, atol=1e-7)
 
@@ -290,7 +290,7 @@ def test_gated_is_close_to_float64(isa, name, max_tokens, tokens, features):
         isa, max_tokens=max_tokens, features=features, activation_name=name
     )
     out = poisoned((max_tokens, features))
-    CompiledKernel(function, isa)(gate, up, out, tokens)
+    compile_function(function, isa)(gate, up, out, tokens)
     expected = ACTIVATIONS[name](gate.astype(np.float64)) * up
     np.testing.assert_allclose(out[:tokens], expected[:tokens], rtol=3e-6, atol=3e-6)
 
@@ -301,7 +301,7 @@ def test_activation_is_close_to_float64(isa, name):
     x = random(1, 3, 77, scale=4)
     function = elementwise.activate(isa, max_tokens=3, features=77, activation_name=name)
     out = poisoned((3, 77))
-    CompiledKernel(function, isa)(x, out, 3)
+    compile_function(function, isa)(x, out, 3)
     np.testing.assert_allclose(out, ACTIVATIONS[name](x.astype(np.float64)), rtol=3e-6, atol=1e-6)
 
 
@@ -339,7 +339,7 @@ def test_generic_ops_stay_correct_when_scheduled(isa, name, max_tokens):
     functions = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
     assert len(functions) == 1
     function = elementwise.schedule_generic(functions[0], isa, max_tokens=max_tokens)
-    kernel = CompiledKernel(function.with_attr("global_symbol", f"generic_{name}"), isa)
+    kernel = compile_function(function.with_attr("global_symbol", f"generic_{name}"), isa)
     data = random(1, 1, min(max_tokens, 37), 48)
     want = expected(data.astype(np.float64))
     out = poisoned(want.shape)

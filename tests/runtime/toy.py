@@ -1,7 +1,7 @@
 """A toy model without a compiler: hand-made plan, kernels in C, weights that numpy can check."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,14 +67,25 @@ def toy_logits(ids: list[int], level: int = 0) -> np.ndarray:
 def toy_manifest() -> dict:
     return {
         "model": {"name": "toy", "architecture": "toy"},
-        "target": {"name": "host", "triple": f"{platform.machine()}-linux-gnu", "features": []},
+        "target": {
+            "name": "host",
+            "triple": f"{platform.machine()}-linux-gnu",
+            "machine": platform.machine(),
+            "cpu_flags": [],
+            "emulator": "",
+        },
         "tokenizer": {"bos": 0, "eos": 1, "stop": [1], "add_bos": False},
     }
 
 
-def link_toy(out: Path, plan: Plan | None = None) -> None:
-    text = (plan or toy_plan()).to_json()
-    link_model([], KERNELS, out, TOOLCHAIN, text, sources=[HERE / "toy_kernels.c"])
+def link_toy(
+    out: Path,
+    plan: Plan | None = None,
+    toolchain: Toolchain = TOOLCHAIN,
+    cpu_flags: Sequence[str] = (),
+) -> None:
+    text, source = (plan or toy_plan()).to_json(), HERE / "toy_kernels.c"
+    link_model([], KERNELS, out, toolchain, text, cpu_flags, sources=[source])
 
 
 def write_toy(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
-from morendo.codegen.cpu.vectors.vector import load, splat
+from morendo.codegen.cpu.vectors.vector import load, splat, vector_type
 
 from .dequantize import BLOCK
 
@@ -27,6 +28,12 @@ class Activations:
     def words(self, token: Expr | int, group: Expr, block: Expr | int, step: int) -> Expr:
         """Four channels of a token in every lane, as int32."""
         channel = group * self.group_size + block * BLOCK + step * 4
+        if self.isa.takes_lanes:
+            lanes = self.isa.lanes
+            whole = vector_type("int32", lanes)
+            first = channel - step % lanes * 4
+            words = T.reinterpret(whole, load(self.codes, (token, first), 4 * lanes))
+            return tirx.Shuffle([words], [step % lanes] * lanes)
         four = T.reinterpret("int32", load(self.codes, (token, channel), 4))
         return splat(four, self.isa.lanes)
 

@@ -112,7 +112,7 @@ def cached_attention(
 
 def _prefill(p: _Problem, max_tokens: int) -> None:
     """All heads and query blocks in parallel; long and short blocks alternate for balance."""
-    rows = min(most_rows(p.isa.lanes), max_tokens)
+    rows = min(most_rows(p.isa, p.cache.tile), max_tokens)
     dim = p.cache.head_dim
     blocks = index((p.tokens + (rows - 1)) // rows)
     with T.parallel(0, p.heads * blocks) as task:
@@ -121,7 +121,7 @@ def _prefill(p: _Problem, max_tokens: int) -> None:
         block = index(tirx.Select(order % 2 == 0, order // 2, back))
         queries = [index(T.min(block * rows + r, p.tokens - 1)) for r in range(rows)]
         positions = [index(p.position + m) for m in queries]
-        tile = Tile(p.cache, p.scores, p.isa.lanes, rows, prefetch=False)
+        tile = Tile(p.cache, p.scores, p.isa, rows, prefetch=False)
         tile.allocate()
         tile.start(p.q, [(m, p.q_offset + head * dim) for m in queries])
         tile.attend(
@@ -145,7 +145,7 @@ def _store_row(p: _Problem, tile: Tile, r: int, m: Any, head: Any) -> None:
 def _decode(p: _Problem) -> None:
     """Split the context over tasks; one thread alone does it while the context is short."""
     dim, group, kv_heads = p.cache.head_dim, p.group, p.cache.kv_heads
-    tiles = ceil_div(group, most_rows(p.isa.lanes))
+    tiles = ceil_div(group, most_rows(p.isa, p.cache.tile))
     rows = ceil_div(group, tiles)
     most = min(8, max(1, ceil_div(_TASKS, kv_heads * tiles)))
     parts = T.alloc_buffer((kv_heads * tiles * most * rows, dim))
@@ -166,7 +166,7 @@ def _decode(p: _Problem) -> None:
         kv_head, first = index(unit // tiles), unit % tiles * rows
         queries = [T.min(first + r, T.int32(group - 1)) for r in range(rows)]
         heads = [index(kv_head * group + query) for query in queries]
-        tile = Tile(p.cache, p.scores, p.isa.lanes, rows, prefetch)
+        tile = Tile(p.cache, p.scores, p.isa, rows, prefetch)
         tile.allocate()
         tile.start(p.q, [(0, p.q_offset + head * dim) for head in heads])
         start = index(low + chunks * split // splits * CHUNK)

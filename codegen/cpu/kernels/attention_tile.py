@@ -14,6 +14,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import (
     Registers,
     load,
@@ -73,18 +74,14 @@ class Row:
     slope: Any = None
 
 
-def most_rows(lanes: int) -> int:
-    """Rows of a full tile, so that two vectors of sums for each fit the registers."""
-    return 8 if lanes == 16 else 6
+def most_rows(isa: VectorISA, key_tile: int) -> int:
+    """Rows of a full tile, so that their scores of a tile of keys fit the registers."""
+    return max(1, min(8, (isa.registers - 1) // (key_tile // isa.lanes) - 1))
 
 
-def block_width(rows: int, lanes: int) -> int:
-    """Vectors that a register block may have beside each other: sums, one operand, a broadcast.
-
-    Vector units have 32 registers of 16 lanes, or 16 of 8.
-    """
-    registers = 32 if lanes == 16 else 16
-    return max(1, (registers - 1) // (rows + 1))
+def block_width(rows: int, isa: VectorISA) -> int:
+    """Vectors that a register block may have beside each other: sums, one operand, a broadcast."""
+    return max(1, (isa.registers - 1) // (rows + 1))
 
 
 @dataclass
@@ -94,19 +91,24 @@ class Tile:
     Attributes:
         cache: layout of the cache.
         scores: treatment of the scores.
-        lanes: 32-bit lanes of a vector.
-        count: rows R of the tile, at most `most_rows(lanes)`.
+        isa: the vector unit.
+        count: rows R of the tile, at most `most_rows`.
         prefetch: ask for the next chunk of keys and values while the current one is used.
     """
 
     cache: KVCache
     scores: Scores
-    lanes: int
+    isa: VectorISA
     count: int
     prefetch: bool
     state: Any = field(init=False)
     maximum: Registers = field(init=False)
     rescale: Registers = field(init=False)
+
+    @property
+    def lanes(self) -> int:
+        """32-bit lanes of a vector."""
+        return self.isa.lanes
 
     def allocate(self) -> None:
         """Reserve the state: of each row the output, weights of a chunk, their sums, the query.
@@ -126,7 +128,7 @@ class Tile:
 
         As few as hide the latency of the additions: keys beyond the last one are wasted work.
         """
-        tiles = block_width(self.count, self.lanes) // (self.cache.tile // self.lanes)
+        tiles = block_width(self.count, self.isa) // (self.cache.tile // self.lanes)
         return 4 if tiles >= 4 and self.count <= 2 else max(1, min(tiles, 2))
 
     def _weight(self, key: Any) -> Any:
@@ -273,7 +275,7 @@ class Tile:
         """output[r] = output[r] * rescale[r] + weights[r] . values, only over written keys."""
         lanes = common_lanes(self.cache.head_dim, self.lanes)
         vectors = self.cache.head_dim // lanes
-        width = ceil_div(vectors, ceil_div(vectors, block_width(self.count, self.lanes)))
+        width = ceil_div(vectors, ceil_div(vectors, block_width(self.count, self.isa)))
         for first in range(0, vectors, width):
             part = min(width, vectors - first)
             self._add_value_block(v_cache, (head, start, keys), first * lanes, part)

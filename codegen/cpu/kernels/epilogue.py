@@ -55,32 +55,54 @@ class Epilogue:
         rows = self.spec.format.row_tile
         for half in range(split_halves(self.spec.format, self.isa)):
             column = T.bind(tile * rows + half * lanes)
-            mask = lane_mask(column, columns, lanes) if columns % rows else None
             values = [tile_sums[half] for tile_sums in sums]
-            if self.bias is not None:
-                values = [
-                    value + self._load(self.bias, (column + i * columns,), mask)
-                    for i, value in enumerate(values)
-                ]
-            value = values[0]
-            if self.spec.gate:
-                value = activation(self.spec.gate, value, lanes) * values[1]
-            if self.residual is not None:
-                value = value + self._load(self.residual, (token, column), mask)
-            self._store((token, column), value, mask)
+            if columns % rows and not self.isa.masked_stores:
+                with T.If(column + lanes <= columns):
+                    with T.Then():
+                        self._write(token, column, values, lanes, None)
+                    with T.Else():
+                        self._write_lanes(token, column, values)
+                continue
+            mask = lane_mask(column, columns, lanes) if columns % rows else None
+            self._write(token, column, values, lanes, mask)
 
-    def _load(self, buffer, index, mask) -> Expr:
+    def _write_lanes(self, token, column, values: Sequence[Expr]) -> None:
+        """The columns that are there of a vector that hangs over the result, one by one."""
         lanes = self.isa.lanes
-        if mask is None:
-            return load(buffer, index, lanes)
-        *outer, last = index
-        dtype = vector_type("float32", lanes)
-        return T.masked_load(dtype, buffer, *outer, T.ramp(last, 1, lanes), mask)
+        kept = [T.alloc_buffer((lanes,), "float32", layout=None) for _ in values]
+        for buffer, value in zip(kept, values, strict=True):
+            store(buffer, (0,), value, lanes)
+        with T.serial(0, T.max(self.spec.output_features - column, 0)) as lane:
+            at = T.bind(column + lane)
+            self._write(token, at, [load(buffer, (lane,), 1) for buffer in kept], 1, None)
 
-    def _store(self, index, value, mask) -> None:
-        lanes = self.isa.lanes
-        if mask is None:
-            store(self.out, index, value, lanes)
-            return
-        *outer, last = index
-        T.evaluate(T.masked_store(self.out, value, *outer, T.ramp(last, 1, lanes), mask))
+    def _write(self, token, column, values: Sequence[Expr], lanes: int, mask) -> None:
+        """Finish and store `lanes` columns, those of the mask where there is one."""
+        if self.bias is not None:
+            columns = self.spec.output_features
+            values = [
+                value + _load(self.bias, (column + i * columns,), lanes, mask)
+                for i, value in enumerate(values)
+            ]
+        value = values[0]
+        if self.spec.gate:
+            value = activation(self.spec.gate, value, lanes) * values[1]
+        if self.residual is not None:
+            value = value + _load(self.residual, (token, column), lanes, mask)
+        _store(self.out, (token, column), value, lanes, mask)
+
+
+def _load(buffer, index, lanes: int, mask) -> Expr:
+    if mask is None:
+        return load(buffer, index, lanes)
+    *outer, last = index
+    dtype = vector_type("float32", lanes)
+    return T.masked_load(dtype, buffer, *outer, T.ramp(last, 1, lanes), mask)
+
+
+def _store(buffer, index, value, lanes: int, mask) -> None:
+    if mask is None:
+        store(buffer, index, value, lanes)
+        return
+    *outer, last = index
+    T.evaluate(T.masked_store(buffer, value, *outer, T.ramp(last, 1, lanes), mask))

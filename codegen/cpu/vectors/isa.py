@@ -21,7 +21,8 @@ class VectorISA(ABC):
 
     Attributes:
         name: part of kernel names, such as the instruction set's name.
-        lanes: 32-bit lanes of a vector; divides the 16 rows of a tile.
+        lanes: 32-bit lanes of a vector; divides the rows of a tile.
+        registers: vector registers that the instruction set has.
         block_tokens, block_tiles: the register block of a matrix product, chosen so that its
             int32 sums stay in registers.
         signed_offset: what `dot_signed` wants added to signed codes; the kernel subtracts
@@ -29,15 +30,21 @@ class VectorISA(ABC):
         folds_zeros: whether a matrix product turns unsigned codes into signed ones when it
             unpacks them (when `dot_signed` costs no more than `dot`), or else subtracts
             `zero * sum(x)` from every sum.
+        takes_lanes: whether the dot takes one lane of a vector of activations for all of its
+            lanes, so that activations of several steps are loaded together.
+        masked_stores: whether one instruction stores the lanes that a mask chooses.
         prefetch_bytes: how far ahead of its reads a memory-bound kernel asks for weights; 0 = off.
     """
 
     name: str
     lanes: int
+    registers: int
     block_tokens: int
     block_tiles: int
     signed_offset: int
     folds_zeros: bool
+    takes_lanes: bool = False
+    masked_stores: bool = True
     prefetch_bytes: int = 0
 
     @abstractmethod

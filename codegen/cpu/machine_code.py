@@ -1,0 +1,61 @@
+"""Kernels to object files, with LLVM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import tvm
+from tvm import tirx
+
+from morendo.codegen.scratch import write_scratch
+from morendo.ir.errors import CompileError
+
+
+def compile_kernels(
+    kernels: Mapping[str, tirx.PrimFunc],
+    llvm: tvm.target.Target,
+    directory: Path,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Path]:
+    """Generate machine code, one object file a kernel.
+
+    Args:
+        kernels: functions by their names.
+        llvm: the target of TVM's code generator.
+        directory: where the object files go.
+        advance: called after each kernel, for progress.
+
+    Raises:
+        CompileError: when the code generator refuses a kernel, naming it, or the disk is full.
+    """
+    paths = []
+    for name, function in kernels.items():
+        path = directory / f"{name}.o"
+        module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
+        try:
+            code = _object_code(tvm.tirx.build(module, target=llvm))
+        except Exception as error:  # TVM raises many types across its C interface
+            words = [line for line in str(error).splitlines() if line.strip()]
+            raise CompileError(
+                f"code generation failed ({words[-1] if words else type(error).__name__})",
+                where=f"kernel {name}",
+                hint="this is a defect of morendo; rerun with --debug and report it",
+            ) from error
+        write_scratch(path, code)
+        paths.append(path)
+        advance()
+    return paths
+
+
+def _object_code(module: tvm.runtime.Module) -> bytes:
+    """The object file of a built kernel. LLVM ends the process when a disk is full, so that it
+    writes to memory, and what it wrote is written elsewhere by us.
+    """
+    memory = os.memfd_create("kernel")
+    try:
+        module.write_to_file(f"/proc/self/fd/{memory}", "o")
+        return os.pread(memory, os.fstat(memory).st_size, 0)
+    finally:
+        os.close(memory)

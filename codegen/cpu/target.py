@@ -1,0 +1,82 @@
+"""A target that is a processor with vector units: LLVM makes the code, a C compiler links it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+
+from morendo.codegen.link import Toolchain, link_executable, link_model
+from morendo.codegen.lowering import Program
+from morendo.codegen.scratch import scratch_folder
+from morendo.codegen.target import Target, Track
+from morendo.ir.errors import CompileError
+from morendo.ir.plan import EXECUTABLE, LIBRARY, Plan
+
+from .machine_code import compile_kernels
+from .vectors.isa import VectorISA
+
+
+@dataclass(frozen=True)
+class CPUTarget(Target):
+    """A processor.
+
+    Attributes:
+        isa: the vector unit that kernels are built for.
+        triple: LLVM's name of architecture, system and ABI.
+        cpu: LLVM's name of the processor: what instructions it has, and how long they take.
+        features: LLVM's names of further instructions that the code uses.
+        tuning: LLVM attributes that change speed only, with their sign.
+        toolchain: what links an artifact.
+    """
+
+    isa: VectorISA
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    tuning: tuple[str, ...]
+    toolchain: Toolchain
+
+    def __post_init__(self) -> None:
+        for tile in ("row_tile", "key_tile"):
+            size = getattr(self.layout, tile)
+            if size % self.isa.lanes:
+                raise CompileError(
+                    f"kernels cannot use vector unit {self.isa.name} (got {self.isa.lanes} lanes, "
+                    f"need a divisor of the {size} of the layout's {tile})",
+                    where=f"target {self.name}",
+                    hint="give the target a layout with larger tiles",
+                )
+
+    @property
+    def llvm(self) -> tvm.target.Target:
+        """The target of TVM's code generator."""
+        return tvm.target.Target(
+            {
+                "kind": "llvm",
+                "mtriple": self.triple,
+                "mcpu": self.cpu,
+                "mattr": [*(f"+{feature}" for feature in self.features), *self.tuning],
+            }
+        )
+
+    @property
+    def toolkit(self) -> str:
+        return self.triple
+
+    def build(self, program: Program, plan: Plan, directory: Path, track: Track) -> None:
+        """The library, and for a machine of another kind a static executable to try it with."""
+        kernels, names = program.kernels, plan.kernels
+        given = self.toolchain, plan.to_json(), self.device.cpu_flags
+        with scratch_folder() as scratch:
+            with track("generate machine code", len(kernels)) as advance:
+                objects = compile_kernels(kernels, self.llvm, scratch, advance)
+            foreign = platform.machine() != self.device.machine
+            with track("link", 1 + foreign) as advance:
+                link_model(objects, names, directory / LIBRARY, *given)
+                advance()
+                if foreign:
+                    link_executable(objects, names, directory / EXECUTABLE, *given)
+                    advance()
