@@ -30,6 +30,8 @@ _FLOAT_TYPES = {
     onnx.TensorProto.DOUBLE,
 }
 IDS = "input_ids"
+_SMALL = 1024  # elements of what may be computed to be looked at
+_KEEPS_SIZE = ("Cast", "DequantizeLinear", "Identity", "Transpose")
 
 
 class Lengths:
@@ -40,6 +42,8 @@ class Lengths:
         static: names of values that depend on the number of tokens only.
         varying: those of them whose computation reads that number at all.
         activations: values that depend on the tokens themselves.
+        matrices: large stored tensors behind casts, transpositions and scales; their shapes are
+            known without them.
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
@@ -57,6 +61,12 @@ class Lengths:
                 self.varying.update(node.outputs)
         every = {name for node in graph.nodes for name in node.outputs} | {IDS}
         self.activations = every - self.static
+        stored = graph.initializers
+        self.matrices = {n for n in stored.names() if np.prod(stored.shape(n)) > _SMALL}
+        for node in graph.nodes:
+            if node.op in _KEEPS_SIZE and node.inputs[0] in self.matrices:
+                self.matrices.update(node.outputs)
+        self.matrices.difference_update(stored.names())
 
     def at(self, tokens: int) -> AtLength:
         """Values at this number of tokens, kept for the next question."""
@@ -99,7 +109,9 @@ class Lengths:
 
     def scalar(self, name: str) -> float | None:
         """A constant of one element as a float, None for anything else."""
-        if name not in self.static or (name in self.graph.initializers and self.big(name)):
+        if name not in self.static or name in self.matrices:
+            return None
+        if name in self.graph.initializers and self.big(name):
             return None
         value = self.constant(name)
         return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
@@ -168,12 +180,10 @@ class AtLength:
         if name in self.graph.initializers:
             return self.graph.initializers.shape(name)
         node = self.graph.producers.get(name)
-        if node is not None and name not in self._known and name in self.lengths.static:
-            if node.op in ("Cast", "Identity", "DequantizeLinear"):
-                return self.shape(node.inputs[0])
-            if node.op == "Transpose":
-                source = self.shape(node.inputs[0])
-                return tuple(source[a] for a in node.attrs.get("perm", range(len(source))[::-1]))
+        if node is not None and name in self.lengths.matrices:
+            source = self.shape(node.inputs[0])
+            axes = node.attrs.get("perm", range(len(source))[::-1])
+            return tuple(source[a] for a in axes) if node.op == "Transpose" else source
         if name in self.lengths.activations and self.tokens not in PROBES:
             return tuple(a * self.tokens + b for a, b in self.lengths.dims(name))
         self._compute([name])
@@ -193,7 +203,7 @@ class AtLength:
         return values[name] if name in values else widened(self.value(name))
 
     def _compute(self, names: list[str]) -> None:
-        known = set(self._known)
+        known = self.lengths.matrices.difference(names).union(self._known)
         known |= set() if self.tokens in PROBES else self.lengths.activations
         for node in self.graph.needed(names, known):
             if node.op in ("Shape", "Size"):
@@ -209,9 +219,13 @@ class AtLength:
     def _static(self, name: str) -> Any:
         if not name:
             return None
+        if name in self.lengths.matrices and name not in self._known:
+            return self.lengths.once(self.tokens).value(name)
         return self._known[name] if name in self._known else self.graph.initializers.read(name)
 
     def _known_shape(self, name: str) -> tuple[int, ...]:
+        if name in self.lengths.matrices:
+            return self.shape(name)
         known = self._known.get(name)
         return self.graph.initializers.shape(name) if known is None else known.shape
 
@@ -236,6 +250,7 @@ class AtLength:
         for name, shape in zip(node.inputs, shapes, strict=True):
             stored = name in self.graph.initializers
             is_float = stored and self.graph.initializers.is_float(name)
+            is_float |= name in self.lengths.matrices
             if not name:
                 inputs.append(None)
             elif is_float:  # its values do not matter for shapes

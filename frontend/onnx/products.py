@@ -76,7 +76,8 @@ def matmul(t: Translator, node: Node) -> dict[str, Any]:
     """A product with a weight; two activations are an attention's, found before."""
     checked_attrs(t.graph, node)
     x, matrix = node.inputs
-    known = x in t.values and matrix in t.lengths.static and t.lengths.constant(matrix) is not None
+    known = x in t.values and matrix in t.lengths.static
+    known = known and (matrix not in t.lengths.varying or t.lengths.constant(matrix) is not None)
     if not known or len(t.lengths.at(PROBES[0]).shape(matrix)) != 2:
         raise t.graph.error(f"{node.label} is no product of an activation and a matrix")
     return _one(node, _product(t, node, t.values[x], _turned(t, matrix, True)))
