@@ -190,7 +190,7 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
     model, options = calls[0]
     assert isinstance(options.pop("progress"), Progress)
     assert model == "some/model"
-    assert options == {"target": "x86", "bits": 8, "group_size": 64}
+    assert options == {"target": "native", "bits": 8, "group_size": 64}
     out = capsys.readouterr().out
     assert f"wrote {tmp_path}: {size((tmp_path / 'manifest.json').stat().st_size)} in " in out
     assert "; 4.16 in linears of 4, 3 or 2 bits, which --average-bits counts" in out
