@@ -18,6 +18,7 @@ from pathlib import Path
 from morendo.ir.errors import CompileError
 
 from .scratch import scratch_folder, write_scratch
+from .text_facts import TextFacts
 
 RUNTIME_SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "c"
 RUNNER_SOURCES = RUNTIME_SOURCES / "run"
@@ -90,23 +91,39 @@ def link_executable(
     objects: Sequence[Path],
     kernels: Sequence[str],
     out: Path,
+    text: TextFacts,
     toolchain: Toolchain,
     plan: str = "",
     cpu_flags: Sequence[str] = (),
-    sources: Sequence[Path] | None = None,
 ) -> None:
-    """Write a static executable: what `link_model` links, and the C source of a main function.
+    """Write a static executable: what `link_model` links, and `runtime/c/run`.
 
     Args:
+        text: what it has to know of the model's text.
         objects, kernels, out, toolchain, plan, cpu_flags: as for `link_model`.
-        sources: with the main function; by default that of `runtime/c/run`.
     """
-    if sources is None:
-        sources = sorted(RUNNER_SOURCES.glob("*.c"))
-    inputs = [*_check_sources(toolchain, cpu_flags), *sources, *objects]
-    flags = ["-static", *toolchain.flags]
-    tables = kernel_table(kernels, cpu_flags) + plan_text(plan)
-    _compile(toolchain.static_triple, flags, tables, inputs, out)
+    tables = kernel_table(kernels, cpu_flags) + plan_text(plan) + text.c_source()
+    sources = sorted(RUNNER_SOURCES.glob("*.c"))
+    link_program([*sources, *objects], out, toolchain, tables, cpu_flags)
+
+
+def link_program(
+    inputs: Sequence[Path],
+    out: Path,
+    toolchain: Toolchain,
+    tables: str,
+    cpu_flags: Sequence[str] = (),
+) -> None:
+    """Write a static executable of objects and C sources, one with a main function.
+
+    Args:
+        inputs: they are linked with the C runtime.
+        out: the executable.
+        toolchain, cpu_flags: as for `link_model`.
+        tables: C text, that of `kernel_table` among it.
+    """
+    inputs = [*_check_sources(toolchain, cpu_flags), *inputs]
+    _compile(toolchain.static_triple, ["-static", *toolchain.flags], tables, inputs, out)
 
 
 def _check_sources(toolchain: Toolchain, cpu_flags: Sequence[str]) -> list[Path]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from morendo.ir.plan import Plan
 
     from .lowering import Program
+    from .text_facts import TextFacts
 
 Builder = Callable[..., Any]
 """A function that gives the PrimFunc of a kernel; keywords are its shape and options."""
@@ -93,8 +94,17 @@ class Target(ABC):
         return passes
 
     @abstractmethod
-    def build(self, program: Program, plan: Plan, directory: Path, track: Track) -> None:
+    def build(
+        self, program: Program, plan: Plan, text: TextFacts, directory: Path, track: Track
+    ) -> None:
         """Write what runs the plan on the device into an artifact's directory.
+
+        Args:
+            program: its kernels.
+            plan: what calls them.
+            text: what an executable has to know of the model's text.
+            directory: the artifact in the making, where the tokenizer's tables lie.
+            track: shows progress.
 
         Raises:
             CompileError: when a kernel cannot be compiled, naming it.

@@ -17,6 +17,7 @@ from morendo.ir.errors import ArtifactError
 
 VERSION = 1
 LIBRARY, EXECUTABLE = "model.so", "run"  # the files of an artifact that execute its plan
+TOKENIZER_TABLES = "tokenizer.bin"  # of the executable's tokenizer
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
 SPACES = ("arena", "weights", "cache", "ids", "logits")
 ITEM_BYTES = {

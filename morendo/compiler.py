@@ -18,6 +18,7 @@ from morendo.codegen.build import lower_module
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
+from morendo.executable import describe_text
 from morendo.forecast import foresee_time
 from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
@@ -108,9 +109,9 @@ def compile(
         scratch = stack.enter_context(scratch_folder())
         with progress.task("load and export the model"):
             loaded = load_model(model, context)
-        for note in loaded.notes:
-            progress.note(f"note: {note}")
+        progress.notes(loaded.notes)
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
+        text_facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
         options = _options(loaded, machine, bits, context, chunk)
         weights = DerivedWeights(loaded.weights)
         setting = Context(weights, layout=machine.layout)
@@ -127,7 +128,7 @@ def compile(
             )
         lowered = _lower(loaded, machine, recipe, options, setting, dump_ir, progress)
         program, plan, records = lowered
-        machine.build(program, plan, artifact.path, progress.task)
+        machine.build(program, plan, text_facts, artifact.path, progress.task)
         codes = setting.calibration and setting.calibration.codes
         _write_data(program, plan, artifact.path, weights, codes, progress)
         artifact.finish(_manifest(loaded, machine, program, plan, records, tokenizer))

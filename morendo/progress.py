@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -44,6 +44,11 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say something that the person should know."""
+
+    def notes(self, texts: Iterable[str]) -> None:
+        """Say what was noticed and does not stop the work."""
+        for text in texts:
+            self.note(f"note: {text}")
 
     def __enter__(self) -> Progress:
         return self

@@ -1,6 +1,6 @@
 """An artifact for a machine of another kind, run by qemu's user mode.
 
-The artifact's static executable does what `CExecutor` does in this process; runtime/c/run/main.c
+The artifact's static executable does what `CExecutor` does in this process; runtime/c/run/serve.c
 describes the conversation.
 """
 

@@ -14,7 +14,7 @@ from stat import S_ISREG
 from typing import Any
 
 from morendo.ir.errors import ArtifactError
-from morendo.ir.plan import EXECUTABLE, LIBRARY
+from morendo.ir.plan import EXECUTABLE, LIBRARY, TOKENIZER_TABLES
 from morendo.runtime.artifact import (
     AGAIN,
     CHAT_TEMPLATE,
@@ -27,7 +27,16 @@ from morendo.runtime.artifact import (
     read_manifest,
 )
 
-_USED = (PLAN, WEIGHTS, LIBRARY, EXECUTABLE, TOKENIZER, CHAT_TEMPLATE, WEIGHT_LIST)
+_USED = (
+    PLAN,
+    WEIGHTS,
+    LIBRARY,
+    EXECUTABLE,
+    TOKENIZER,
+    TOKENIZER_TABLES,
+    CHAT_TEMPLATE,
+    WEIGHT_LIST,
+)
 _READ_WHOLE = (
     PLAN,
     LIBRARY,

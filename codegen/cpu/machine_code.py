@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 
+from morendo.codegen.build_cache import BuildCache, cache_key
 from morendo.codegen.scratch import write_scratch
 from morendo.ir.errors import CompileError
 
@@ -30,12 +33,13 @@ def compile_kernels(
     Raises:
         CompileError: when the code generator refuses a kernel, naming it, or the disk is full.
     """
+    cache = BuildCache()
     paths = []
     for name, function in kernels.items():
         path = directory / f"{name}.o"
         module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
         try:
-            code = _object_code(tvm.tirx.build(module, target=llvm))
+            code = cache.get(_key(module, llvm), lambda m=module: _object_code(m, llvm))
         except Exception as error:  # TVM raises many types across its C interface
             words = [line for line in str(error).splitlines() if line.strip()]
             raise CompileError(
@@ -49,13 +53,25 @@ def compile_kernels(
     return paths
 
 
-def _object_code(module: tvm.runtime.Module) -> bytes:
-    """The object file of a built kernel. LLVM ends the process when a disk is full, so that it
-    writes to memory, and what it wrote is written elsewhere by us.
+def _key(module: tvm.IRModule, llvm: tvm.target.Target) -> str:
+    """Names the object file of a kernel: its code, the machine, and who translates it.
+
+    The structural hash sees what the text may leave out, the text what the hash may confuse.
     """
+    versions = [version(name) for name in ("apache-tvm", "apache-tvm-ffi")]
+    return cache_key(
+        *versions, str(llvm), str(tvm_ffi.structural_hash(module)), module.script(show_meta=True)
+    )
+
+
+def _object_code(module: tvm.IRModule, llvm: tvm.target.Target) -> bytes:
+    """The object file of a kernel. LLVM ends the process when a disk is full, so that it writes to
+    memory, and what it wrote is written elsewhere by us.
+    """
+    built = tvm.tirx.build(module, target=llvm)
     memory = os.memfd_create("kernel")
     try:
-        module.write_to_file(f"/proc/self/fd/{memory}", "o")
+        built.write_to_file(f"/proc/self/fd/{memory}", "o")
         return os.pread(memory, os.fstat(memory).st_size, 0)
     finally:
         os.close(memory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from morendo.codegen.link import Toolchain, link_executable, link_model
 from morendo.codegen.lowering import Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target, Track
+from morendo.codegen.text_facts import TextFacts
 from morendo.ir.errors import CompileError
 from morendo.ir.plan import EXECUTABLE, LIBRARY, Plan
 
@@ -66,17 +66,17 @@ class CPUTarget(Target):
     def toolkit(self) -> str:
         return self.triple
 
-    def build(self, program: Program, plan: Plan, directory: Path, track: Track) -> None:
-        """The library, and for a machine of another kind a static executable to try it with."""
+    def build(
+        self, program: Program, plan: Plan, text: TextFacts, directory: Path, track: Track
+    ) -> None:
+        """A library for programs that link it, and an executable that needs nothing else."""
         kernels, names = program.kernels, plan.kernels
         given = self.toolchain, plan.to_json(), self.device.cpu_flags
         with scratch_folder() as scratch:
             with track("generate machine code", len(kernels)) as advance:
                 objects = compile_kernels(kernels, self.llvm, scratch, advance)
-            foreign = platform.machine() != self.device.machine
-            with track("link", 1 + foreign) as advance:
+            with track("link", 2) as advance:
                 link_model(objects, names, directory / LIBRARY, *given)
                 advance()
-                if foreign:
-                    link_executable(objects, names, directory / EXECUTABLE, *given)
-                    advance()
+                link_executable(objects, names, directory / EXECUTABLE, text, *given)
+                advance()

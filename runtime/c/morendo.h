@@ -31,6 +31,7 @@ enum {
 };
 
 typedef struct mr_session mr_session;
+typedef struct mr_tokenizer mr_tokenizer;
 
 /* Whether the CPU can run this model's code; MR_ARTIFACT if it lacks an instruction set. mr_open
  * asks this first, whoever calls kernels himself asks before. */
@@ -72,6 +73,20 @@ MR_API double mr_step_seconds(mr_session *session, int function, int step);
 MR_API const char *mr_plan(void);
 MR_API int mr_vocabulary(const mr_session *session);
 MR_API int mr_context(const mr_session *session);
+
+/* Opens the compiled tokenizer of an artifact directory. It does not change any more: any number
+ * of threads may use it at the same time. */
+MR_API int mr_tokenizer_open(const char *artifact_dir, mr_tokenizer **out);
+MR_API void mr_tokenizer_close(mr_tokenizer *tokenizer);
+/* Token ids of `bytes` bytes of UTF-8, added tokens such as <|im_start|> included, without a
+ * beginning-of-text token. `count` becomes the number of ids; those behind `capacity` are not
+ * written, so that a first call with 0 tells how many there are. */
+MR_API int mr_tokenize(const mr_tokenizer *tokenizer, const char *text, int64_t bytes, int32_t *ids,
+                       int capacity, int *count);
+/* The UTF-8 text of token ids, without special tokens; `bytes` and `capacity` as above. What is
+ * not valid becomes the replacement character. */
+MR_API int mr_detokenize(const mr_tokenizer *tokenizer, const int32_t *ids, int count, char *text,
+                         int64_t capacity, int64_t *bytes);
 
 /* For callers that run kernels themselves: makes `threads` (0: all CPUs) take part in parallel
  * loops and returns their number. The workers live until the matching mr_pool_stop. */

@@ -18,7 +18,7 @@ from morendo.ir.evaluate_dialect import State
 from morendo.ir.generic_ops import GENERIC
 from morendo.ir.text import bindings_of
 from morendo.passes.calibration.torch_ops import TORCH_RULES
-from tests.numerics.kernel_runner import _target, runnable_isas
+from tests.numerics.kernel_runner import native_isas, target_of
 
 N, C = 5, 16
 X = np.random.default_rng(3).normal(size=(1, N, C)).astype(np.float32)
@@ -114,7 +114,7 @@ def functions() -> dict[str, relax.Function]:
 @pytest.fixture(scope="module")
 def machine(functions: dict[str, relax.Function]) -> relax.VirtualMachine:
     """All samples compiled at once, each kernel with the schedule that artifacts get."""
-    isa = runnable_isas()[0]
+    isa = native_isas()[0]
     names = {name: name.replace(".", "_") for name in functions}
     module = tvm.IRModule({n: functions[k].with_attr("global_symbol", n) for k, n in names.items()})
     module = relax.transform.LegalizeOps()(module)
@@ -122,7 +122,7 @@ def machine(functions: dict[str, relax.Function]) -> relax.VirtualMachine:
         if isinstance(function, tvm.tirx.PrimFunc):
             scheduled = schedule_generic(function.without_attr("global_symbol"), isa, N)
             module[var] = scheduled
-    return relax.VirtualMachine(tvm.compile(module, target=_target("x86-64-v3")), tvm.cpu())
+    return relax.VirtualMachine(tvm.compile(module, target=target_of(isa)), tvm.cpu())
 
 
 def run(function: relax.Function, x: Any, rules: dict[str, Any]) -> Any:

@@ -1,113 +1,162 @@
-/* run --serve DIR THREADS: the model of this executable, driven by another program.
- *
- * Requests come on standard input, replies go to standard output, both in this machine's byte
- * order. A request is two int32, an operation and a number n, then what the operation needs:
- *
- *   'p', n, n ids   prefill     float[vocabulary]
- *   'd', id         decode      float[vocabulary]
- *   's', n, n ids   score       float[n][vocabulary]
- *   'P', n          position    nothing
- *   'L', n          level       nothing
- *
- * The signal SIGUSR1 cancels the request that runs.
- *
- * A reply is two int32, a code of morendo.h and the number of bytes that follow: the result, or
- * after a failure its text. The first reply comes without a request: vocabulary and context. */
-#define _POSIX_C_SOURCE 200809L
+/* DIR/run: opens the artifact that it lies in and answers one prompt. */
+#define _GNU_SOURCE
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
 
-#include "morendo.h"
+#include "run.h"
 
-static int reply(int code, const void *data, size_t bytes) {
-  int32_t head[2] = {code, (int32_t)bytes};
-  if (fwrite(head, sizeof head, 1, stdout) != 1) return 0;
-  if (bytes && fwrite(data, bytes, 1, stdout) != 1) return 0;
-  return !fflush(stdout);
-}
+typedef struct {
+  double load, prefill, decode; /* seconds */
+  int prompt_tokens, decode_tokens;
+  const char *finish;
+} Stats;
 
-static int reply_error(int code) { return reply(code, mr_error(), strlen(mr_error())); }
+static volatile sig_atomic_t interrupted;
+static mr_session *volatile running; /* what Ctrl-C cancels */
 
-/* Reads the ids of a request and runs it; 0 when the other side has gone. */
-static int run_ids(mr_session *session, char operation, int count) {
-  int all = operation == 's';
-  size_t floats = (size_t)mr_vocabulary(session) * (all && count > 0 ? (size_t)count : 1);
-  int32_t *ids = malloc(sizeof *ids * (count > 0 ? (size_t)count : 1));
-  float *logits = malloc(sizeof *logits * floats);
-  int going = ids && logits;
-  if (going && count > 0) going = fread(ids, sizeof *ids, (size_t)count, stdin) == (size_t)count;
-  if (going) {
-    int code = all ? mr_score(session, ids, count, logits) : mr_prefill(session, ids, count, logits);
-    going = code ? reply_error(code) : reply(MR_OK, logits, sizeof *logits * floats);
-  }
-  free(ids);
-  free(logits);
-  return going;
-}
-
-static int decode(mr_session *session, int32_t id, float *logits) {
-  int code = mr_decode(session, id, logits);
-  size_t bytes = sizeof *logits * (size_t)mr_vocabulary(session);
-  return code ? reply_error(code) : reply(MR_OK, logits, bytes);
-}
-
-static int answer(mr_session *session, int32_t operation, int32_t number, float *logits) {
-  int code = MR_OK;
-  switch (operation) {
-    case 'p':
-    case 's':
-      return run_ids(session, (char)operation, number);
-    case 'd':
-      return decode(session, number, logits);
-    case 'P':
-      code = mr_set_position(session, number);
-      break;
-    case 'L':
-      code = mr_set_level(session, number);
-      break;
-    default:
-      return 0;
-  }
-  return code ? reply_error(code) : reply(MR_OK, NULL, 0);
-}
-
-static mr_session *served;
-
-static void cancel(int number) {
+static void interrupt(int number) {
   (void)number;
-  if (served) mr_cancel(served);
+  interrupted = 1;
+  if (running) mr_cancel(running);
 }
 
-static int serve(const char *directory, int threads) {
-  mr_session *session;
-  int code = mr_open(directory, threads, &session);
-  if (code) {
-    reply_error(code);
-    return 1;
+/* Says why a call failed; an exit code. */
+static int failed(void) {
+  return interrupted ? report(INTERRUPTED, "interrupted") : report(WRONG_INPUT, "%s", mr_error());
+}
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* The directory of this executable. */
+static int find_artifact(const char *word, char *path, size_t room) {
+  ssize_t size = readlink("/proc/self/exe", path, room - 1);
+  if (size <= 0) size = snprintf(path, room, "%s", word);
+  if (size <= 0 || (size_t)size >= room - 1) return 0;
+  path[size] = 0;
+  char *slash = strrchr(path, '/');
+  strcpy(slash ? slash : path, slash ? "" : ".");
+  return 1;
+}
+
+static int is_stop(const Options *options, int32_t id) {
+  for (int i = 0; !options->ignore_eos && i < run_model.stop_count; i++) {
+    if (run_model.stops[i] == id) return 1;
   }
-  served = session;
-  int32_t sizes[2] = {mr_vocabulary(session), mr_context(session)};
-  float *logits = malloc(sizeof *logits * (size_t)sizes[0]);
-  int going = logits && reply(MR_OK, sizes, sizeof sizes);
-  int32_t request[2];
-  while (going && fread(request, sizeof request, 1, stdin) == 1) {
-    going = answer(session, request[0], request[1], logits);
-  }
-  free(logits);
-  served = NULL;
-  mr_close(session);
   return 0;
 }
 
-int main(int count, char **arguments) {
-  struct sigaction action = {.sa_handler = cancel, .sa_flags = SA_RESTART};
-  sigaction(SIGUSR1, &action, NULL);
-  if (count == 4 && !strcmp(arguments[1], "--serve")) {
-    return serve(arguments[2], atoi(arguments[3]));
+/* Decodes token after token; an exit code. */
+static int answer(mr_session *session, const Options *options, Sampler *sampler, Output *output,
+                  float *logits, Stats *stats) {
+  stats->finish = "length";
+  for (int count = 0; count < options->max_tokens && !interrupted; count++) {
+    double start = now();
+    int32_t id = sampler_draw(sampler, logits);
+    if (id < 0) return report(WRONG_INPUT, "the model computed a logit that is not finite");
+    if (is_stop(options, id)) {
+      stats->finish = count ? "stop" : "nothing";
+      return DONE;
+    }
+    sampler_see(sampler, id);
+    if (output_token(output, id)) return report(WRONG_INPUT, "%s", mr_error());
+    if (output->failed) return output->failed;
+    if (output->stopped) return DONE;
+    if (count + 1 == options->max_tokens) return DONE;
+    if (mr_position(session) == mr_context(session)) {
+      stats->finish = "context";
+      return DONE;
+    }
+    if (mr_decode(session, id, logits)) return failed();
+    stats->decode_tokens++;
+    stats->decode += now() - start;
   }
-  fprintf(stderr, "usage: %s --serve DIR THREADS\n", count ? arguments[0] : "run");
-  return 2;
+  return interrupted ? report(INTERRUPTED, "interrupted") : DONE;
+}
+
+static void tell(const mr_session *session, const Options *options, const Stats *stats) {
+  if (!strcmp(stats->finish, "nothing")) fputs("the answer is empty: the model ended it at once\n", stderr);
+  if (!strcmp(stats->finish, "context")) {
+    fprintf(stderr, "the context of %d tokens is full; compile with a larger --context\n",
+            mr_context(session));
+  }
+  if (!options->stats) return;
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  fprintf(stderr, "start    %.2f s\nprefill  %.1f tokens/s  %d tokens\n", stats->load,
+          stats->prefill > 0 ? stats->prompt_tokens / stats->prefill : 0, stats->prompt_tokens);
+  fprintf(stderr, "decode   %.1f tokens/s  %d tokens\nmemory   %.1f MB  peak, mapped weights included\n",
+          stats->decode > 0 ? stats->decode_tokens / stats->decode : 0, stats->decode_tokens,
+          (double)usage.ru_maxrss * 1024e-6);
+}
+
+static int generate(mr_session *session, const mr_tokenizer *tokenizer, const Options *options,
+                    Stats *stats) {
+  int32_t *ids = read_prompt(options, tokenizer, &stats->prompt_tokens);
+  if (!ids) return WRONG_INPUT;
+  Sampler sampler;
+  Output output;
+  float *logits = malloc((size_t)mr_vocabulary(session) * sizeof *logits);
+  int ready = sampler_start(&sampler, options->sampling, options->seed, mr_vocabulary(session));
+  int code = ready && logits ? DONE : report(WRONG_INPUT, "not enough memory");
+  double start = now();
+  if (!code && mr_prefill(session, ids, stats->prompt_tokens, logits)) {
+    code = failed();
+  }
+  stats->prefill = now() - start;
+  if (!code) {
+    for (int i = 0; i < stats->prompt_tokens; i++) sampler_see(&sampler, ids[i]);
+    output_start(&output, options, tokenizer);
+    code = answer(session, options, &sampler, &output, logits, stats);
+    output_finish(&output);
+    if (!code) tell(session, options, stats);
+  }
+  sampler_free(&sampler);
+  free(logits);
+  free(ids);
+  return code;
+}
+
+int main(int count, char **words) {
+  char artifact[4096];
+  Options options;
+  Stats stats = {0};
+  mr_session *session = NULL;
+  mr_tokenizer *tokenizer = NULL;
+  double start = now();
+  if (count == 4 && !strcmp(words[1], "--serve")) return serve(words[2], atoi(words[3]));
+  int code = read_options(count, words, &options);
+  if (code >= 0) return code;
+  if (run_model.missing_tokenizer && !options.ids) {
+    return report(WRONG_INPUT, "this artifact has no compiled tokenizer (%s); give token ids with "
+                  "--ids", run_model.missing_tokenizer);
+  }
+  struct sigaction action = {.sa_handler = interrupt};
+  sigaction(SIGINT, &action, NULL);
+  signal(SIGPIPE, SIG_IGN);
+  if (!find_artifact(words[0], artifact, sizeof artifact)) {
+    return report(WRONG_INPUT, "the artifact's path is too long");
+  }
+  int error = mr_open(artifact, options.threads, &session);
+  if (!error && !options.ids) error = mr_tokenizer_open(artifact, &tokenizer);
+  if (!error) error = mr_set_level(session, options.level);
+  if (error) {
+    code = failed();
+  } else {
+    running = session;
+    stats.load = now() - start;
+    code = generate(session, tokenizer, &options, &stats);
+  }
+  running = NULL;
+  mr_tokenizer_close(tokenizer);
+  mr_close(session);
+  return code;
 }

@@ -1,0 +1,84 @@
+/* The executable `run` of an artifact: text in, text out, without Python. */
+#ifndef MORENDO_RUN_H
+#define MORENDO_RUN_H
+
+#include <stdint.h>
+
+#include "../morendo.h"
+#include "../tokenizer.h"
+
+/* Exit codes, as those of the `morendo` command. */
+enum { DONE = 0, WRONG_INPUT = 1, WRONG_USAGE = 2, INTERRUPTED = 130, NO_READER = 141 };
+
+typedef struct {
+  float temperature, top_p, min_p, repetition_penalty;
+  int top_k;
+} Sampling;
+
+/* Generated for each model: what compiling found out about its text. */
+typedef struct {
+  const char *name;
+  const int32_t *stops; /* ids that end an answer */
+  int stop_count;
+  int32_t bos;                   /* goes in front of a text, or -1 */
+  const char *missing_tokenizer; /* why there are no tables, or NULL */
+  const char *missing_chat;      /* why there is no chat form, "" for a model without chats */
+  const char *user[2];           /* where missing_chat is NULL: before and behind what the user says */
+  const char *system[3];         /* with a system message: before, between, behind; or NULL */
+  int trims;                     /* blanks around messages are taken away */
+  Sampling sampling;
+} Model;
+extern const Model run_model;
+
+/* options.c */
+enum { MOST_STOPS = 16 };
+
+typedef struct {
+  const char *prompt, *system;
+  const char *stops[MOST_STOPS];
+  int stop_count, max_tokens, threads, level;
+  int raw, ids, stats, ignore_eos;
+  uint64_t seed;
+  Sampling sampling;
+} Options;
+
+/* Reads the command line; -1 to go on, else the exit code. */
+int read_options(int count, char **words, Options *options);
+/* Prints `error: ...` on standard error; returns `code`. */
+int report(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* sampler.c: draws token ids. */
+typedef struct {
+  Sampling sampling;
+  uint64_t state;
+  void *candidates;
+  uint8_t *seen; /* tokens of the text so far, one byte each */
+  int vocabulary;
+} Sampler;
+
+int sampler_start(Sampler *sampler, Sampling sampling, uint64_t seed, int vocabulary);
+void sampler_see(Sampler *sampler, int32_t id);
+/* The next token, or -1 when the logits are not finite. */
+int32_t sampler_draw(Sampler *sampler, const float *logits);
+void sampler_free(Sampler *sampler);
+
+/* output.c: what is printed, held back where it may be the start of a stop text. */
+typedef struct {
+  const Options *options;
+  TextStream text;
+  Buffer ready;
+  int stopped; /* a stop text was found */
+  int failed;  /* the reader went away, or the disk is full */
+} Output;
+
+void output_start(Output *output, const Options *options, const mr_tokenizer *tokenizer);
+int output_token(Output *output, int32_t id);
+void output_finish(Output *output);
+
+/* prompt.c: the ids of the prompt, from malloc; NULL after an error that is already reported. */
+int32_t *read_prompt(const Options *options, const mr_tokenizer *tokenizer, int *count);
+
+/* serve.c: gives logits to another program; see there. */
+int serve(const char *directory, int threads);
+
+#endif

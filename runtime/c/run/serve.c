@@ -1,0 +1,105 @@
+/* run --serve DIR THREADS: the model of this executable, driven by another program.
+ *
+ * Requests come on standard input, replies go to standard output, both in this machine's byte
+ * order. A request is two int32, an operation and a number n, then what the operation needs:
+ *
+ *   'p', n, n ids   prefill     float[vocabulary]
+ *   'd', id         decode      float[vocabulary]
+ *   's', n, n ids   score       float[n][vocabulary]
+ *   'P', n          position    nothing
+ *   'L', n          level       nothing
+ *
+ * The signal SIGUSR1 cancels the request that runs.
+ *
+ * A reply is two int32, a code of morendo.h and the number of bytes that follow: the result, or
+ * after a failure its text. The first reply comes without a request: vocabulary and context. */
+#define _POSIX_C_SOURCE 200809L
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "run.h"
+
+static int reply(int code, const void *data, size_t bytes) {
+  int32_t head[2] = {code, (int32_t)bytes};
+  if (fwrite(head, sizeof head, 1, stdout) != 1) return 0;
+  if (bytes && fwrite(data, bytes, 1, stdout) != 1) return 0;
+  return !fflush(stdout);
+}
+
+static int reply_error(int code) { return reply(code, mr_error(), strlen(mr_error())); }
+
+/* Reads the ids of a request and runs it; 0 when the other side has gone. */
+static int run_ids(mr_session *session, char operation, int count) {
+  int all = operation == 's';
+  size_t floats = (size_t)mr_vocabulary(session) * (all && count > 0 ? (size_t)count : 1);
+  int32_t *ids = malloc(sizeof *ids * (count > 0 ? (size_t)count : 1));
+  float *logits = malloc(sizeof *logits * floats);
+  int going = ids && logits;
+  if (going && count > 0) going = fread(ids, sizeof *ids, (size_t)count, stdin) == (size_t)count;
+  if (going) {
+    int code = all ? mr_score(session, ids, count, logits) : mr_prefill(session, ids, count, logits);
+    going = code ? reply_error(code) : reply(MR_OK, logits, sizeof *logits * floats);
+  }
+  free(ids);
+  free(logits);
+  return going;
+}
+
+static int decode(mr_session *session, int32_t id, float *logits) {
+  int code = mr_decode(session, id, logits);
+  size_t bytes = sizeof *logits * (size_t)mr_vocabulary(session);
+  return code ? reply_error(code) : reply(MR_OK, logits, bytes);
+}
+
+static int answer(mr_session *session, int32_t operation, int32_t number, float *logits) {
+  int code = MR_OK;
+  switch (operation) {
+    case 'p':
+    case 's':
+      return run_ids(session, (char)operation, number);
+    case 'd':
+      return decode(session, number, logits);
+    case 'P':
+      code = mr_set_position(session, number);
+      break;
+    case 'L':
+      code = mr_set_level(session, number);
+      break;
+    default:
+      return 0;
+  }
+  return code ? reply_error(code) : reply(MR_OK, NULL, 0);
+}
+
+static mr_session *served;
+
+static void cancel(int number) {
+  (void)number;
+  if (served) mr_cancel(served);
+}
+
+int serve(const char *directory, int threads) {
+  mr_session *session;
+  struct sigaction action = {.sa_handler = cancel, .sa_flags = SA_RESTART};
+  sigaction(SIGUSR1, &action, NULL);
+  int code = mr_open(directory, threads, &session);
+  if (code) {
+    reply_error(code);
+    return 1;
+  }
+  served = session;
+  int32_t sizes[2] = {mr_vocabulary(session), mr_context(session)};
+  float *logits = malloc(sizeof *logits * (size_t)sizes[0]);
+  int going = logits && reply(MR_OK, sizes, sizeof sizes);
+  int32_t request[2];
+  while (going && fread(request, sizeof request, 1, stdin) == 1) {
+    going = answer(session, request[0], request[1], logits);
+  }
+  free(logits);
+  served = NULL;
+  mr_close(session);
+  return 0;
+}

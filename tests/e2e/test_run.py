@@ -1,0 +1,213 @@
+"""DIR/run, the executable of an artifact: what `morendo run` says, without Python."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import morendo
+from morendo.codegen.link import RUNTIME_SOURCES, _environment
+
+PROMPT = "Once upon a time"
+TINY = Path(__file__).parent.parent / "models" / "tiny_llama"
+EXAMPLE = Path(__file__).resolve().parent.parent.parent / "examples" / "generate.c"
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def call(artifact, *words, text="", **options):
+    # Nothing of this process's environment: the executable needs none.
+    return subprocess.run(
+        [artifact / "run", *words], input=text.encode(), capture_output=True, env={}, check=False,
+        **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def artifact(compile_tiny):
+    return compile_tiny(bits=4)
+
+
+@pytest.fixture(scope="module")
+def chat_artifact(tmp_path_factory):
+    """The same model with a chat template and settings of its own."""
+    folder = tmp_path_factory.mktemp("chat")
+    model = Path(shutil.copytree(TINY, folder / "model"))
+    facts = json.loads((model / "tokenizer_config.json").read_text())
+    facts["chat_template"] = TEMPLATE
+    (model / "tokenizer_config.json").write_text(json.dumps(facts))
+    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 30}
+    (model / "generation_config.json").write_text(json.dumps(sampling))
+    return morendo.compile(model, bits=4, out=folder / "artifact", chunk=32)
+
+
+@pytest.fixture(scope="module")
+def answer(artifact):
+    with morendo.load(artifact) as session:
+        return "".join(session.stream(PROMPT, max_tokens=24)).encode()
+
+
+def test_says_what_a_session_says(artifact, answer):
+    done = call(artifact, PROMPT, "--max-tokens", "24")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == answer + b"\n"
+
+
+def test_prompt_from_standard_input(artifact, answer):
+    for words in (["--max-tokens=24"], ["-", "--max-tokens", "24"]):
+        assert call(artifact, *words, text=f"{PROMPT}\n").stdout == answer + b"\n"
+
+
+def test_is_static_and_small(artifact):
+    program = (artifact / "run").read_bytes()
+    assert b"/ld-" not in program  # no dynamic loader is asked for
+    assert len(program) < 2_000_000
+
+
+def test_runs_from_any_place(artifact, answer, tmp_path):
+    moved = shutil.copytree(artifact, tmp_path / "a b")
+    link = tmp_path / "link"
+    link.symlink_to(moved / "run")
+    done = subprocess.run([link, PROMPT, "--max-tokens", "24"], capture_output=True, check=True)
+    assert done.stdout == answer + b"\n"
+
+
+def test_ids_in_and_out(artifact):
+    with morendo.load(artifact) as session:
+        ids = session.encode(PROMPT)
+        wanted = list(session.generate(ids, max_tokens=8))
+    done = call(artifact, "--ids", " ".join(map(str, ids)), "--max-tokens", "8")
+    assert [int(word) for word in done.stdout.split()] == wanted
+
+
+def test_stop_text_is_left_out(artifact, answer):
+    stop = answer.decode()[5:8]
+    done = call(artifact, PROMPT, "--stop", stop, "--max-tokens", "24")
+    assert done.stdout.decode() == answer.decode().partition(stop)[0] + "\n"
+
+
+def test_statistics_go_to_standard_error(artifact, answer):
+    done = call(artifact, PROMPT, "--max-tokens", "24", "--stats", "--threads", "1", "--level", "1")
+    assert b"decode" in done.stderr and b"tokens/s  23 tokens" in done.stderr
+
+
+def test_chat_is_the_models_own(chat_artifact):
+    greedy = {"max_tokens": 16, "temperature": 0.0}
+    words = ["--max-tokens", "16", "--temperature", "0"]
+    with morendo.load(chat_artifact) as session:
+        chat = session.encode_chat("Hi", system="Be brief")
+        with_system = "".join(session.stream(chat, **greedy)).encode()
+        asked = "".join(session.stream(session.encode_chat("Hi"), **greedy)).encode()
+        raw = "".join(session.stream("Hi", **greedy)).encode()
+    assert call(chat_artifact, "Hi", *words).stdout.rstrip(b"\n") == asked.rstrip(b"\n")
+    assert call(chat_artifact, "Hi", *words, "--raw").stdout == raw + b"\n"
+    done = call(chat_artifact, "Hi", *words, "--system", "Be brief")
+    assert done.stdout == with_system + b"\n"
+
+
+def test_models_sampling_is_the_default(chat_artifact):
+    sampled = [call(chat_artifact, "Hi", "--seed", seed).stdout for seed in ("1", "1", "2")]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--nonsense"], 2, "unknown option --nonsense"),
+        (["a", "b"], 2, "more than one prompt"),
+        (["--max-tokens", "many"], 2, "--max-tokens needs a number"),
+        (["--max-tokens"], 2, "--max-tokens needs a value"),
+        (["--top-p", "2", "a"], 2, "--top-p needs a number from 1e-06 to 1 (got 2)"),
+        (["--seed", "-1", "a"], 2, "--seed needs a number of 0 or more"),
+        (["--raw=1", "a"], 2, "--raw takes no value"),
+        (["--raw", "--system", "s", "a"], 2, "--system needs the chat template"),
+        (["--raw", "--chat", "a"], 2, "give --chat or --raw, not both"),
+        (["--system", "s", "a"], 1, "no system message"),
+        (["--level", "9", "a"], 1, "precision level out of range (got 9, need 0 to 4)"),
+        (["--ids", "1 x"], 1, "no token id, at byte 2"),
+        (["--ids", "99999"], 1, "not in the vocabulary (got id 99999"),
+        ([""], 1, "the prompt is empty"),
+        (["word " * 3000], 1, "prompt too long"),
+        ([b"\xff"], 1, "not valid UTF-8 (at byte 0)"),
+    ],
+)
+def test_mistakes_are_one_line(artifact, words, code, said):
+    done = call(artifact, *words)
+    assert done.returncode == code
+    assert said in done.stderr.decode()
+    assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+    assert done.stdout == b""
+
+
+def test_help_teaches(artifact):
+    done = call(artifact, "--help")
+    assert done.returncode == 0
+    for option in ("--raw", "--system", "--ids", "--stop", "--top-k", "--stats", "exit codes"):
+        assert option in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("weights.bin", "weights.bin"), ("tokenizer.bin", "tokenizer.bin")]
+)
+def test_missing_file_is_named(artifact, tmp_path, name, said):
+    moved = Path(shutil.copytree(artifact, tmp_path / "copy"))
+    (moved / name).unlink()
+    done = call(moved, "a")
+    assert done.returncode == 1
+    assert said in done.stderr.decode() and done.stderr.count(b"\n") == 1
+
+
+def test_ctrl_c_ends_it(artifact):
+    words = [artifact / "run", PROMPT, "--max-tokens", "1000000", "--ignore-eos"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # It may have come to the end of its context before the signal did.
+    assert (process.returncode, errors) == (130, b"error: interrupted\n") or b"context" in errors
+
+
+def test_reader_that_goes_away(artifact):
+    words = [artifact / "run", PROMPT, "--max-tokens", "1000000", "--ignore-eos"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == b""
+
+
+def test_full_disk_is_said(artifact):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [artifact / "run", PROMPT], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert b"cannot write the output" in done.stderr
+
+
+def test_tokenizer_without_tables_takes_ids(tmp_path):
+    model = Path(shutil.copytree(TINY, tmp_path / "model"))
+    facts = json.loads((model / "tokenizer.json").read_text())
+    facts["normalizer"] = {"type": "NFKC"}
+    (model / "tokenizer.json").write_text(json.dumps(facts))
+    out = morendo.compile(model, bits=4, out=tmp_path / "artifact", chunk=32)
+    assert not (out / "tokenizer.bin").exists()
+    done = call(out, "Hi")
+    assert done.returncode == 1
+    assert b"no tables for the normalizer NFKC" in done.stderr and b"--ids" in done.stderr
+    assert call(out, "--ids", "1 2", "--max-tokens", "2").returncode == 0
+
+
+def test_example_links_the_library(artifact, answer, tmp_path):
+    program = tmp_path / "generate"
+    command = [sys.executable, "-m", "ziglang", "cc", "-std=c11", "-Wall", "-Wextra", "-Werror"]
+    command += [str(EXAMPLE), f"-I{RUNTIME_SOURCES}", str(artifact / "model.so")]
+    command += [f"-Wl,-rpath,{artifact}", "-o", str(program)]
+    subprocess.run(command, env=_environment(), check=True)
+    done = subprocess.run([program, artifact, PROMPT, "24"], capture_output=True, check=True)
+    assert done.stdout == PROMPT.encode() + answer + b"\n"

@@ -1,0 +1,124 @@
+"""Compiled tokenizers give the ids and texts of the library, for every kind of tokenizer."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import SOURCES
+from families import FAMILIES, trained
+from library import CompiledTokenizer
+from random_texts import random_text
+
+from morendo.codegen.link import RUNTIME_SOURCES
+from morendo.codegen.tokenizer import UnsupportedTokenizer, compile_tokenizer
+from morendo.ir.plan import TOKENIZER_TABLES
+
+ROUNDS = int(os.environ.get("MORENDO_TOKENIZER_ROUNDS", "1500"))
+
+
+def special_of(tokenizer):
+    return [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ids_are_those_of_the_library(compiled, family):
+    tokenizer, ours = compiled(family)
+    source, special = random.Random(7), special_of(tokenizer)
+    for _ in range(ROUNDS):
+        given = random_text(source, special)
+        assert ours.encode(given) == tokenizer.encode(given, add_special_tokens=False).ids, given
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_is_that_of_the_library(compiled, family):
+    tokenizer, ours = compiled(family)
+    source, size = random.Random(8), tokenizer.get_vocab_size()
+    for _ in range(ROUNDS):
+        # Bytes and special tokens are the first ones: many of those make invalid texts.
+        top = source.choice([300, size])
+        ids = [source.randrange(top) for _ in range(source.randrange(20))]
+        assert ours.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True), ids
+
+
+def test_long_pieces_take_no_quadratic_time(compiled):
+    tokenizer, ours = compiled("llama2")
+    given = "ab" * 50_000  # one piece: there is no pre-tokenizer
+    assert ours.encode(given) == tokenizer.encode(given, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize(
+    "given", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"]
+)
+def test_invalid_text_is_refused(compiled, given):
+    _, ours = compiled("gpt2")
+    with pytest.raises(ValueError, match="not valid UTF-8 .at byte"):
+        ours.encode(given)
+
+
+def test_ids_outside_the_vocabulary_have_no_text(compiled):
+    _, ours = compiled("gpt2")
+    assert ours.decode([-1, 1 << 30]) == ""
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "named"),
+    [
+        ("normalizer", {"type": "NFKC"}, "the normalizer NFKC"),
+        ("normalizer", {"type": "Lowercase"}, "the normalizer Lowercase"),
+        ("pre_tokenizer", {"type": "BertPreTokenizer"}, "the pre-tokenizer BertPreTokenizer"),
+        ("decoder", {"type": "WordPiece", "prefix": "##", "cleanup": True}, "WordPiece"),
+        ("decoder", None, "the decoder none"),
+        ("truncation", {"max_length": 4, "strategy": "LongestFirst", "stride": 0}, "truncation"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compiled_is_named(part, value, named):
+    facts = json.loads(trained("gpt2").to_str())
+    with pytest.raises(UnsupportedTokenizer, match=named):
+        compile_tokenizer(json.dumps({**facts, part: value}))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [("end_of_word_suffix", "</w>", "end_of_word_suffix"), ("dropout", 0.1, "dropout")],
+)
+def test_encodings_of_other_kinds_are_named(option, value, named):
+    facts = json.loads(trained("gpt2").to_str())
+    facts["model"][option] = value
+    if option == "end_of_word_suffix":
+        facts["model"] |= {"merges": []}
+    with pytest.raises(UnsupportedTokenizer, match=named):
+        compile_tokenizer(json.dumps(facts))
+
+
+def test_missing_or_foreign_tables_are_refused(tokenizer_library, tmp_path):
+    with pytest.raises(ValueError, match="cannot read"):
+        CompiledTokenizer(tokenizer_library, tmp_path)
+    (tmp_path / TOKENIZER_TABLES).write_bytes(b"something else" * 100)
+    with pytest.raises(ValueError, match="is damaged .it is no tokenizer"):
+        CompiledTokenizer(tokenizer_library, tmp_path)
+
+
+def test_damaged_tables_never_reach_outside(compiled, tmp_path):
+    """Thousands of damaged files under the address and undefined-behavior sanitizers."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        pytest.skip("no gcc or clang here")
+    here, program = Path(__file__).resolve().parent, tmp_path / "fuzz"
+    flags = ["-std=c11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sources = [str(RUNTIME_SOURCES / f"{name}.c") for name in SOURCES]
+    command = [compiler, *flags, f"-I{RUNTIME_SOURCES}", str(here / "fuzz_tables.c"), *sources]
+    subprocess.run([*command, "-o", str(program)], check=True)
+    for family in ("qwen2", "llama2"):
+        folder = tmp_path / family
+        folder.mkdir()
+        (folder / TOKENIZER_TABLES).write_bytes(compile_tokenizer(trained(family).to_str()))
+        done = subprocess.run(
+            [str(program), str(folder / TOKENIZER_TABLES), str(tmp_path / "work")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.startswith("ok")
