@@ -59,7 +59,7 @@ class EmulatedExecutor:
             raise ArtifactError(
                 f"the artifact has no executable for {Path(emulator).name} to run",
                 where=str(directory),
-                hint="artifacts get one when they are compiled on a machine of another kind",
+                hint="compile the model again",
             )
         command = [emulator, str(program), "--serve", str(directory), str(threads)]
         self._turns = Turns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,3 +119,21 @@ def test_the_real_model_says_the_same(smollm2_file: Path, tmp_path: Path, monkey
         with morendo.load(out) as session:
             texts.append("".join(session.stream("The capital of France is", max_tokens=12)))
     assert texts[0] == texts[1]
+
+
+@needs_emulator
+def test_the_executable_says_the_same(artifact: Path, compile_tiny: Callable[..., Path]) -> None:
+    with morendo.load(compile_tiny(bits=4)) as session:
+        wanted = "".join(session.stream("Once upon a time", max_tokens=16))
+    command = ["qemu-aarch64", "-cpu", "cortex-a76", artifact / "run", "Once upon a time"]
+    done = subprocess.run([*command, "--max-tokens", "16"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == wanted + "\n"
+
+
+@needs_emulator
+def test_a_cpu_that_lacks_instructions_is_named(artifact: Path) -> None:
+    command = ["qemu-aarch64", "-cpu", "cortex-a53", artifact / "run", "Once"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"needs a CPU with asimddp" in done.stderr and done.stderr.count(b"\n") == 1
