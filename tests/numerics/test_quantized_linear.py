@@ -24,7 +24,7 @@ from tests.numerics.linear_cases import (
     run_poisoned,
 )
 
-ISAS = [*native_isas(), *emulated_isas()]
+ISAS = [*native_isas(), *emulated_isas()[:2]]  # the third multiplies as the second does
 CASES = [  # every vector unit reads every kind of code; the best one also other groups
     *((isa, fmt) for isa in ISAS for fmt in ("q4g32", "q4g64", "q4g32c", "q8g32")),
     *((isa, fmt) for isa in ISAS[:1] for fmt in ("q4g128", "q4g128c", "q8g64")),
