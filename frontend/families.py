@@ -96,4 +96,4 @@ def untested(kind: str) -> list[str]:
     """What to tell about a family that no test runs."""
     if kind in TESTED:
         return []
-    return [f"{kind} is not among the tested families"]
+    return [f"{kind} is not among the tested families; --check compares it with transformers"]

@@ -95,7 +95,7 @@ def open_float_model(model: str | Path, context: int | None = None) -> FloatMode
     path = locate(str(model), notes)
     if path.suffix == ONNX:
         raise InputError(
-            "an ONNX model cannot be measured as the original",
+            "transformers cannot run an ONNX model",
             where=str(path),
             hint="give the Hugging Face checkpoint that it was exported from",
         )

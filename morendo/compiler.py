@@ -19,6 +19,7 @@ from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
 from morendo.executable import describe_text
+from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
 from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
@@ -58,6 +59,7 @@ def compile(
     tuning_steps: int | None = None,
     passes: str | None = None,
     dump_ir: str | Path | None = None,
+    check: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Compile a model for a target and write an artifact.
@@ -83,6 +85,8 @@ def compile(
             for a small model; by default 30 under a budget below 4 bits, else 0.
         passes: pass spec to run instead of the default recipe.
         dump_ir: folder for the IR and the report of every pass.
+        check: compare the imported graph with transformers' own model first, on random tokens;
+            takes 4 bytes of memory for each weight.
         progress: shows what is going on; silent by default.
 
     Returns:
@@ -90,7 +94,7 @@ def compile(
 
     Raises:
         InputError: for a wrong option or a model that cannot be read.
-        CompileError: for a model that cannot be compiled.
+        CompileError: for a model that cannot be compiled, or that `check` finds changed.
         ArtifactError: when the artifact cannot be written.
     """
     progress = progress or Progress()
@@ -107,9 +111,7 @@ def compile(
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
         scratch = stack.enter_context(scratch_folder())
-        with progress.task("load and export the model"):
-            loaded = load_model(model, context)
-        progress.notes(loaded.notes)
+        loaded = _load(model, context, check, progress)
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
         text_facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
         options = _options(loaded, machine, bits, context, chunk)
@@ -133,6 +135,16 @@ def compile(
         _write_data(program, plan, artifact.path, weights, codes, progress)
         artifact.finish(_manifest(loaded, machine, program, plan, records, tokenizer))
     return out
+
+
+def _load(model: str | Path, context: int | None, check: bool, progress: Progress) -> LoadedModel:
+    original = open_original(model, context) if check else None
+    with progress.task("load and export the model"):
+        loaded = load_model(model, context)
+    progress.notes(loaded.notes)
+    if original is not None:
+        check_import(loaded, original, progress)
+    return loaded
 
 
 def _recipe(machine: Target, default: str, given: str | None) -> Sequence[Pass]:

@@ -190,18 +190,18 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
     model, options = calls[0]
     assert isinstance(options.pop("progress"), Progress)
     assert model == "some/model"
-    assert options == {"target": "native", "bits": 8, "group_size": 64}
+    assert options == {"target": "native", "bits": 8, "check": False, "group_size": 64}
     out = capsys.readouterr().out
     assert f"wrote {tmp_path}: {size((tmp_path / 'manifest.json').stat().st_size)} in " in out
     assert "; 4.16 in linears of 4, 3 or 2 bits, which --average-bits counts" in out
     assert "the model has no tokenizer: use token ids from Python" in out
 
-    words = "--bits f16 --context 512 --chunk 64 --out o --dump-ir d --passes normalize -q"
+    words = "--bits f16 --context 512 --chunk 64 --out o --dump-ir d --passes normalize --check -q"
     assert cli.main(["compile", "m", *words.split()]) == 0
     options = calls[1][1]
     assert (options["bits"], options["context"], options["chunk"]) == ("f16", 512, 64)
     assert (options["out"], options["dump_ir"]) == (Path("o"), Path("d"))
-    assert options["passes"] == "normalize"
+    assert (options["passes"], options["check"]) == ("normalize", True)
     assert capsys.readouterr().out == ""
 
     (tmp_path / "tokenizer.json").touch()
