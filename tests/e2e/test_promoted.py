@@ -67,7 +67,8 @@ class PromoteAnything(Pass):
             order, fmt = inputs[source]
             matrix = context.weights.get(attrs["weight"])[:, context.weights.get(order)]
             self.codes.put(attrs["weight"], fmt, with_outliers(matrix, fmt))
-            return call("linear", *value.args, **{**attrs, "format": fmt.name, "order": order})
+            chosen = {"format": fmt.name, "order": order, "codes": "calibrated"}
+            return call("linear", *value.args, **{**attrs, **chosen})
 
         return map_functions(module, visit)
 
