@@ -18,6 +18,7 @@ class FakeSession:
 
     context = 16
     has_chat_template = False
+    emulation = ""
     said = ("ab, ", "cd")
 
     def __init__(self, finish="stop"):

@@ -137,8 +137,9 @@ def test_a_failing_task_passes_the_error_on():
 
 def test_what_a_model_leaves_out_is_said_before_it_is_compiled(monkeypatch, tmp_path):
     loaded = SimpleNamespace(notes=("left out: x",), context=8)
-    monkeypatch.setattr(compiler, "load_model", lambda model: loaded)
+    monkeypatch.setattr(compiler, "load_model", lambda model, context: loaded)
     monkeypatch.setattr(compiler, "prepare_tokenizer", lambda *_: {})
+    monkeypatch.setattr(compiler, "describe_text", lambda *_: None)
     said = io.StringIO()
     with pytest.raises(InputError, match="context is longer"):
         compiler.compile("x", context=9, out=tmp_path / "a", progress=PlainProgress(said))

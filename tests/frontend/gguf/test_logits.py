@@ -281,10 +281,10 @@ def _random(kind: str, options: dict[str, Any]) -> PreTrainedModel:
     return model.float()
 
 
-def _from_file(path: Path) -> PreTrainedModel:
+def _from_file(path: Path, context: int | None = None) -> PreTrainedModel:
     opened = open_checkpoint(path)
-    weights = open_weights(opened, build_empty(opened.config))
-    return FloatModel(path, opened.config, weights).build()
+    weights = open_weights(opened, build_empty(opened.config, context))
+    return FloatModel(path, opened.config, weights, context=context).build()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -292,10 +292,10 @@ def test_logits_are_transformers(tmp_path, case):
     architecture, kind, options, keys, *tensors = CASES[case]
     model = _random(kind, options)
     save_gguf(model, tmp_path / "m.gguf", architecture, keys, *tensors)
-    found = _from_file(tmp_path / "m.gguf")
-    assert found.config.model_type == kind
     ids = torch.randint(0, 96, (1, 60), generator=torch.Generator().manual_seed(0))
     for length in (20, 60):  # on both sides of longrope's original length
+        found = _from_file(tmp_path / "m.gguf", context=length)
+        assert found.config.model_type == kind
         with torch.no_grad():
             want, got = model(ids[:, :length]).logits, found(ids[:, :length]).logits
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
