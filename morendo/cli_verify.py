@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from morendo.progress import make_progress
-from morendo.terminal import size
+from morendo.terminal import paint, size
 
 _DESCRIPTION = """\
 Compare every file of an artifact with the checksums in its manifest, and print one SHA-256 that
@@ -53,9 +53,10 @@ def _digest(text: str) -> str:
 def _verify(arguments: argparse.Namespace) -> int:
     from morendo.ir.errors import ArtifactError
     from morendo.runtime.artifact import read_manifest
-    from morendo.runtime.verify import verify
+    from morendo.runtime.verify import unlisted_files, verify
 
-    files = read_manifest(arguments.artifact)["files"]
+    manifest = read_manifest(arguments.artifact)
+    files = manifest["files"]
     with make_progress(quiet=arguments.quiet) as progress:
         with progress.task("check files", len(files)) as advance:
             digest = verify(arguments.artifact, advance)
@@ -66,6 +67,9 @@ def _verify(arguments: argparse.Namespace) -> int:
             hint="do not run it unless you trust where it comes from",
         )
     print(digest)
+    for name in unlisted_files(arguments.artifact, manifest):
+        text = f"note: {name} is not listed and not part of the digest"
+        print(paint(text, "yellow", sys.stderr), file=sys.stderr)
     if not arguments.quiet:
         total = size(sum(entry["bytes"] for entry in files.values()))
         print(f"{len(files)} files, {total}: as the manifest lists them", file=sys.stderr)

@@ -23,7 +23,7 @@ from morendo.runtime.sampling import Sampler, SamplingSettings
 from morendo.runtime.stop_texts import before_text, cut_before, split_stop
 from morendo.runtime.tokenizer import Message, Tokenizer
 from morendo.runtime.turns import require_process
-from morendo.runtime.verify import check_files, runs_here, start_verification
+from morendo.runtime.verify import check_files, check_sizes, runs_here, start_verification
 
 T = TypeVar("T")
 
@@ -105,6 +105,7 @@ class Session:
         self.executor = self._make_executor(executor, threads)
         self.vocabulary = self.executor.vocabulary
         self.context = self.executor.context
+        self._check_sizes()
         self.sampling = _own_sampling(self.manifest, self.directory)
         self._level = 0
         self._lock, self._turn, self._cancelled = threading.Lock(), 0, 0
@@ -274,6 +275,15 @@ class Session:
 
             return PythonExecutor(self.directory, threads)
         raise InputError(f"unknown executor (got {kind!r}, need 'c' or 'python')")
+
+    def _check_sizes(self) -> None:
+        try:
+            check_sizes(
+                self.directory, self.manifest, vocabulary=self.vocabulary, context=self.context
+            )
+        except ArtifactError:
+            self.executor.close()
+            raise
 
     def _prompt_ids(self, prompt: str | Ids, chat: bool) -> np.ndarray:
         if isinstance(prompt, str):

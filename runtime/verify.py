@@ -25,6 +25,7 @@ from morendo.runtime.artifact import (
     WEIGHTS,
     file_digest,
     read_manifest,
+    read_plan,
 )
 
 _USED = (
@@ -63,6 +64,23 @@ def check_files(directory: Path, manifest: dict[str, Any]) -> None:
     for name in _USED:
         if name not in manifest["files"] and (directory / name).exists():
             raise _error(directory, f"{name} is there, but {MANIFEST} does not list it")
+
+
+def check_sizes(
+    directory: Path, manifest: dict[str, Any], *, vocabulary: int, context: int
+) -> None:
+    """Raise ArtifactError if the manifest tells other numbers of tokens than the plan has."""
+    for name, need in (("vocabulary", vocabulary), ("context", context)):
+        got = manifest["tokenizer"].get(name, need)
+        if got != need:
+            message = f"{MANIFEST} and {PLAN} differ in tokenizer.{name} (got {got}, need {need})"
+            raise _error(directory, message)
+
+
+def unlisted_files(directory: Path, manifest: dict[str, Any]) -> list[str]:
+    """Names in the artifact's directory that its manifest does not list; sorted."""
+    known = {MANIFEST, *manifest["files"]}
+    return sorted(entry.name for entry in directory.iterdir() if entry.name not in known)
 
 
 def start_verification(
@@ -118,13 +136,16 @@ def verify(directory: str | Path, advance: Callable[[], None] = lambda: None) ->
     """Compare every file with the manifest; the SHA-256 of the manifest, which has all the others.
 
     Raises:
-        ArtifactError: when a file is missing, damaged, or used without being listed.
+        ArtifactError: when a file is missing, damaged, or used without being listed, or manifest
+            and plan differ.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
     digest = file_digest(directory / MANIFEST)
     check_files(directory, manifest)
     check_digests(directory, manifest, manifest["files"], advance)
+    plan = read_plan(directory)
+    check_sizes(directory, manifest, vocabulary=plan.vocabulary, context=plan.context)
     return digest
 
 

@@ -122,6 +122,28 @@ def test_damaged_artifacts_are_refused(toy_artifact, damage, match):
     assert "\n" not in str(caught.value)
 
 
+def set_tokenizer(directory, **changes):
+    edit(directory / "manifest.json", tokenizer=toy.toy_manifest()["tokenizer"] | changes)
+
+
+@pytest.mark.parametrize("read", [Session, verify], ids=["load", "verify"])
+@pytest.mark.parametrize(("name", "need"), [("context", toy.CONTEXT), ("vocabulary", 37)])
+def test_the_manifest_tells_the_numbers_of_the_plan(toy_artifact, name, need, read):
+    set_tokenizer(toy_artifact, **{name: need})
+    getattr(read(toy_artifact), "close", lambda: None)()
+    set_tokenizer(toy_artifact, **{name: 5120000000000})
+    match = rf"differ in tokenizer.{name} .got 5120000000000, need {need}.*; compile or copy"
+    with pytest.raises(ArtifactError, match=match):
+        read(toy_artifact)
+
+
+def test_verify_names_files_that_the_manifest_does_not_list(toy_artifact, capsys):
+    (toy_artifact / "junk\x1b.txt").touch()
+    assert cli.main(["verify", str(toy_artifact), "-q"]) == 0
+    said = capsys.readouterr().err
+    assert said == "note: junk\\x1b.txt is not listed and not part of the digest\n"
+
+
 UNVERIFIED = [
     (lambda d: truncate(d / "weights.bin"), "weights.bin is damaged .got 739 bytes, need 740."),
     (lambda d: (d / "weights.bin").unlink(), "cannot read .*weights.bin: .*No such file"),
