@@ -158,6 +158,16 @@ static int check_normalization(const mr_tokenizer *t) {
          t->bytes[COMPOSITIONS] % 12 == 0;
 }
 
+/* codegen/tokenizer/tables.py has the same sum. */
+static uint32_t checksum(const char *body, size_t bytes) {
+  uint64_t total = 0, word;
+  for (size_t i = 0; i < bytes / 8; i++) {
+    memcpy(&word, body + 8 * i, 8);
+    total += word * ((2 * (uint64_t)i + 1) * 0x9E3779B97F4A7C15u);
+  }
+  return (uint32_t)(total ^ total >> 32);
+}
+
 static int find_sections(mr_tokenizer *t) {
   const char *file = t->file;
   uint32_t head[3];
@@ -168,6 +178,9 @@ static int find_sections(mr_tokenizer *t) {
   if (head[0] != TOKENIZER_VERSION || head[1] != SECTIONS) {
     return fail(MR_ARTIFACT, "tokenizer.bin is of another version (got %u, need %d)", head[0],
                 TOKENIZER_VERSION);
+  }
+  if (t->file_bytes % 8 || checksum(file + HEADER, t->file_bytes - HEADER) != head[2]) {
+    return damaged("its checksum does not fit");
   }
   for (int i = 0; i < SECTIONS; i++) {
     uint64_t place[2];

@@ -16,6 +16,17 @@ static int write_file(const char *folder, const char *data, size_t size) {
   return !fclose(file) && wrote == size;
 }
 
+/* Makes the checksum fit, so that what lies behind it is tried too; as tokenizer.c has it. */
+static void fit_checksum(char *file, size_t size) {
+  uint64_t total = 0, word;
+  for (size_t i = 0; 16 + 8 * i + 8 <= size; i++) {
+    memcpy(&word, file + 16 + 8 * i, 8);
+    total += word * ((2 * (uint64_t)i + 1) * 0x9E3779B97F4A7C15u);
+  }
+  uint32_t sum = (uint32_t)(total ^ total >> 32);
+  memcpy(file + 12, &sum, sizeof sum);
+}
+
 /* Opens the tables and walks them; 1 when they were refused. */
 static int use(const char *folder) {
   static const char text[] = "It's 12 e\xCC\x81t\xC3\xA9 \xEA\xB0\x80  <|im_start|>\n\t<mask> \xF0\x9F\x98\x80!";
@@ -48,13 +59,14 @@ int main(int count, char **words) {
   int refused = 0;
   for (int round = 0; round < 700; round++) {
     memcpy(damaged, whole, size);
-    size_t length = round % 10 ? size : (size_t)rand() % size;
+    size_t length = round % 10 ? size : (size_t)rand() % size / 8 * 8;
     size_t limit = round % 2 && length > 700 ? 700 : length; /* half of them in the header */
     for (int changes = rand() % 4; changes >= 0 && limit > 8; changes--) {
       static const uint32_t bad[] = {0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x110000, 255};
       uint32_t value = rand() % 2 ? bad[rand() % 7] : (uint32_t)rand();
       memcpy(damaged + (size_t)rand() % (limit - 4), &value, 1 + (size_t)rand() % 4);
     }
+    if (length >= 16) fit_checksum(damaged, length);
     if (!write_file(words[2], damaged, length)) return 2;
     refused += use(words[2]);
   }

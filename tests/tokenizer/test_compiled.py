@@ -102,6 +102,17 @@ def test_missing_or_foreign_tables_are_refused(tokenizer_library, tmp_path):
         CompiledTokenizer(tokenizer_library, tmp_path)
 
 
+def test_any_changed_byte_is_noticed(tokenizer_library, tmp_path):
+    tables = compile_tokenizer(trained("gpt2").to_str())
+    source = random.Random(3)
+    for _ in range(200):
+        at = source.randrange(16, len(tables))
+        other = bytes([tables[at] ^ source.randrange(1, 256)])
+        (tmp_path / TOKENIZER_TABLES).write_bytes(tables[:at] + other + tables[at + 1 :])
+        with pytest.raises(ValueError, match="tokenizer.bin is damaged .its checksum"):
+            CompiledTokenizer(tokenizer_library, tmp_path)
+
+
 def test_damaged_tables_never_reach_outside(compiled, tmp_path):
     """Thousands of damaged files under the address and undefined-behavior sanitizers."""
     compiler = shutil.which("gcc") or shutil.which("clang")
