@@ -55,6 +55,7 @@ class FloatModel:
             module = AutoModelForCausalLM.from_config(
                 self.config, attn_implementation="eager", dtype=torch.float32
             ).eval()
+        torch_export.widen(module)
         settle_rope(module, self.context or DEFAULT_CONTEXT)
         shared: dict[str, torch.nn.Parameter] = {}
         for prefix, part in module.named_modules():

@@ -79,6 +79,15 @@ def parameters_on_meta() -> Iterator[None]:
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
+def widen(module: torch.nn.Module) -> None:
+    """Turn parameters and buffers of 16-bit floats into float32 ones, in place.
+
+    Some parts of transformers have a dtype of their own, whatever the model is asked for.
+    """
+    halves = (torch.float16, torch.bfloat16)
+    module._apply(lambda tensor: tensor.float() if tensor.dtype in halves else tensor)
+
+
 def build_empty(config: PreTrainedConfig, context: int | None = None) -> EmptyModel:
     """The torch model of a configuration, without weights.
 
@@ -90,6 +99,7 @@ def build_empty(config: PreTrainedConfig, context: int | None = None) -> EmptyMo
         InputError: for a value that transformers has no implementation of.
     """
     module = _build(config)
+    widen(module)
     notes = settle_rope(module, context or DEFAULT_CONTEXT)
     attention_marker.mark_others(module)
     buffers = {name: b.detach().numpy().copy() for name, b in module.named_buffers()}

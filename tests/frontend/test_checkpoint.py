@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from morendo.frontend import load_model
 from morendo.frontend.float_model import open_float_model
 from morendo.frontend.model_files import weight_files
-from tests.frontend.families import save_model
+from morendo.ir.evaluate import evaluate
+from tests.frontend.families import VOCABULARY, save_config, save_model
 from tests.frontend.spoil import (
     QUERY,
     WEIGHTS,
@@ -255,3 +256,15 @@ def test_what_the_config_says_of_the_checkpoint_is_noted(model):
     assert not notes_of(model)
     edit_config(model, architectures=None, auto_map={"AutoModelForCausalLM": "own.Own"})
     assert "code of the checkpoint's own (auto_map), which is not run" in notes_of(model)
+
+
+def test_parts_that_transformers_keeps_in_bfloat16_are_widened(tmp_path):
+    save_config("llama", {"num_key_value_heads": 2, "hidden_act": "xielu"}, tmp_path)
+    assert opened(tmp_path)[2].dtype("model.layers.0.mlp.act_fn.alpha_p") == "bfloat16"
+    loaded = load_model(tmp_path)
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, 9))
+    with torch.no_grad():
+        want = open_float_model(tmp_path).build()(torch.tensor(ids)).logits
+    assert want.dtype == torch.float32
+    got = evaluate(loaded.module["main"], [ids, np.arange(9)[None]], loaded.weights)
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-4, rtol=1e-4)
