@@ -28,8 +28,9 @@ from morendo import (
     cli_verify,
 )
 from morendo.terminal import OutputError, accept_all_text, checked_output, print_error
+from morendo.usage import Parser
 
-OK, USER_ERROR, USAGE_ERROR, INTERNAL_ERROR, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
+OK, USER_ERROR, INTERNAL_ERROR, INTERRUPTED, NO_READER = 0, 1, 3, 130, 141
 
 _EPILOG = """\
 start here:
@@ -45,7 +46,7 @@ exit codes: 0 done, 1 wrong input, 2 wrong command line, 3 internal error, 130 i
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="morendo",
         description="Compile a large language model for one device, and run it there.",
         epilog=_EPILOG,

@@ -14,6 +14,7 @@ from morendo.budget import EMBEDDING_BITS
 from morendo.cli_inspect import bits_of
 from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
+from morendo.usage import whole_number
 
 _BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", "8": 8, "4": 4}
 
@@ -59,13 +60,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_quantization(parser)
     add(
         "--context",
-        type=_positive,
+        type=whole_number(1),
         metavar="TOKENS",
         help="longest text, prompt included (default: the model's, at most 4096)",
     )
     add(
         "--chunk",
-        type=_positive,
+        type=whole_number(1),
         metavar="TOKENS",
         help="tokens computed at once in prefill (default: 256)",
     )
@@ -122,44 +123,27 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration-windows",
-        type=_positive,
+        type=whole_number(1),
         metavar="N",
         help="windows of 512 tokens of that text to use: more are better and take longer "
         "(default: 48)",
     )
     parser.add_argument(
         "--tuning-steps",
-        type=_count,
+        type=whole_number(),
         metavar="N",
         help="windows of text by which scales are tuned after rounding: more is better and takes "
         "longer; 0: none (default: 30 under a budget below 4 bits, else 0)",
     )
 
 
-def _positive(text: str) -> int:
-    value = _count(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be positive, got 0")
-    return value
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
-
-
 def _positive_float(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0 (got {text})")
     return value
 
 
@@ -171,7 +155,7 @@ def _size(text: str) -> float:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+        raise argparse.ArgumentTypeError(f"must be above 0 (got {text})")
     return value
 
 

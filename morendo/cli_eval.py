@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import paint, size, table
+from morendo.usage import MOST_THREADS, whole_number
 
 if TYPE_CHECKING:
     from morendo.quality import Report, Row
@@ -66,29 +67,30 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="accept another model than the one that was compiled, such as the original of a "
         "quantized .gguf file",
     )
-    add("--window", type=_at_least(2), default=512, metavar="TOKENS", help="default: 512")
-    add("--windows", type=_at_least(1), metavar="N", help="only the first N (default: whole text)")
+    add("--window", type=whole_number(2), default=512, metavar="TOKENS", help="default: 512")
+    add(
+        "--windows",
+        type=whole_number(1),
+        metavar="N",
+        help="only the first N (default: all)",
+    )
     add("--level", type=_level, metavar="L", help="one precision level (default: all)")
     add("--dequantized", action="store_true", help="tell errors of weights and kernels apart")
     add("--json", type=Path, metavar="FILE", help="write all figures there; - prints them instead")
-    add("--threads", type=int, default=0, metavar="N", help="default: one for each CPU")
+    add(
+        "--threads",
+        type=whole_number(0, MOST_THREADS),
+        default=0,
+        metavar="N",
+        help="default: one for each CPU",
+    )
     add("--no-cache", action="store_true", help="do not keep the float model's logits on disk")
     add("--quiet", "-q", action="store_true", help="no progress")
     parser.set_defaults(run=_eval)
 
 
-def _at_least(least: int) -> Any:
-    def count(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
-        return value
-
-    return count
-
-
 def _level(text: str) -> list[int] | None:
-    return None if text == "all" else [int(text)]
+    return None if text == "all" else [whole_number()(text)]
 
 
 def _eval(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import paint, read_standard_input, shown, size, table
+from morendo.usage import MOST_THREADS, sampling_value, whole_number
 
 if TYPE_CHECKING:
     from morendo.runtime.sampling import SamplingSettings
@@ -57,24 +58,18 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("artifact", type=Path, metavar="DIR", help="an artifact directory")
     add("prompt", metavar="PROMPT", nargs="?", help="the text; standard input if left out or -")
-    add("--max-tokens", type=int, default=256, metavar="N", help="stop after N (default: 256)")
     add(
-        "--raw",
-        "--no-chat",
-        dest="chat",
-        action="store_false",
-        default=None,
-        help="give the model PROMPT as it is, without its chat template",
+        "--max-tokens",
+        type=whole_number(),
+        default=256,
+        metavar="N",
+        help="stop after N (default: 256)",
     )
-    add(
-        "--chat",
-        action="store_true",
-        default=None,
-        help="use the chat template (the default where the model has one)",
-    )
+    _add_form(parser)
     add("--system", metavar="TEXT", help="system message, before what the user says")
     add(
         "--stop",
+        type=_stop_text,
         action="append",
         default=[],
         metavar="TEXT",
@@ -83,12 +78,46 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--ignore-eos", action="store_true", help="go on after the model's end of text")
     group = parser.add_argument_group("how tokens are drawn")
     for name, (kind, letter, text) in _SAMPLING.items():
-        group.add_argument(_option(name), type=kind, metavar=letter, help=text)
-    group.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
-    add("--threads", type=int, default=0, metavar="N", help="default: one for each CPU")
-    add("--level", type=int, metavar="L", help="precision level, 0 is the most precise")
+        group.add_argument(
+            _option(name), type=sampling_value(name, kind), metavar=letter, help=text
+        )
+    group.add_argument("--seed", type=whole_number(), default=0, help="of the draws (default: 0)")
+    add(
+        "--threads",
+        type=whole_number(0, MOST_THREADS),
+        default=0,
+        metavar="N",
+        help="default: one for each CPU",
+    )
+    add("--level", type=whole_number(), metavar="L", help="precision level, 0 is the most precise")
     add("--stats", action="store_true", help="print speed, bandwidth and memory at the end")
+    parser.when_too_many = "put the prompt into quotes"
     parser.set_defaults(run=_run, refuse=parser.error)
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
+    """Whether PROMPT is what the user says, or the text itself."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--raw",
+        "--no-chat",
+        dest="chat",
+        action="store_false",
+        default=None,
+        help="give the model PROMPT as it is, without its chat template",
+    )
+    form.add_argument(
+        "--chat",
+        action="store_true",
+        default=None,
+        help="use the chat template (the default where the model has one)",
+    )
+
+
+def _stop_text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _option(name: str) -> str:

@@ -15,6 +15,8 @@ _FIRST_CANDIDATES = 1024  # top-p: so many likeliest tokens are sorted first; th
 
 _LARGEST = 3e38  # that a float32 can hold, about
 
+_FINITE, _POSITIVE = "a finite number of 0 or more", "a finite number above 0"
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -41,11 +43,11 @@ class SamplingSettings:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, lambda t: 0 <= t < math.inf, "0 or more")
+        _check("temperature", self.temperature, lambda t: 0 <= t < math.inf, _FINITE)
         _check("top_k", self.top_k, lambda k: k >= 0 and k % 1 == 0, "a whole number, 0 or more")
         _check("top_p", self.top_p, lambda p: 0 < p <= 1, "above 0 and at most 1")
         _check("min_p", self.min_p, lambda p: 0 <= p <= 1, "0 to 1")
-        _check("repetition_penalty", self.repetition_penalty, lambda r: 0 < r < math.inf, "above 0")
+        _check("repetition_penalty", self.repetition_penalty, lambda r: 0 < r < math.inf, _POSITIVE)
 
     @property
     def is_greedy(self) -> bool:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+
+from morendo.ir.errors import InputError
 from morendo.runtime.tokenizer import Tokenizer
 
 
 def split_stop(stop: str | int | Sequence[str | int]) -> tuple[set[int], list[str]]:
-    """Token ids and texts of a `stop` argument."""
-    items = [stop] if isinstance(stop, str | int) else stop
-    texts = [item for item in items if isinstance(item, str)]
-    return {int(item) for item in items if not isinstance(item, str)}, [t for t in texts if t]
+    """Token ids and texts of a `stop` argument.
+
+    Raises:
+        InputError: for an empty text, and for what is neither text nor token id.
+    """
+    ids: set[int] = set()
+    texts: list[str] = []
+    for item in stop if isinstance(stop, Iterable) and not isinstance(stop, str) else [stop]:
+        if isinstance(item, str):
+            texts.append(item)
+        elif isinstance(item, int | np.integer) and not isinstance(item, bool):
+            ids.add(int(item))
+        else:
+            raise InputError(f"stop must be texts or token ids (got {item!r})")
+    if "" in texts:
+        raise InputError("a stop text must not be empty")
+    return ids, texts
 
 
 def cut_before(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from morendo.ir.errors import CompileError
 from morendo.progress import Progress
 from morendo.runtime.artifact import create_artifact
 from morendo.terminal import size
+from morendo.usage import USAGE_ERROR
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("compile", "run", "eval", "opt", "passes", "targets", "inspect")
@@ -87,8 +89,36 @@ def test_help_starts_fast_and_shows_what_to_do_first():
 def test_a_wrong_command_line_is_a_usage_error(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
-    assert exit_.value.code == cli.USAGE_ERROR
-    assert "usage: morendo" in capsys.readouterr().err
+    assert exit_.value.code == USAGE_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert re.search(r"; (see morendo( \w+)? --help|put the prompt into quotes)$", said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "d", "a", "b"], "unrecognized arguments: b; put the prompt into quotes"),
+        (["run", "d", "a", "--b"], "unrecognized arguments: --b; see morendo run --help"),
+        (["run", "d", "a", "--stop", ""], "argument --stop: must not be empty; see"),
+        (["run", "d", "--temperature", "nan"], "--temperature: must be a finite number of 0 or"),
+        (["run", "d", "--temperature", "x"], "a finite number of 0 or more (got x); see morendo"),
+        (["run", "d", "--min-p", "1.5"], "argument --min-p: must be 0 to 1 (got 1.5)"),
+        (["run", "d", "--top-k", "1.5"], "--top-k: must be a whole number, 0 or more (got 1.5)"),
+        (["run", "d", "--max-tokens", "-1"], "must be a whole number, 0 or more (got -1)"),
+        (["run", "d", "--threads", "257"], "must be a whole number, 0 to 256 (got 257)"),
+        (["run", "d", "--raw", "--chat"], "--chat: not allowed with argument --raw"),
+        (["compile", "m", "--average-bits", "x"], "must be a finite number above 0 (got x)"),
+        (["eval", "d", "--text", "t", "--window", "1"], "must be a whole number, 2 or more"),
+        (["verify", "d", "--sha256", "abc"], "a SHA-256 has 64 hexadecimal digits; see morendo v"),
+        (["verify", "d", "e"], "unrecognized arguments: e; see morendo verify --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_usage_error_says_what_is_needed(arguments, line, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

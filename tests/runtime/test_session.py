@@ -94,6 +94,11 @@ def test_python_executor_traces_and_poisons(toy_artifact):
         (lambda s: s.generate([1], chat=True), "chat needs a text"),
         (lambda s: s.generate([1], max_tokens=-1), "max_tokens must be 0 or more"),
         (lambda s: s.generate([1], top_p=0.0), "top_p must be"),
+        (lambda s: s.generate([1], stop=""), "a stop text must not be empty"),
+        (lambda s: s.stream([1], stop=["a", ""]), "a stop text must not be empty"),
+        (lambda s: s.stream([1], stop=[1, 1.5]), "stop must be texts or token ids .got 1.5."),
+        (lambda s: s.generate([1], stop=None), "stop must be texts or token ids .got None."),
+        (lambda s: s.generate([1], stop=[True]), "stop must be texts or token ids .got True."),
     ],
 )
 def test_wrong_calls(session, call, match):

@@ -239,7 +239,7 @@ def test_the_models_own_sampling_settings_are_the_defaults(say):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"temperature": -1}, "bad generation settings .temperature must be 0 or more"),
+        ({"temperature": -1}, "bad generation settings .temperature must be a finite number"),
         ({"mirostat": 2}, "bad generation settings .*unexpected keyword argument 'mirostat'"),
         ({"top_p": "0.9"}, "generation.top_p must be"),
     ],
