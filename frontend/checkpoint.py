@@ -11,13 +11,14 @@ from transformers import AutoConfig, PreTrainedConfig
 from morendo.ir.errors import InputError
 
 from . import gguf
+from .config_values import check_layers, check_sizes, check_values
 from .families import check_type
 from .generation import GENERATION_CONFIG, Generation, from_config, from_gguf
 from .matching import match_names, refuse_unused
 from .model_files import ADAPTER, find_weights, other_files, read_json
 from .prequantized import refuse_quantized_config
 from .switches import check_switches
-from .torch_export import EmptyModel
+from .torch_export import EmptyModel, build_empty
 from .weights import TensorSource, WeightStore, match_keys
 
 
@@ -31,6 +32,7 @@ class Checkpoint:
         eos: ids that end a text.
         generation: how its makers want tokens to be drawn.
         file: of a model in GGUF.
+        source: the tensors of another one, once `build_model` has opened them.
         notes: what the person should know of configuration and weights.
     """
 
@@ -39,6 +41,7 @@ class Checkpoint:
     eos: list[int] = field(default_factory=list)
     generation: Generation = field(default_factory=Generation)
     file: gguf.GgufFile | None = None
+    source: TensorSource | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -46,14 +49,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Read the configuration.
 
     Raises:
-        InputError: when it is damaged or of an unknown architecture.
+        InputError: when it is damaged, of an unknown architecture, or has numbers that no model
+            can have.
     """
     if path.is_file():
         file = gguf.open_gguf(path)
         config, ends = gguf.read_config(file), gguf.end_ids(file)
+        check_values(config, str(path))
         generation = from_gguf(file.metadata, path)
-        return Checkpoint(path, config, ends, generation, file, gguf.unsaid(file))
+        return Checkpoint(path, config, ends, generation, file, notes=gguf.unsaid(file))
     config = _read_config(path)
+    check_values(config, str(path / "config.json"))
     eos = _ids(config.eos_token_id, path)
     where = path / GENERATION_CONFIG
     generation = read_json(where)
@@ -81,6 +87,7 @@ def _read_config(path: Path) -> PreTrainedConfig:
     if not isinstance(kind, str):
         raise InputError("config.json names no model_type", where=str(path))
     check_type(kind, str(path))
+    check_layers(facts, str(path / "config.json"))
     refuse_quantized_config(facts, str(path))
     if (path / ADAPTER).is_file():
         raise InputError(
@@ -93,6 +100,25 @@ def _read_config(path: Path) -> PreTrainedConfig:
     except Exception as error:  # transformers validates with many types
         said = " ".join(str(error).split())
         raise InputError(f"config.json is not valid ({said})", where=str(path)) from error
+
+
+def build_model(checkpoint: Checkpoint, context: int | None = None) -> EmptyModel:
+    """The model without weights, once its checkpoint has been seen to be able to fill it.
+
+    Args:
+        context: as for `build_empty`.
+
+    Raises:
+        InputError: as `build_empty`, for damaged files, and for sizes beyond the checkpoint's.
+    """
+    where = str(checkpoint.path)
+    if checkpoint.file is not None:
+        shapes = {name: tensor.shape for name, tensor in checkpoint.file.tensors.items()}
+    else:
+        source = checkpoint.source = _open_files(checkpoint)
+        shapes = {name: source.shape(name) for name in source.names()}
+    check_sizes(checkpoint.config, shapes, where)
+    return build_empty(checkpoint.config, context)
 
 
 def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
@@ -121,9 +147,13 @@ def open_weights(checkpoint: Checkpoint, model: EmptyModel) -> WeightStore:
 
 
 def _source(checkpoint: Checkpoint, model: EmptyModel) -> TensorSource:
-    path = checkpoint.path
     if checkpoint.file is not None:
         return gguf.GgufSource(checkpoint.file, model.module)
+    return checkpoint.source or _open_files(checkpoint)
+
+
+def _open_files(checkpoint: Checkpoint) -> TensorSource:
+    path = checkpoint.path
     files = find_weights(path)
     note = other_files(path, files)
     if note:

@@ -103,5 +103,5 @@ def open_float_model(model: str | Path, context: int | None = None) -> FloatMode
     with quiet():
         opened = checkpoint.open_checkpoint(path)
         families.check_config(opened.config, str(path))
-    weights = checkpoint.open_weights(opened, torch_export.build_empty(opened.config, context))
+    weights = checkpoint.open_weights(opened, checkpoint.build_model(opened, context))
     return FloatModel(path, opened.config, weights, (*notes, *opened.notes), context)

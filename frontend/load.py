@@ -86,9 +86,11 @@ def load_model(model: str | Path, context: int | None = None) -> LoadedModel:
         families.check_config(opened.config, str(path))
         vocabulary = int(opened.config.vocab_size)
         tokenizer = load_tokenizer(path, vocabulary, opened.file)
-    empty = torch_export.build_empty(opened.config, context)
+    empty = checkpoint.build_model(opened, context)
     weights = checkpoint.open_weights(opened, empty)
-    bos, eos, stop = _special_ids(opened.config.bos_token_id, opened.eos, tokenizer)
+    bos, eos, stop = _special_ids(
+        opened.config.bos_token_id, opened.eos, tokenizer, vocabulary, notes
+    )
     return LoadedModel(
         module=torch_export.export(empty),
         weights=weights,
@@ -126,7 +128,7 @@ def _load_onnx(path: Path, notes: list[str]) -> LoadedModel:
         notes.append(
             f"no file beside {path.name} says how many tokens the model takes: give --context"
         )
-    bos, eos, stop = _special_ids(facts.bos, facts.eos, tokenizer)
+    bos, eos, stop = _special_ids(facts.bos, facts.eos, tokenizer, found.vocabulary, notes)
     return LoadedModel(
         module=found.module,
         weights=found.weights,
@@ -176,11 +178,24 @@ def _context(config: PreTrainedConfig) -> int:
 
 
 def _special_ids(
-    bos: int | None, ends: Iterable[int], tokenizer: ModelTokenizer | None
+    bos: int | None,
+    ends: Iterable[int],
+    tokenizer: ModelTokenizer | None,
+    vocabulary: int,
+    notes: list[str],
 ) -> tuple[int | None, int | None, tuple[int, ...]]:
-    """(bos, eos, all ids that end a text); the tokenizer knows better than the configuration."""
+    """(bos, eos, all ids that end a text); the tokenizer knows better than the configuration.
+
+    Ids that the model has no logit for are left out, with a note.
+    """
     own, turn_ends = None, ()
     if tokenizer is not None:
         bos, own, turn_ends = tokenizer.bos, tokenizer.eos, tokenizer.turn_ends
     found = [i for i in (own, *ends, *turn_ends) if i is not None]
+    outside = [i for i in (bos, *found) if i is not None and not 0 <= i < vocabulary]
+    if outside:
+        listed = ", ".join(str(i) for i in dict.fromkeys(outside))
+        notes.append(f"special ids outside the vocabulary of {vocabulary}, left out: {listed}")
+        bos = None if bos in outside else bos
+        found = [i for i in found if i not in outside]
     return bos, (found[0] if found else None), tuple(dict.fromkeys(found))

@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from morendo.ir.errors import InputError
 
+from ..config_values import no_experts
 from .metadata import CHECKPOINT_INSTEAD, Metadata
 from .rope import rope_parameters
 from .split import GgufFile
@@ -29,6 +30,12 @@ def read_config(file: GgufFile) -> PreTrainedConfig:
         InputError: for an architecture that is not known here, keys that are missing or of the
             wrong type, and keys that change the function in a way that is not supported.
     """
+    metadata = Metadata(file)
+    experts = metadata.raw("expert_count", 0)
+    if any(experts if isinstance(experts, list) else [experts]):
+        raise no_experts(
+            f"GGUF key {metadata.prefix}expert_count = {experts!r:.40}", str(file.path)
+        )
     build = BUILDERS.get(file.architecture)
     if build is None:
         raise InputError(
@@ -36,7 +43,6 @@ def read_config(file: GgufFile) -> PreTrainedConfig:
             where=str(file.path),
             hint=f"supported: {', '.join(sorted(BUILDERS))}",
         )
-    metadata = Metadata(file)
     fields = build(metadata)
     metadata.finish()
     fields |= _special_ids(file)
@@ -78,9 +84,12 @@ def _skeleton(metadata: Metadata, model_type: str) -> Fields:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise metadata.error("the GGUF file has no tensor token_embd.weight")
+    layers = metadata.count("block_count")
+    if layers > len(file.tensors):
+        raise metadata.error(f"{layers} blocks cannot be of {len(file.tensors)} tensors")
     return {
         "model_type": model_type,
-        "num_hidden_layers": metadata.count("block_count"),
+        "num_hidden_layers": layers,
         "hidden_size": size,
         "intermediate_size": metadata.count("feed_forward_length"),
         "num_attention_heads": heads,

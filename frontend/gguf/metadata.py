@@ -24,7 +24,6 @@ HARMLESS = {
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.clamp_kqv": (0,),
-    "expert_count": (0,),
     "attn_logit_softcapping": (0,),
     "final_logit_softcapping": (0,),
     "embedding_scale": (0, 1),
@@ -85,7 +84,9 @@ class Metadata:
         """A number such as a count; a list of one number for all layers counts as that number."""
         value = self._scalar(name, default, (int,), "an integer")
         if name in self and not least <= value < 2**31:
-            raise self.error(f"GGUF key {self.prefix}{name} is {value}, need at least {least}")
+            raise self.error(
+                f"GGUF key {self.prefix}{name} is {value}, need {least} to {2**31 - 1}"
+            )
         return value
 
     def count(self, name: str, default: Any = _MISSING) -> int:

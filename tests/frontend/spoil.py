@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 
 from morendo.frontend import load_model
-from morendo.frontend.checkpoint import Checkpoint, open_checkpoint, open_weights
-from morendo.frontend.torch_export import EmptyModel, build_empty
+from morendo.frontend.checkpoint import Checkpoint, build_model, open_checkpoint, open_weights
+from morendo.frontend.torch_export import EmptyModel
 from morendo.frontend.weights import WeightStore
 from morendo.ir.errors import InputError
 
@@ -61,5 +61,5 @@ def to_bin(model: Path, **more: object) -> Path:
 def opened(model: Path) -> tuple[Checkpoint, EmptyModel, WeightStore]:
     """The model up to its weights, which takes less time than its export."""
     checkpoint = open_checkpoint(model)
-    empty = build_empty(checkpoint.config)
+    empty = build_model(checkpoint)
     return checkpoint, empty, open_weights(checkpoint, empty)
