@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from morendo.ir.printable import one_line
+
 
 class MorendoError(Exception):
     """A mistake or a limit that the user can act on; the CLI prints it as one line.
+
+    Names and values in it come from files, too: its texts are made one printable line each.
 
     Args:
         message: what is wrong, with the value got and the value needed.
@@ -13,10 +17,10 @@ class MorendoError(Exception):
     """
 
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.where = where
-        self.hint = hint
+        self.message = one_line(message)
+        self.where = one_line(where)
+        self.hint = one_line(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         text = f"{self.message} at {self.where}" if self.where else self.message

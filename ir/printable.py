@@ -14,3 +14,8 @@ _CONTROLS = re.compile(
 def printable(text: str) -> str:
     r"""`text` on one line, each control character as its escape: "\x1b[31m" is \x1b[31m."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """`text`, printable, with one space for each run of white space."""
+    return printable(" ".join(text.split()))

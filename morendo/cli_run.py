@@ -175,9 +175,13 @@ def _prompt(given: str | None) -> str:
 
 
 def _uses_template(session: Session, arguments: argparse.Namespace) -> bool:
-    if arguments.chat is None:
-        return arguments.system is not None or session.has_chat_template
-    return arguments.chat
+    asked = [name for name in ("system", "chat") if getattr(arguments, name) not in (None, False)]
+    if asked and not session.has_chat_template:
+        from morendo.ir.errors import InputError
+
+        hint = f"leave --{' and --'.join(asked)} out"
+        raise InputError("this model has no chat template", hint=hint)
+    return bool(asked) or (arguments.chat is None and session.has_chat_template)
 
 
 def _tell_about_sampling(used: SamplingSettings, arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from morendo.ir.printable import printable
+from morendo.ir.printable import one_line, printable
 
 _RED, _YELLOW, _BOLD, _OFF = "\x1b[1;31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 
@@ -34,8 +34,7 @@ def paint(text: str, style: str, stream: TextIO) -> str:
 
 def print_error(text: str, kind: str = "error") -> None:
     """One line on stderr: `error: what is wrong; what to do`."""
-    line = printable(" ".join(text.split()))
-    print(f"{paint(kind + ':', 'red', sys.stderr)} {line}", file=sys.stderr, flush=True)
+    print(f"{paint(kind + ':', 'red', sys.stderr)} {one_line(text)}", file=sys.stderr, flush=True)
 
 
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

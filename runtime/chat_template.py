@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from morendo.ir.errors import InputError
-from morendo.ir.printable import printable
+from morendo.ir.printable import one_line
 from morendo.runtime.limited import LimitError, WorkError, run_limited
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _explain(error: Exception) -> str:
     """What a template did, as a verb and what it said."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
-    said = printable(" ".join(str(error).split()))[:_LONGEST_MESSAGE]
+    said = one_line(str(error))[:_LONGEST_MESSAGE]
     if isinstance(error, TemplateSyntaxError):
         return f"is malformed (line {error.lineno}: {said})"
     if isinstance(error, TemplateError):

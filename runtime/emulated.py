@@ -18,6 +18,7 @@ import numpy as np
 
 from morendo.ir.errors import ArtifactError, MorendoError
 from morendo.ir.plan import EXECUTABLE
+from morendo.runtime.arguments import as_int32
 from morendo.runtime.executor import ERRORS, Ids, as_ids
 from morendo.runtime.turns import Turns
 
@@ -88,7 +89,7 @@ class EmulatedExecutor:
 
     def decode(self, token: int) -> np.ndarray:
         with self._turns.turn():
-            logits = np.frombuffer(self._ask("d", token), np.float32)
+            logits = np.frombuffer(self._ask("d", as_int32("a token id", token)), np.float32)
             self._position += 1
             return logits
 
@@ -97,12 +98,12 @@ class EmulatedExecutor:
 
     def set_position(self, position: int) -> None:
         with self._turns.turn():
-            self._ask("P", position)
+            self._ask("P", as_int32("position", position))
             self._position = position
 
     def set_level(self, level: int) -> None:
         with self._turns.turn():
-            self._ask("L", level)
+            self._ask("L", as_int32("level", level))
 
     def cancel(self) -> None:
         if self._process.poll() is None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
 from morendo.ir.plan import FUNCTIONS, LIBRARY
+from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import AGAIN, PLAN
 from morendo.runtime.turns import Turns
 
@@ -98,7 +99,7 @@ class CExecutor:
         return self._logits
 
     def decode(self, token: int) -> np.ndarray:
-        self._call(self._library.mr_decode, token, self._logits.ctypes.data)
+        self._call(self._library.mr_decode, as_int32("a token id", token), self._logits.ctypes.data)
         return self._logits
 
     def score(self, ids: Ids) -> np.ndarray:
@@ -108,10 +109,10 @@ class CExecutor:
         return logits
 
     def set_position(self, position: int) -> None:
-        self._call(self._library.mr_set_position, position)
+        self._call(self._library.mr_set_position, as_int32("position", position))
 
     def set_level(self, level: int) -> None:
-        self._call(self._library.mr_set_level, level)
+        self._call(self._library.mr_set_level, as_int32("level", level))
 
     def start_profile(self) -> None:
         """Add up the seconds of every step from now on."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
 from morendo.ir.plan import Argument, Const, Level, Plan, Step
+from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import WEIGHTS
 from morendo.runtime.executor import Ids, as_ids, load_library
 from morendo.runtime.turns import Turns
@@ -99,7 +100,7 @@ class PythonExecutor:
 
     def set_position(self, position: int) -> None:
         with self._turns.turn():
-            if not 0 <= position <= self._position:
+            if not 0 <= as_int32("position", position) <= self._position:
                 message = f"position out of range (got {position}, need 0 to {self._position})"
                 raise InputError(message)
             self._position = position
@@ -107,7 +108,7 @@ class PythonExecutor:
     def set_level(self, level: int) -> None:
         most = self.plan.levels - 1
         with self._turns.turn():
-            if not 0 <= level <= most:
+            if not 0 <= as_int32("level", level) <= most:
                 message = f"precision level out of range (got {level}, need 0 to {most})"
                 raise InputError(message)
             self._level = level

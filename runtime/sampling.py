@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from morendo.ir.errors import InputError, MorendoError
+from morendo.runtime.arguments import as_integer
 
 _FIRST_CANDIDATES = 1024  # top-p: so many likeliest tokens are sorted first; they are often enough
 
@@ -82,7 +83,7 @@ class Sampler:
         seed: int | None = 0,
         prompt: np.ndarray | tuple[int, ...] = (),
     ) -> None:
-        if seed is not None and seed < 0:
+        if seed is not None and as_integer("seed", seed) < 0:
             raise InputError(f"seed must be 0 or more (got {seed})")
         self.settings = settings
         self._random = np.random.default_rng(seed)

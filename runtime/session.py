@@ -17,6 +17,7 @@ import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError
 from morendo.ir.plan import Level, Plan, Step
+from morendo.runtime.arguments import as_int32, as_integer, as_path
 from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler, SamplingSettings
@@ -95,7 +96,7 @@ class Session:
         verify: bool = False,
     ) -> None:
         start = time.perf_counter()
-        self.directory = Path(directory)
+        self.directory, threads = as_path(directory), as_int32("threads", threads)
         self.manifest = read_manifest(self.directory)
         self.emulator = self._find_emulator()
         check_files(self.directory, self.manifest)
@@ -218,7 +219,7 @@ class Session:
                 on, also where there is a template. `morendo run` uses templates by default.
         """
         ids = self._prompt_ids(prompt, chat)
-        if max_tokens < 0:
+        if as_integer("max_tokens", max_tokens) < 0:
             raise InputError(f"max_tokens must be 0 or more (got {max_tokens})")
         given = {
             "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from morendo.runtime.artifact import CHAT_TEMPLATE, TOKENIZER
 from morendo.runtime.chat_template import Message, render_chat
 from morendo.runtime.text_stream import TextStream
 
-_RAW = "give a plain text: morendo run --raw, or chat=False"
-_BAD_IDS = "token ids must be 0 or more and fit 32 bits"
+_BAD_IDS = "token ids must be whole numbers, 0 or more, and fit 32 bits"
 
 
 class Tokenizer:
@@ -52,6 +52,8 @@ class Tokenizer:
         Raises:
             InputError: when there is no template, or it refuses the conversation.
         """
+        if not isinstance(chat, Iterable):
+            raise InputError(f"a chat is a text or a list of messages (got {chat!r})")
         messages = [{"role": "user", "content": chat}] if isinstance(chat, str) else list(chat)
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
@@ -60,8 +62,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens."""
         try:
-            return self._require().decode([int(i) for i in ids], skip_special_tokens=True)
-        except OverflowError:
+            return self._require().decode([index(i) for i in ids], skip_special_tokens=True)
+        except (OverflowError, TypeError, ValueError):
             raise InputError(_BAD_IDS) from None
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
@@ -81,6 +83,8 @@ class Tokenizer:
 
     def _encode_plain(self, text: str) -> list[int]:
         library = self._require()
+        if not isinstance(text, str):
+            raise InputError(f"the text is no str (got {text!r})")
         try:
             return library.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):  # half of a surrogate pair
@@ -89,7 +93,7 @@ class Tokenizer:
     def _render(self, messages: list[Message]) -> str:
         path = self._directory / CHAT_TEMPLATE
         if not self.has_chat_template:
-            raise InputError("this model has no chat template", hint=_RAW)
+            raise InputError("this model has no chat template", hint="use encode, or chat=False")
         try:
             source = path.read_bytes().decode("utf-8")
         except (OSError, ValueError) as error:

@@ -101,15 +101,25 @@ def test_run_streams_text_and_nothing_else(fake_session, capsys):
         (True, ["--system", "Be brief."], ("chat", "Hi", "Be brief.")),
         (False, [], ("encode", "Hi")),
         (False, ["--raw"], ("encode", "Hi")),
-        # The session refuses these.
-        (False, ["--chat"], ("chat", "Hi", None)),
-        (False, ["--system", "Be brief."], ("chat", "Hi", "Be brief.")),
     ],
 )
 def test_run_uses_the_chat_template_where_there_is_one(template, words, expected, fake_session):
     fake_session.has_chat_template = template
     assert cli.main(["run", "dir", "Hi", *words]) == 0
     assert fake_session.calls[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--chat"], "leave --chat out"),
+        (["--system", "Be brief."], "leave --system out"),
+        (["--system", "Be brief.", "--chat"], "leave --system and --chat out"),
+    ],
+)
+def test_a_chat_without_a_template_is_refused(words, hint, fake_session, capsys):
+    assert cli.main(["run", "dir", "Hi", *words]) == cli.USER_ERROR
+    assert capsys.readouterr().err == f"error: this model has no chat template; {hint}\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from morendo import compiler, terminal
-from morendo.ir.errors import InputError
+from morendo.ir.errors import InputError, MorendoError
 from morendo.ir.printable import printable
 from morendo.progress import BarProgress, PlainProgress, Progress, make_progress
 
@@ -144,3 +144,9 @@ def test_what_a_model_leaves_out_is_said_before_it_is_compiled(monkeypatch, tmp_
     with pytest.raises(InputError, match="context is longer"):
         compiler.compile("x", context=9, out=tmp_path / "a", progress=PlainProgress(said))
     assert said.getvalue().splitlines()[-1] == "note: left out: x"
+
+
+def test_an_error_is_one_printable_line():
+    error = MorendoError("got \x1b[31mawq\nfoo", where="a\u202eb\n", hint="see\tthe \x00 file")
+    assert str(error) == r"got \x1b[31mawq foo at a\u202eb; see the \x00 file"
+    assert error.args == (error.message,) == (r"got \x1b[31mawq foo",)

@@ -9,6 +9,7 @@ import pytest
 import toy
 from toy import CHUNK, CONTEXT, LEVELS, VOCABULARY, toy_logits
 
+import morendo
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.runtime.session import Session
 
@@ -94,6 +95,13 @@ def test_python_executor_traces_and_poisons(toy_artifact):
         (lambda s: s.generate([1], chat=True), "chat needs a text"),
         (lambda s: s.generate([1], max_tokens=-1), "max_tokens must be 0 or more"),
         (lambda s: s.generate([1], top_p=0.0), "top_p must be"),
+        (lambda s: s.set_level("a"), "level must be a whole number .got 'a'."),
+        (lambda s: s.set_level(2**32), "level must fit 32 bits .got 4294967296."),
+        (lambda s: s.set_level(True), "level must be a whole number .got True."),
+        (lambda s: s.executor.decode(2**32), "token ids? must fit 32 bits"),
+        (lambda s: s.executor.set_position(0.5), "position must be a whole number .got 0.5."),
+        (lambda s: s.stream([1], max_tokens=1.5), "max_tokens must be a whole number .got 1.5."),
+        (lambda s: s.generate([1], seed="a"), "seed must be a whole number .got 'a'."),
         (lambda s: s.generate([1], stop=""), "a stop text must not be empty"),
         (lambda s: s.stream([1], stop=["a", ""]), "a stop text must not be empty"),
         (lambda s: s.stream([1], stop=[1, 1.5]), "stop must be texts or token ids .got 1.5."),
@@ -195,6 +203,17 @@ def test_a_generation_ends_when_another_text_begins(toy_artifact):
 def test_threads_out_of_range(toy_artifact):
     with pytest.raises(InputError, match="threads out of range .got -1, need 0 to 256."):
         Session(toy_artifact, threads=-1)
+
+
+@pytest.mark.parametrize("threads", [2.5, "2", None])
+def test_threads_of_another_type(toy_artifact, threads):
+    with pytest.raises(InputError, match=f"threads must be a whole number .got {threads!r}."):
+        Session(toy_artifact, threads=threads)
+
+
+def test_an_artifact_that_is_no_path():
+    with pytest.raises(InputError, match="an artifact is given by its path .got 5."):
+        morendo.load(5)  # pyright: ignore[reportArgumentType]
 
 
 def test_unknown_executor(toy_artifact):

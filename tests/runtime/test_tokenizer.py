@@ -115,6 +115,16 @@ def test_text_that_is_no_unicode(tokenizer):
         tokenizer.encode("a\udc80")
 
 
+def test_what_is_no_text_is_refused(tokenizer):
+    with pytest.raises(InputError, match="the text is no str .got 5."):
+        tokenizer.encode(5)
+    with pytest.raises(InputError, match="a chat is a text or a list of messages .got 5."):
+        tokenizer.encode_chat(5)
+    for ids in (5, [1.5], ["1"]):
+        with pytest.raises(InputError, match="token ids must be whole numbers"):
+            tokenizer.decode(ids)
+
+
 class Parrot:
     """An executor that says a given list of tokens."""
 
@@ -199,7 +209,7 @@ def test_one_stop_text_and_stop_tokens(say):
 
 
 def test_ids_that_are_none_are_refused(tokenizer):
-    with pytest.raises(InputError, match="token ids must be 0 or more"):
+    with pytest.raises(InputError, match="token ids must be whole numbers, 0 or more"):
         tokenizer.decode([-1])
 
 
@@ -215,7 +225,7 @@ def test_an_artifact_without_a_template(home):
     (home / "chat_template.jinja").unlink()
     tokenizer = Tokenizer(home, FACTS)
     assert not tokenizer.has_chat_template
-    with pytest.raises(InputError, match="no chat template; give a plain text: morendo run --raw"):
+    with pytest.raises(InputError, match="no chat template; use encode, or chat=False"):
         tokenizer.encode_chat("a")
 
 
