@@ -142,7 +142,17 @@ class FunctionLowering:
         return found
 
     def new(self, dtype: str, *dims: int) -> Storage:
-        """A new arena buffer."""
+        """A new arena buffer.
+
+        Raises:
+            CompileError: for a type that buffers of a plan cannot have.
+        """
+        if dtype not in ITEM_BYTES:
+            raise CompileError(
+                f"the model computes {dtype} values (need one of {', '.join(ITEM_BYTES)})",
+                where=str(self.function.attrs["global_symbol"]),
+                hint="see where with --dump-ir; compile a model that computes in float32",
+            )
         nbytes = ITEM_BYTES[dtype]
         for dim in dims:
             nbytes *= dim

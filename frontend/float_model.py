@@ -15,7 +15,7 @@ from morendo.ir.errors import InputError
 from . import checkpoint, families, torch_export
 from .load import DEFAULT_CONTEXT, quiet
 from .locate import ONNX, locate
-from .rope import settle_rope
+from .rope import factors_of, settle_rope
 from .weights import WeightStore
 
 ReadWeight = Callable[[str, torch.nn.Module], np.ndarray]
@@ -43,6 +43,11 @@ class FloatModel:
     def vocabulary(self) -> int:
         """Number of logits."""
         return int(self.config.vocab_size)
+
+    @property
+    def factors(self) -> str:
+        """What of the function depends on the context, see `factors_of`; mostly ""."""
+        return factors_of(self.config, self.context or DEFAULT_CONTEXT)
 
     def build(self, read: ReadWeight | None = None) -> PreTrainedModel:
         """The model in float32, 4 bytes of memory for each weight; tied weights share theirs.

@@ -150,7 +150,13 @@ def _convert_layer_norm(node: torch.fx.Node, importer: Any) -> relax.Var:
     return importer._layer_norm_impl(x, gamma, beta, eps, tuple(shape))
 
 
+def _convert_view(node: torch.fx.Node, importer: Any) -> relax.Var:
+    """The view of a tensor that nothing else reads."""
+    return importer._reshape(node)
+
+
 _CONVERSIONS = {
+    "_unsafe_view.default": _convert_view,
     "arange.default": _convert_arange,
     "arange.start": _convert_arange,
     "attention.default": _convert_attention,
@@ -183,11 +189,33 @@ def import_program(
             f"the model uses operations that cannot be imported ({', '.join(unknown)})",
             hint="morendo knows no model with them",
         )
-    module = importer.from_exported_program(
-        _Shapes(program),  # type: ignore[arg-type]
-        keep_params_as_input=True,
-        unwrap_unit_return_tuple=True,
-        no_bind_return_tuple=False,
-        custom_convert_map=_CONVERSIONS,
-    )
+    try:
+        module = importer.from_exported_program(
+            _Shapes(program),  # type: ignore[arg-type]
+            keep_params_as_input=True,
+            unwrap_unit_return_tuple=True,
+            no_bind_return_tuple=False,
+            custom_convert_map=_CONVERSIONS,
+        )
+    except InputError:
+        raise
+    except Exception as error:  # of many types, and about TVM's insides
+        raise InputError(
+            f"an operation of the model cannot be imported as it is used there "
+            f"({_operation(error)})",
+            hint="morendo knows no model that uses it so; --debug shows the error",
+        ) from error
     return module["main"], importer.weight_names
+
+
+def _operation(error: Exception) -> str:
+    """The operation that an error was raised for: its name, and the part of the model it is in."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node")
+        if isinstance(node, torch.fx.Node) and node.op == "call_function":
+            parts = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+            part = parts[-1].removeprefix("model.") if parts else ""
+            found = f"{getattr(node.target, '__name__', node.target)}{part and f' in {part}'}"
+        trace = trace.tb_next
+    return found or type(error).__name__

@@ -37,6 +37,19 @@ def settle_rope(model: torch.nn.Module, context: int) -> list[str]:
     return list(notes)
 
 
+def factors_of(config: PreTrainedConfig, context: int) -> str:
+    """Which factors a context chooses: "long" or "short", "" for models that have one set."""
+    facts = getattr(config, "rope_parameters", None) or {}
+    kinds = [facts] if "rope_type" in facts else [f for f in facts.values() if isinstance(f, dict)]
+    chosen = {_is_long(config, f, context) for f in kinds if f.get("rope_type") == "longrope"}
+    return "".join("long" if is_long else "short" for is_long in sorted(chosen))
+
+
+def _is_long(config: PreTrainedConfig, facts: dict[str, Any], context: int) -> bool:
+    longest = min(context, config.max_position_embeddings)
+    return longest > int(facts["original_max_position_embeddings"])
+
+
 def _fixed(kind: str) -> str:
     """A kind whose frequencies transformers leaves alone."""
     return "default" if kind == "longrope" or "dynamic" in kind else kind
@@ -52,7 +65,7 @@ def _settle(part: Any, kind: str, layer_type: str | None, context: int) -> list[
     facts = config.rope_parameters if layer_type is None else config.rope_parameters[layer_type]
     short = int(facts["original_max_position_embeddings"])
     context = min(context, config.max_position_embeddings)
-    if context <= short:
+    if not _is_long(config, facts, context):
         return [f"longrope: the factors of texts up to {short} tokens are used"]
     frequencies, _ = ROPE_INIT_FUNCTIONS[kind](
         config, torch.device("cpu"), seq_len=short + 1, layer_type=layer_type

@@ -102,12 +102,18 @@ def build_empty(config: PreTrainedConfig, context: int | None = None) -> EmptyMo
     widen(module)
     notes = settle_rope(module, context or DEFAULT_CONTEXT)
     attention_marker.mark_others(module)
-    buffers = {name: b.detach().numpy().copy() for name, b in module.named_buffers()}
+    buffers = {name: _array(b) for name, b in module.named_buffers()}
     persistent = set(buffers) & set(module.state_dict())
     first = {id(p): name for name, p in module.named_parameters()}
     every = module.named_parameters(remove_duplicate=False)
     aliases = {name: first[id(p)] for name, p in every if first[id(p)] != name}
     return EmptyModel(module.to("meta"), buffers, persistent, aliases, notes)
+
+
+def _array(buffer: torch.Tensor) -> np.ndarray:
+    """A copy; numpy has no bfloat16."""
+    buffer = buffer.detach()
+    return (buffer.float() if buffer.dtype == torch.bfloat16 else buffer).numpy().copy()
 
 
 def _build(config: PreTrainedConfig) -> PreTrainedModel:
@@ -190,7 +196,10 @@ def _trace(model: EmptyModel) -> torch.export.ExportedProgram:
             program = program.run_decompositions({})
     if program.graph_signature.buffers_to_mutate:
         name = next(iter(program.graph_signature.buffers_to_mutate.values()))
-        raise InputError(f"the model changes a buffer while it runs ({name})")
+        raise InputError(
+            f"the model changes a buffer while it runs ({name})",
+            hint="only a model whose state is its keys and values can be compiled",
+        )
     return program
 
 
@@ -225,26 +234,30 @@ def export(model: EmptyModel) -> tvm.IRModule:
     """
     where = str(model.module.config.model_type)
     try:
-        function, names = import_program(_trace(model), model.aliases)
+        program = _trace(model)
     except MorendoError as error:
         place = ", ".join(filter(None, (error.where or _module_of(error), where)))
         raise InputError(error.message, where=place, hint=error.hint) from error
-    except Exception as error:  # torch and TVM raise many types
+    except Exception as error:  # torch raises many types
         raise InputError(
             f"the model cannot be traced ({_said(error)})",
             where=", ".join(filter(None, (_module_of(error), where))),
-            hint="its configuration takes a path that torch.export or TVM does not know",
+            hint="its code takes a path that torch.export does not know; --debug shows it",
         ) from error
+    try:
+        function, names = import_program(program, model.aliases)
+    except MorendoError as error:
+        raise InputError(error.message, where=where, hint=error.hint) from error
     function = _with_constants(function, names, model.buffers)
     _check_complete(function, model)
     return tvm.IRModule({"main": function})
 
 
 def _said(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [""])[0]
-    if "Constraints violated" in first:
+    """What is told of an error of torch, whose words are about its own insides."""
+    if "Constraints violated" in str(error):
         return "what it computes depends on the number of tokens"
-    return f"{type(error).__name__}: {first}"
+    return type(error).__name__
 
 
 def _module_of(error: Exception) -> str:

@@ -133,7 +133,7 @@ def compile(
         machine.build(program, plan, text_facts, artifact.path, progress.task)
         codes = setting.calibration and setting.calibration.codes
         _write_data(program, plan, artifact.path, weights, codes, progress)
-        artifact.finish(_manifest(loaded, machine, program, plan, records, tokenizer))
+        artifact.finish(_manifest(loaded, context, machine, program, plan, records, tokenizer))
     return out
 
 
@@ -295,6 +295,7 @@ def _summarize(program: Program) -> list[WeightSummary]:
 
 def _manifest(
     loaded: LoadedModel,
+    context: int | None,
     machine: Target,
     program: Program,
     plan: Plan,
@@ -305,6 +306,7 @@ def _manifest(
         "model": {
             "name": loaded.name,
             "architecture": loaded.architecture,
+            "context": context or DEFAULT_CONTEXT,  # that it was loaded for, not rounded up
             "digests": digests(loaded.weights),
         },
         "target": {

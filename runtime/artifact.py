@@ -32,7 +32,7 @@ TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
 AGAIN = "compile or copy it again"  # the hint where a file is not what it should be
 _MANIFEST = {
-    "model": {"name": str, "architecture": str, "digests?": {str: str}},
+    "model": {"name": str, "architecture": str, "context?": COUNT, "digests?": {str: str}},
     "target": {
         "name": str,
         "triple": str,

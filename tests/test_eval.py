@@ -237,6 +237,7 @@ def cached(tmp_path, monkeypatch) -> Path:
 
 
 def test_errors_of_weights_and_kernels_add_up(artifact, cached):
+    assert json.loads((artifact / "manifest.json").read_text())["model"]["context"] == 4096
     options = {"reference": TINY, "window": 64, "windows": 4}
     report = evaluate(artifact, TEXT, dequantized=True, **options)
     assert [(row.kind, row.level) for row in report.rows] == [

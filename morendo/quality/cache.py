@@ -32,11 +32,14 @@ def cache_directory() -> Path:
     return Path(home) / "morendo" / "logits"
 
 
-def model_key(path: Path) -> str:
+def model_key(path: Path, variant: str = "") -> str:
     """Names a model's files as they are now, and the libraries that compute with them.
 
     Files count by name, size and time of change: reading gigabytes for a checksum would take
     longer than what the cache saves.
+
+    Args:
+        variant: of several functions that the same files can be, such as "long" or "short" texts'.
     """
     if path.is_file():
         files = [part for part in part_paths(path) if part.is_file()]
@@ -44,7 +47,8 @@ def model_key(path: Path) -> str:
         files = [f for p in _WEIGHT_FILES for f in path.glob(p)]
     facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
     libraries = [version(name) for name in ("torch", "transformers")]
-    return _digest(json.dumps([str(path.resolve()), facts, libraries]).encode())
+    named = [str(path.resolve()), facts, libraries, *([variant] if variant else [])]
+    return _digest(json.dumps(named).encode())
 
 
 def _digest(data: bytes) -> str:

@@ -182,8 +182,10 @@ class _Measurement:
         with self.progress.task("open the float model"):
             from .reference import Reference
 
-            self.reference = Reference(model, cached, self.progress)
-            note = self.reference.check(self.session.manifest, any_reference)
+            manifest = self.session.manifest
+            context = manifest["model"].get("context", self.session.context)
+            self.reference = Reference(model, cached, self.progress, context)
+            note = self.reference.check(manifest, any_reference)
         self.remarks = [*self.reference.model.notes, *([note] if note else [])]
 
     def run(self, levels: list[int]) -> list[Row]:

@@ -24,13 +24,18 @@ class Reference:
         model: Hugging Face directory, hub id, or .gguf file.
         cached: keep logits on disk, and take them from there.
         progress: shows the loading.
+        context: the longest text that the artifact was compiled for.
     """
 
-    def __init__(self, model: str | Path, cached: bool, progress: Progress) -> None:
-        self.model: FloatModel = open_float_model(model)
+    def __init__(
+        self, model: str | Path, cached: bool, progress: Progress, context: int | None = None
+    ) -> None:
+        self.model: FloatModel = open_float_model(model, context)
         self.cache: LogitsCache | None = None
         if cached:
-            self.cache = LogitsCache(cache_directory(), model_key(self.model.path))
+            self.cache = LogitsCache(
+                cache_directory(), model_key(self.model.path, self.model.factors)
+            )
         self._progress = progress
         self._module: Any = None
 

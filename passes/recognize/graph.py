@@ -141,6 +141,8 @@ def op_of(call: relax.Call) -> str:
 
 
 def ints(values: Any) -> list[int]:
-    """Integers out of a TVM array or tuple expression."""
-    items = values.fields if isinstance(values, relax.Tuple) else values
+    """Integers out of a TVM array or tuple expression; none where one depends on the tokens."""
+    items = list(values.fields if isinstance(values, relax.Tuple) else values)
+    if not all(isinstance(v, int) or hasattr(v, "value") for v in items):
+        return []
     return [int(v.value) if hasattr(v, "value") else int(v) for v in items]

@@ -114,8 +114,10 @@ def slice_of(graph: Graph, expr: Any) -> tuple[Any, int, int] | None:
     steps = ints(node.args[4]) if len(node.args) > 4 else [1]
     if ints(axes) not in ([last], [-1]) or steps != [1]:
         return None
-    size = dims(x)[last]
-    return x, ints(begin)[0], min(ints(end)[0], size)
+    size, bounds = dims(x)[last], (*ints(begin), *ints(end))
+    if len(bounds) != 2 or not isinstance(size, int):
+        return None  # it cuts along the tokens
+    return x, bounds[0], min(bounds[1], size)
 
 
 def _is_rotated_half(graph: Graph, expr: Any, x: Any) -> bool:
@@ -155,9 +157,11 @@ def _every_second(graph: Graph, expr: Any) -> tuple[Any, int] | None:
     if node is None or len(node.args) < 5 or ints(node.args[4]) != [2]:
         return None
     x, axes, begin, end = node.args[:4]
-    last = len(dims(x)) - 1
-    whole = ints(end)[0] >= dims(x)[last]
-    return (x, ints(begin)[0]) if ints(axes) in ([last], [-1]) and whole else None
+    last, start, stop = len(dims(x)) - 1, ints(begin), ints(end)
+    if ints(axes) not in ([last], [-1]) or not start or not stop:
+        return None
+    size = dims(x)[last]
+    return (x, start[0]) if isinstance(size, int) and stop[0] >= size else None
 
 
 def _angles(graph: Graph, expr: Any, function: str) -> _Angles | None:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 logging.getLogger("torch.__trace").propagate = False
 
 VOCABULARY = 96
-_COMMON = {
+COMMON = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -134,7 +134,7 @@ def make_model(family: str, seed: int = 0) -> PreTrainedModel:
 
 
 def _random_model(kind: str, options: dict[str, Any], seed: int) -> PreTrainedModel:
-    config = AutoConfig.for_model(kind, **{**_COMMON, **options})
+    config = AutoConfig.for_model(kind, **{**COMMON, **options})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ import torch
 from morendo.frontend import load_model
 from morendo.frontend.float_model import open_float_model
 from morendo.ir.evaluate import evaluate
+from morendo.progress import Progress
+from morendo.quality.measure import _Measurement
+from morendo.quality.reference import Reference
 from tests.frontend.families import VOCABULARY, save_config
 
 LONGROPE = {
@@ -74,3 +79,30 @@ def test_other_kinds_are_buffers(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         want = model(torch.tensor(IDS)).logits.numpy()
     np.testing.assert_allclose(logits(tmp_path, 64, 20)[0], want, atol=1e-4)
+
+
+@pytest.mark.parametrize("context", [16, 64])
+def test_the_reference_of_an_artifact_has_its_factors(
+    longrope, context: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits kept for one context are not those of another."""
+    folder, _ = longrope
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ids = IDS[0, :8].astype(np.int32)
+    for other in (80 - context, context):
+        got = Reference(folder, True, Progress(), other).logits(ids)
+    want, _ = logits(folder, context, 8)
+    np.testing.assert_allclose(got, want[0, :-1], atol=1e-4)
+    assert Reference(folder, True, Progress(), context).model.factors in ("short", "long")
+
+
+def test_eval_opens_the_reference_at_the_context_that_was_asked_for(longrope) -> None:
+    """An artifact's cache may be rounded up beyond the original length; its factors are not."""
+    folder, _ = longrope
+    facts = {"model": {"context": 16}, "tokenizer": {"vocabulary": VOCABULARY}}
+    session: Any = SimpleNamespace(manifest=facts, context=32)
+    for asked, factors in ((16, "short"), (None, "long")):
+        facts["model"] = {"context": asked} if asked else {}
+        measure = _Measurement(session, IDS, Progress())
+        measure.open_reference(folder, cached=False, dequantized=False, any_reference=False)
+        assert measure.reference.model.factors == factors
