@@ -8,7 +8,7 @@ from pathlib import Path
 
 from morendo.ir.errors import InputError
 
-from .model_files import ADAPTER, read_json, weight_files
+from .model_files import ADAPTER, read_json, refuse_pointer, weight_files
 
 ONNX = ".onnx"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -68,6 +68,7 @@ def _only_an_adapter(path: Path) -> InputError:
 
 
 def _checked_file(path: Path) -> Path:
+    refuse_pointer(path)
     if path.suffix in (".gguf", ONNX):
         return path
     with path.open("rb") as file:

@@ -13,6 +13,7 @@ weights in another tool's layout. Only the first of these that is there counts:
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,25 @@ SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
 ADAPTER = "adapter_config.json"
 _WHOLE = "download the whole model"
+_POINTER = b"version https://git-lfs"
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse what a clone has in the place of a large file that it was not given.
+
+    Raises:
+        InputError: for a pointer of git-lfs.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        pointer = file.read(len(_POINTER)) == _POINTER
+    if pointer:
+        raise InputError(
+            "a git-lfs pointer, not the file itself",
+            where=str(path),
+            hint=f"fetch it: git -C {shlex.quote(str(path.parent))} lfs pull",
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -33,6 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
+    refuse_pointer(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # ValueError: not UTF-8, not JSON
@@ -124,6 +145,8 @@ def find_weights(folder: Path) -> list[Path]:
             where=str(folder / missing[0]),
             hint=_WHOLE,
         )
+    for name in names:
+        refuse_pointer(folder / name)
     return [folder / name for name in names]
 
 

@@ -13,8 +13,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from morendo.ir.errors import InputError
 
 from .gguf import GgufFile, read_vocabulary
+from .model_files import refuse_pointer
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+_FILES = (TOKENIZER, "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
 _NAMED = "tokenizer.chat_template."  # GGUF keys of templates for other uses
 # Tokens that end a turn in chat templates; models are often not configured to stop at them.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>")
@@ -134,12 +136,15 @@ def _within(
 
 
 def _load(path: Path) -> PreTrainedTokenizerFast:
+    for name in _FILES:
+        refuse_pointer(path / name)
     try:
         found = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, use_fast=True
         )
     except Exception as error:  # transformers and tokenizers raise many types
-        said = " ".join(str(error).split())
+        missing = "the key {} is missing" if isinstance(error, KeyError) else "{}"
+        said = missing.format(" ".join(str(error).split()))
         raise InputError(
             f"the tokenizer cannot be read ({said[:200]})",
             where=str(path),

@@ -36,6 +36,10 @@ class TensorSource(ABC):
     def dtype(self, name: str) -> str:
         """How the tensor is stored ("float32", "bfloat16", "Q4_1", ...), for information."""
 
+    def stored_name(self, name: str) -> str:
+        """For messages: what the checkpoint's format calls a tensor of the model."""
+        return name
+
     def nbytes(self, name: str) -> int:
         """Bytes of the data in the file."""
         kind = self.dtype(name)
@@ -187,7 +191,7 @@ def match_keys(
     for name, shape in wanted.items():
         if name not in known:
             raise InputError(
-                f"the checkpoint has no tensor {name}",
+                f"the checkpoint has no tensor {source.stored_name(name)}",
                 where=where,
                 hint="the checkpoint is incomplete, or its configuration is of another model",
             )

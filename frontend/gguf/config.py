@@ -158,8 +158,8 @@ def _llama(metadata: Metadata, model_type: str = "llama") -> Fields:
     fields |= _rotary(metadata, fields)
     fields |= {
         "rms_norm_eps": metadata.number(_RMS),
-        "attention_bias": _has(metadata, "attn_q.bias"),
-        "mlp_bias": _has(metadata, "ffn_down.bias"),
+        "attention_bias": any(_has(metadata, f"attn_{x}.bias") for x in ("q", "k", "v", "output")),
+        "mlp_bias": any(_has(metadata, f"ffn_{x}.bias") for x in ("gate", "up", "down")),
     }
     return fields
 

@@ -33,6 +33,8 @@ _PROCESSORS = {
     "nemotron": hf_gguf.NemotronTensorProcessor,
     "smollm3": hf_gguf.LlamaTensorProcessor,
 }
+_OPTIONAL_BIASES = ("arcee", "granite", "llama", "smollm3")
+"""Where each bias may be there or not, while Hugging Face has one switch for all of a block."""
 _TABLES = ("token_embd.weight", "output.weight")
 """Large matrices that no processor of transformers touches: their rows can be read alone."""
 # Old files hold each layer's rotary frequencies as well; the metadata says the same.
@@ -41,6 +43,8 @@ _HARMLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
 
 class GgufSource(TensorSource):
     """Tensors of a model under Hugging Face names, dequantized when read.
+
+    Biases that a file leaves out of those that its architecture may have are read as zeros.
 
     Args:
         file: the model's files.
@@ -61,9 +65,16 @@ class GgufSource(TensorSource):
             if (scale := _scale_name(info.name)) in known and known[scale].shape == (1,)
         }
         self.shapes: dict[str, Any] = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        optional = file.architecture in _OPTIONAL_BIASES
+        absent = [n for n in self.shapes if n.endswith(".bias") and n not in self.tensors]
+        self.zeros = set(absent if optional else ())
 
     def names(self) -> list[str]:
-        return list(self.tensors)
+        return [*self.tensors, *(name for name in self.shapes if name in self.zeros)]
+
+    def stored_name(self, name: str) -> str:
+        """The name in the file."""
+        return next((own for own, other in self.name_map.items() if other == name), name)
 
     def unused(self) -> list[str]:
         """Tensors of the file that have no place in the model."""
@@ -73,18 +84,22 @@ class GgufSource(TensorSource):
         return [n for n in self.file.tensors if n not in used and not _HARMLESS.fullmatch(n)]
 
     def shape(self, name: str) -> tuple[int, ...]:
+        if name in self.zeros:
+            return self.shapes[name]
         stored = self.tensors[name].shape
         wanted: tuple[int, ...] = self.shapes.get(name, stored)
         # A processor may transpose (gpt2); the extents cannot change.
         return wanted if sorted(stored) == sorted(wanted) else stored
 
     def dtype(self, name: str) -> str:
-        return self.tensors[name].kind.name
+        return "F32" if name in self.zeros else self.tensors[name].kind.name
 
     def nbytes(self, name: str) -> int:
-        return self.tensors[name].nbytes
+        return 0 if name in self.zeros else self.tensors[name].nbytes
 
     def read(self, name: str) -> np.ndarray:
+        if name in self.zeros:
+            return np.zeros(self.shapes[name], np.float32)
         info = self.tensors[name]
         data = info.read()
         if name in self.scales:
@@ -102,6 +117,8 @@ class GgufSource(TensorSource):
         return np.ascontiguousarray(result.weights, dtype=np.float32)
 
     def rows(self, name: str, rows: Rows) -> np.ndarray:
+        if name in self.zeros:
+            return self.read(name)[rows]
         info = self.tensors[name]
         if info.name not in _TABLES or name in self.scales:
             return self.read(name)[rows]

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from morendo.frontend.model_files import refuse_pointer
 from morendo.ir.errors import InputError
 
 _AGAIN = "the file is truncated or damaged: download or export it again"
@@ -127,6 +128,7 @@ class Initializers:
     def _size(self, file: Path) -> int:
         if str(file) not in self._sizes:
             self._sizes[str(file)] = file.stat().st_size
+            refuse_pointer(file)
         return self._sizes[str(file)]
 
     def _nbytes(self, tensor: TensorProto) -> int:

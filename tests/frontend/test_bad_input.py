@@ -17,6 +17,8 @@ from tests.frontend.families import VOCABULARY, save_model
 from tests.frontend.spoil import WEIGHTS, edit_config, edit_weights, refuses, refuses_weights
 from tests.frontend.tiny_gguf import save_tokenizer
 
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 134515008\n"
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -153,3 +155,26 @@ def test_damaged_tokenizer(model):
     save_tokenizer(model, VOCABULARY)
     (model / "tokenizer.json").write_text('{"model": ')
     refuses(model, "tokenizer", str(model))
+
+
+@pytest.mark.parametrize(
+    "name", [WEIGHTS, "config.json", "tokenizer.json", "generation_config.json"]
+)
+def test_pointers_of_git_lfs(model, name):
+    save_tokenizer(model, VOCABULARY)
+    (model / name).write_text(POINTER)
+    refuses(model, "a git-lfs pointer, not the file itself", name, f"git -C {model} lfs pull")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.onnx", "model.bin"])
+def test_single_files_that_are_pointers_of_git_lfs(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    refuses(tmp_path / name, "a git-lfs pointer, not the file itself", name)
+
+
+def test_a_tokenizer_without_a_key(model):
+    save_tokenizer(model, VOCABULARY)
+    facts = json.loads((model / "tokenizer.json").read_text())
+    del facts["added_tokens"]
+    (model / "tokenizer.json").write_text(json.dumps(facts))
+    refuses(model, "the tokenizer cannot be read (the key 'added_tokens' is missing)")

@@ -157,7 +157,7 @@ def save_gguf(
     path: Path,
     architecture: str = "llama",
     keys: Mapping[str, Any] | None = None,
-    tensors: Mapping[str, np.ndarray] | None = None,
+    tensors: Mapping[str, np.ndarray | None] | None = None,
     quantized: gguf.GGMLQuantizationType | None = None,
 ) -> None:
     """A model as GGUF.
@@ -165,7 +165,7 @@ def save_gguf(
     Args:
         keys: added under the architecture's name ("rope.freq_base"), or under the whole name when
             it starts with "tokenizer." or "general."; None removes a key.
-        tensors: added, or instead of the model's.
+        tensors: added, or instead of the model's; None removes one.
         quantized: see `write_gguf`.
     """
     every = model_keys(architecture, model.config) | tokenizer_keys(model.config.vocab_size)
@@ -174,4 +174,5 @@ def save_gguf(
         every[name if whole else f"{architecture}.{name}"] = value
     stored = model_tensors(model, architecture) | dict(tensors or {})
     kept = {key: value for key, value in every.items() if value is not None}
-    write_gguf(path, architecture, kept, stored, quantized)
+    written = {name: array for name, array in stored.items() if array is not None}
+    write_gguf(path, architecture, kept, written, quantized)

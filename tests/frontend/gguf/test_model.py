@@ -106,10 +106,24 @@ def test_a_tensor_that_the_model_does_not_use(tmp_path, name):
         _store(tmp_path / "m.gguf")
 
 
-def test_biases_of_queries_alone(tmp_path):
-    tensors = {"blk.0.attn_q.bias": np.ones(32, np.float32)}
-    save_gguf(make_model("llama"), tmp_path / "m.gguf", tensors=tensors)
-    with pytest.raises(InputError, match=r"no tensor model\.layers\.0\.self_attn\.k_proj\.bias"):
+@pytest.mark.parametrize("part", ["attn_q", "attn_output", "ffn_up"])
+def test_biases_that_a_llama_leaves_out_are_zeros(tmp_path, part):
+    bias = np.arange(48 if part == "ffn_up" else 32, dtype=np.float32)
+    save_gguf(make_model("llama"), tmp_path / "m.gguf", tensors={f"blk.0.{part}.bias": bias})
+    store = _store(tmp_path / "m.gguf")
+    biases = [name for name in store.names() if name.endswith(".bias")]
+    found = {name: store.get(name) for name in biases}
+    assert len(biases) == (6 if part == "ffn_up" else 8)  # of two layers
+    (own,) = [name for name, values in found.items() if values.any()]
+    assert own.startswith("model.layers.0.")
+    assert sorted(found[own]) == sorted(bias)
+    assert all(store.shape(name) == values.shape for name, values in found.items())
+
+
+def test_missing_biases_of_other_architectures(tmp_path):
+    model = make_model("qwen2")
+    save_gguf(model, tmp_path / "m.gguf", "qwen2", tensors={"blk.0.attn_q.bias": None})
+    with pytest.raises(InputError, match=r"no tensor blk\.0\.attn_q\.bias"):
         _store(tmp_path / "m.gguf")
 
 
@@ -131,7 +145,7 @@ def test_missing_tensor(tiny, monkeypatch):
     monkeypatch.setattr(
         GgufSource, "names", lambda self: [n for n in self.tensors if "0.mlp" not in n]
     )
-    with pytest.raises(InputError, match=r"no tensor model\.layers\.0\.mlp\.gate_proj\.weight"):
+    with pytest.raises(InputError, match=r"no tensor blk\.0\.ffn_gate\.weight"):
         _store(tiny)
 
 
