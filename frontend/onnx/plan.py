@@ -64,9 +64,10 @@ def _attention(found: Attention) -> Step:
     def emit(t: Translator) -> dict[str, Any]:
         out = t.attention(found)
         name = found.node.outputs[0]
-        if len(t.dims(name)) != 3:  # head-major: (1, heads, n, head_dim)
+        shape = t.dims(name)
+        if len(shape) != 3 or shape[0] != 1:  # head-major: (1, heads, n, head_dim) or (heads, n, ..
             out = t.emit(relax.op.permute_dims(out, [0, 2, 1, 3]))
-        return {name: t.emit(relax.op.reshape(out, t.dims(name)))}
+        return {name: t.emit(relax.op.reshape(out, shape))}
 
     return Step([found.q.source, found.k.source, found.v.source], emit)
 

@@ -10,7 +10,7 @@ from tests.onnx.genai import export_genai
 from tests.onnx.imported import check_import
 
 # rope, gated, attention of two layers
-_COUNTS = {"gpt2": (0, 0, 2), "phi": (4, 0, 2)}
+_COUNTS = {"bloom": (0, 0, 2), "gpt2": (0, 0, 2), "phi": (4, 0, 2)}
 BUILDER = {
     "llama": ("llama", "fp32"),
     "qwen2": ("qwen2", "fp32"),
@@ -27,6 +27,7 @@ BUILDER = {
 # The embedding's rows are the head's: one weight.
 _ONE_TABLE = ("llama", "gemma", "separate", "codes", "zeros", "shared")
 TORCH = {"gemma3": ("eager", 18), "gpt2": ("eager", 18), "qwen3": ("sdpa", 23), "phi": ("sdpa", 18)}
+TORCH |= {"bloom": ("eager", 18)}
 
 
 def _check_counts(family, counts):
@@ -59,7 +60,11 @@ def test_model_of_torch_onnx(family, tmp_path):
     path = export_torch(make_model(family, attention), tmp_path, opset)
     found, counts = check_import(path)
     _check_counts(family, counts)
-    last = {"gpt2": "h.1.mlp.c_proj.weight", "phi": "layers.1.mlp.fc2.weight"}
+    last = {
+        "bloom": "h.1.mlp.dense_4h_to_h.weight",
+        "gpt2": "h.1.mlp.c_proj.weight",
+        "phi": "layers.1.mlp.fc2.weight",
+    }
     last = last.get(family, "layers.1.mlp.down_proj.weight")
     assert any(name.endswith(last) for name in found.weights.names())
 
