@@ -38,6 +38,8 @@ class TextFacts:
     """What `run` needs besides tables.
 
     Attributes:
+        name: the model's.
+        version: of morendo, which compiles it.
         bos: id in front of a text, or None.
         stops: ids that end an answer.
         missing_tokenizer: why the tokenizer was not compiled; "" when it was.
@@ -46,6 +48,7 @@ class TextFacts:
     """
 
     name: str
+    version: str
     bos: int | None
     stops: Sequence[int]
     missing_tokenizer: str = ""
@@ -60,6 +63,7 @@ class TextFacts:
         drawn = ", ".join(f"{float(x)!r}" for x in (s.temperature, s.top_p, s.min_p))
         fields = [
             f".name = {c_string(self.name)}",
+            f".version = {c_string(self.version)}",
             ".stops = stops",
             f".stop_count = {len(self.stops)}",
             f".bos = {-1 if self.bos is None else self.bos}",

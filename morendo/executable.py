@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from morendo import __version__
 from morendo.chat_form import find_chat_form
 from morendo.codegen.build_cache import BuildCache
 from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
 from morendo.codegen.tokenizer import UnsupportedTokenizer, kept_tokenizer
 from morendo.frontend import LoadedModel
 from morendo.ir.plan import TOKENIZER_TABLES
+from morendo.ir.printable import printable
 from morendo.runtime.artifact import TOKENIZER
 from morendo.runtime.tokenizer import Tokenizer
 
@@ -34,7 +36,8 @@ def describe_text(
     if isinstance(form, str) and form:
         note(f"note: the executable continues plain texts only, {form}")
     return TextFacts(
-        name=loaded.name,
+        name=printable(loaded.name),
+        version=__version__,
         bos=loaded.bos if loaded.add_bos else None,
         stops=loaded.stop,
         missing_tokenizer=missing,

@@ -119,16 +119,22 @@ def test_models_sampling_is_the_default(chat_artifact):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--nonsense"], 2, "unknown option --nonsense"),
-        (["a", "b"], 2, "more than one prompt"),
-        (["--max-tokens", "many"], 2, "--max-tokens needs a number"),
-        (["--max-tokens"], 2, "--max-tokens needs a value"),
-        (["--top-p", "2", "a"], 2, "--top-p needs a number from 1e-06 to 1 (got 2)"),
-        (["--seed", "-1", "a"], 2, "--seed needs a number of 0 or more"),
+        (["--nonsense"], 2, "unrecognized arguments: --nonsense; see --help"),
+        (["a", "b"], 2, "unrecognized arguments: b; put the prompt into quotes"),
+        (["--max-tokens", "many"], 2, "--max-tokens: must be a whole number, 0 or more (got many)"),
+        (["--max-tokens"], 2, "argument --max-tokens: expected one argument"),
+        (["--threads", "257"], 2, "must be a whole number, 0 to 256 (got 257)"),
+        (["--temperature", "inf"], 2, "must be a finite number of 0 or more (got inf)"),
+        (["--repetition-penalty", "0"], 2, "must be a finite number above 0 (got 0)"),
+        (["--top-p", "2", "a"], 2, "argument --top-p: must be above 0 and at most 1 (got 2)"),
+        (["--min-p", "1.5", "a"], 2, "argument --min-p: must be 0 to 1 (got 1.5)"),
+        (["--seed", "-1", "a"], 2, "argument --seed: must be a whole number, 0 or more (got -1)"),
+        (["--stop", "", "a"], 2, "argument --stop: must not be empty"),
         (["--raw=1", "a"], 2, "--raw takes no value"),
         (["--raw", "--system", "s", "a"], 2, "--system needs the chat template"),
-        (["--raw", "--chat", "a"], 2, "give --chat or --raw, not both"),
-        (["--system", "s", "a"], 1, "no system message"),
+        (["--raw", "--chat", "a"], 2, "argument --chat: not allowed with argument --raw"),
+        (["--system", "s", "a"], 1, "this model has no chat template; leave --system out"),
+        (["--chat", "a"], 1, "this model has no chat template; leave --chat out"),
         (["--level", "9", "a"], 1, "precision level out of range (got 9, need 0 to 4)"),
         (["--ids", "1 x"], 1, "no token id, at byte 2"),
         (["--ids", "99999"], 1, "not in the vocabulary (got id 99999"),
@@ -150,6 +156,12 @@ def test_help_teaches(artifact):
     assert done.returncode == 0
     for option in ("--raw", "--system", "--ids", "--stop", "--top-k", "--stats", "exit codes"):
         assert option in done.stdout.decode()
+
+
+def test_version_and_model_are_told(artifact):
+    done = call(artifact, "--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"morendo {morendo.__version__}, tiny_llama\n"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ _MAIN = r"""
 #include <stdio.h>
 #include "run/run.h"
 int main(void) {
-  printf("%s|%d|%d|%d|%d\n", run_model.name, run_model.bos, run_model.stop_count,
-         run_model.stops[0], run_model.stop_count ? run_model.stops[1] : 0);
+  printf("%s|%s|%d|%d|", run_model.name, run_model.version, run_model.bos, run_model.stop_count);
+  printf("%d|%d\n", run_model.stops[0], run_model.stop_count ? run_model.stops[1] : 0);
   printf("%s|%s|%s|%s\n", run_model.user[0], run_model.user[1],
          run_model.system[0] ? run_model.system[1] : "none",
          run_model.missing_chat ? run_model.missing_chat : "chat");
@@ -38,9 +38,9 @@ def test_whole(tmp_path):
     nasty = 'a"b\\n??/é\x01' + "7"
     sampling = SamplingDefaults(0.7, 40, 0.9, 0.05, 1.1)
     chat = ChatForm((nasty, "u"), ("s", nasty, "e"), trims=True)
-    facts = TextFacts(nasty, 1, [2, 7], chat=chat, sampling=sampling)
+    facts = TextFacts(nasty, "1.2", 1, [2, 7], chat=chat, sampling=sampling)
     assert printed(facts, tmp_path) == [
-        f"{nasty}|1|2|2|7",
+        f"{nasty}|1.2|1|2|2|7",
         f"{nasty}|u|{nasty}|chat",
         "tables|1|0.700|0.900|0.050|1.100|40",
         "",
@@ -48,9 +48,9 @@ def test_whole(tmp_path):
 
 
 def test_nothing_known(tmp_path):
-    facts = TextFacts("m", None, [], missing_tokenizer="the normalizer NFKC")
+    facts = TextFacts("m", "1.2", None, [], missing_tokenizer="the normalizer NFKC")
     assert printed(facts, tmp_path) == [
-        "m|-1|0|-1|0",
+        "m|1.2|-1|0|-1|0",
         "||none|",
         "the normalizer NFKC|0|0.000|1.000|0.000|1.000|0",
         "",

@@ -28,6 +28,7 @@ static const char HELP[] =
     "  --threads N           default: one for each CPU\n"
     "  --level L             precision level, 0 is the most precise\n"
     "  --stats               print speed at the end\n"
+    "  --version             print morendo's version and the model's name\n"
     "\n"
     "exit codes: 0 done, 1 wrong input, 2 wrong command line, 130 interrupted\n";
 
@@ -46,12 +47,20 @@ typedef struct {
   enum { FLAG, INTEGER, REAL, TEXT, STOP, SEED } kind;
   void *place;
   double low, high;
+  const char *need; /* low and high in words, those of `morendo run` */
 } Rule;
 
+/* Larger counts mean the same as MOST_COUNT, which an int holds. */
+static const double MOST_COUNT = 1 << 30, MOST_INTEGER = 1e18;
+static const double LEAST_REAL = 1e-37, MOST_REAL = 3e38; /* of a float, about */
+static const char COUNT[] = "a whole number, 0 or more", THREADS[] = "a whole number, 0 to 256",
+                  FINITE[] = "a finite number of 0 or more",
+                  POSITIVE[] = "a finite number above 0", PART[] = "0 to 1",
+                  SOME_PART[] = "above 0 and at most 1";
+
 static int wrong_value(const Rule *rule, const char *value) {
-  if (rule->kind == SEED) return report(WRONG_USAGE, "--seed needs a number of 0 or more (got %s)", value);
-  return report(WRONG_USAGE, "%s needs a number from %g to %g (got %s)", rule->name, rule->low,
-                rule->high, value);
+  return report(WRONG_USAGE, "argument %s: must be %s (got %s); see --help", rule->name, rule->need,
+                value);
 }
 
 static int read_value(const Rule *rule, const char *value, Options *options) {
@@ -62,7 +71,7 @@ static int read_value(const Rule *rule, const char *value, Options *options) {
     return -1;
   }
   if (rule->kind == STOP) {
-    if (!*value) return report(WRONG_USAGE, "--stop needs a text");
+    if (!*value) return report(WRONG_USAGE, "argument --stop: must not be empty; see --help");
     if (options->stop_count == MOST_STOPS) {
       return report(WRONG_USAGE, "too many stop texts (need at most %d)", MOST_STOPS);
     }
@@ -82,7 +91,7 @@ static int read_value(const Rule *rule, const char *value, Options *options) {
     return -1;
   }
   if (number != floor(number)) return wrong_value(rule, value);
-  *(int *)rule->place = (int)number;
+  *(int *)rule->place = (int)(number < MOST_COUNT ? number : MOST_COUNT);
   return -1;
 }
 
@@ -104,17 +113,19 @@ static int read_words(int count, char **words, const Rule *rules, Options *optio
     } else if (!only_text && word[0] == '-' && word[1]) {
       const Rule *rule = find_rule(rules, word);
       const char *value = strchr(word, '=');
-      if (!rule) return report(WRONG_USAGE, "unknown option %s; see --help", word);
+      if (!rule) return report(WRONG_USAGE, "unrecognized arguments: %s; see --help", word);
       if (rule->kind == FLAG) {
         if (value) return report(WRONG_USAGE, "%s takes no value", rule->name);
         *(int *)rule->place = 1;
         continue;
       }
-      if (!value && i + 1 == count) return report(WRONG_USAGE, "%s needs a value", rule->name);
+      if (!value && i + 1 == count) {
+        return report(WRONG_USAGE, "argument %s: expected one argument; see --help", rule->name);
+      }
       int code = read_value(rule, value ? value + 1 : words[++i], options);
       if (code >= 0) return code;
     } else if (options->prompt) {
-      return report(WRONG_USAGE, "more than one prompt (%s); put it into quotes", word);
+      return report(WRONG_USAGE, "unrecognized arguments: %s; put the prompt into quotes", word);
     } else {
       options->prompt = word;
     }
@@ -122,29 +133,47 @@ static int read_words(int count, char **words, const Rule *rules, Options *optio
   return -1;
 }
 
+/* What the options ask for together; -1, or the exit code after a report. */
+static int check_chat(const Options *options, int chat) {
+  if (options->system && (options->raw || options->ids)) {
+    return report(WRONG_USAGE, "--system needs the chat template: leave --raw and --ids out");
+  }
+  if (chat && options->raw) {
+    return report(WRONG_USAGE, "argument --chat: not allowed with argument --raw; see --help");
+  }
+  if ((chat || options->system) && run_model.missing_chat && !*run_model.missing_chat) {
+    return report(WRONG_INPUT, "this model has no chat template; leave %s%s%s out",
+                  options->system ? "--system" : "", options->system && chat ? " and " : "",
+                  chat ? "--chat" : "");
+  }
+  return -1;
+}
+
 int read_options(int count, char **words, Options *options) {
-  int help = 0, chat = 0;
+  int help = 0, chat = 0, version = 0;
   Sampling *sampling = &options->sampling;
   *options = (Options){.max_tokens = 256, .sampling = run_model.sampling};
   const Rule rules[] = {
-      {"--help", FLAG, &help, 0, 0},
-      {"-h", FLAG, &help, 0, 0},
-      {"--raw", FLAG, &options->raw, 0, 0},
-      {"--chat", FLAG, &chat, 0, 0},
-      {"--ids", FLAG, &options->ids, 0, 0},
-      {"--stats", FLAG, &options->stats, 0, 0},
-      {"--ignore-eos", FLAG, &options->ignore_eos, 0, 0},
-      {"--system", TEXT, &options->system, 0, 0},
-      {"--stop", STOP, NULL, 0, 0},
-      {"--seed", SEED, NULL, 0, 0},
-      {"--max-tokens", INTEGER, &options->max_tokens, 0, 1 << 30},
-      {"--threads", INTEGER, &options->threads, 0, 256},
-      {"--level", INTEGER, &options->level, 0, 255},
-      {"--temperature", REAL, &sampling->temperature, 0, 1e4},
-      {"--top-p", REAL, &sampling->top_p, 1e-6, 1},
-      {"--min-p", REAL, &sampling->min_p, 0, 1},
-      {"--repetition-penalty", REAL, &sampling->repetition_penalty, 1e-3, 1e3},
-      {"--top-k", INTEGER, &sampling->top_k, 0, 1 << 30},
+      {"--help", FLAG, &help, 0, 0, NULL},
+      {"-h", FLAG, &help, 0, 0, NULL},
+      {"--version", FLAG, &version, 0, 0, NULL},
+      {"--raw", FLAG, &options->raw, 0, 0, NULL},
+      {"--chat", FLAG, &chat, 0, 0, NULL},
+      {"--ids", FLAG, &options->ids, 0, 0, NULL},
+      {"--stats", FLAG, &options->stats, 0, 0, NULL},
+      {"--ignore-eos", FLAG, &options->ignore_eos, 0, 0, NULL},
+      {"--system", TEXT, &options->system, 0, 0, NULL},
+      {"--stop", STOP, NULL, 0, 0, NULL},
+      {"--seed", SEED, NULL, 0, 0, COUNT},
+      {"--max-tokens", INTEGER, &options->max_tokens, 0, MOST_INTEGER, COUNT},
+      {"--threads", INTEGER, &options->threads, 0, 256, THREADS},
+      {"--level", INTEGER, &options->level, 0, MOST_INTEGER, COUNT},
+      {"--temperature", REAL, &sampling->temperature, 0, MOST_REAL, FINITE},
+      {"--top-p", REAL, &sampling->top_p, LEAST_REAL, 1, SOME_PART},
+      {"--min-p", REAL, &sampling->min_p, 0, 1, PART},
+      {"--repetition-penalty", REAL, &sampling->repetition_penalty, LEAST_REAL, MOST_REAL,
+       POSITIVE},
+      {"--top-k", INTEGER, &sampling->top_k, 0, MOST_INTEGER, COUNT},
       {0},
   };
   int code = read_words(count, words, rules, options);
@@ -153,9 +182,9 @@ int read_options(int count, char **words, Options *options) {
     fputs(HELP, stdout);
     return DONE;
   }
-  if (options->system && (options->raw || options->ids)) {
-    return report(WRONG_USAGE, "--system needs the chat template: leave --raw and --ids out");
+  if (version) {
+    printf("morendo %s, %s\n", run_model.version, run_model.name);
+    return DONE;
   }
-  if (chat && options->raw) return report(WRONG_USAGE, "give --chat or --raw, not both");
-  return -1;
+  return check_chat(options, chat);
 }

@@ -17,7 +17,7 @@ typedef struct {
 
 /* Generated for each model: what compiling found out about its text. */
 typedef struct {
-  const char *name;
+  const char *name, *version;    /* the model's, and morendo's that compiled it */
   const int32_t *stops; /* ids that end an answer */
   int stop_count;
   int32_t bos;                   /* goes in front of a text, or -1 */
