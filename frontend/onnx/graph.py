@@ -16,6 +16,8 @@ from morendo.ir.errors import InputError
 from .initializers import Initializers
 
 MICROSOFT = "com.microsoft"
+OTHER_EXPORT = "export the model without it, or compile the Hugging Face checkpoint"
+"""What to do about an op that cannot be compiled."""
 _VERSIONS = {"": onnx.defs.onnx_opset_version(), MICROSOFT: 1}
 _SCOPES = "pkg.torch.onnx.name_scopes"
 

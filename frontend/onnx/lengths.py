@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from .graph import MICROSOFT, Node, OnnxGraph
+from morendo.ir.errors import InputError
+
+from .graph import MICROSOFT, OTHER_EXPORT, Node, OnnxGraph
 from .shape_rules import SHAPE_RULES, contrib_value
 
 PROBES = (5, 7, 11)
@@ -148,12 +150,23 @@ class Lengths:
         """
         try:
             return compute()
-        except Exception as error:
-            said = " ".join(str(error).split())[:120]
+        except NotImplementedError as error:
+            if onnx.defs.has(node.op, node.domain):
+                raise self._cannot_follow(node, error) from error
             raise self.graph.error(
-                f"{node.label} cannot be followed ({type(error).__name__}: {said})",
-                hint="the exporter wrote a graph that this importer does not know",
-            ) from error
+                f"unknown op {node.op} of domain {node.domain or 'ai.onnx'} "
+                f"(node {node.name or node.outputs[0]})",
+                hint=OTHER_EXPORT,
+            ) from None
+        except Exception as error:
+            raise self._cannot_follow(node, error) from error
+
+    def _cannot_follow(self, node: Node, error: Exception) -> InputError:
+        said = " ".join(str(error).split())[:120]
+        return self.graph.error(
+            f"{node.label} cannot be followed ({type(error).__name__}: {said})",
+            hint="the exporter wrote a graph that this importer does not know",
+        )
 
 
 class AtLength:

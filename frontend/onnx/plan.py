@@ -11,7 +11,7 @@ from tvm import relax
 from .activations import Normalized, activation_of, normalized_of
 from .attention import Attention, AttentionFinder
 from .attention_ops import ATTENTION_OPS
-from .graph import Node
+from .graph import OTHER_EXPORT, Node
 from .lengths import Lengths
 from .norms import layer_norm
 from .ops import OPS, quick_gelu
@@ -55,7 +55,7 @@ def _step(lengths: Lengths, finder: AttentionFinder, node: Node) -> Step:
         raise lengths.graph.error(
             f"the op {node.op} of {node.domain or 'ai.onnx'} is not supported "
             f"(node {node.name or node.outputs[0]})",
-            hint="export the model without it, or compile the Hugging Face checkpoint",
+            hint=OTHER_EXPORT,
         )
     return Step(active, lambda t: rule(t, node))
 

@@ -148,7 +148,11 @@ CASES = {
     ),
     "unknown contrib op": (
         lambda b: b.ms("QMoE", [b.x]),
-        r"com.microsoft::QMoE. cannot be followed|the op QMoE of com.microsoft",
+        r"unknown op QMoE of domain com.microsoft .node node_QMoE_1",
+    ),
+    "unknown op of ONNX's own domain": (
+        lambda b: b.op("Frob", [b.x]),
+        r"unknown op Frob of domain ai.onnx .node node_Frob_1.*compile the Hugging Face",
     ),
     "quantized product": (
         lambda b: b.op("QLinearMatMul", [b.x] * 8),
@@ -323,3 +327,15 @@ def test_graph(case, tmp_path):
         _import(b, y, tmp_path)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "model.onnx") in str(caught.value)
+
+
+def test_ops_and_domains_with_control_characters(tmp_path):
+    b = Builder()
+    path = b.save(b.op("Frob\x1b[31m", [b.x], domain="own\n\x1b[2J"), tmp_path)
+    model = onnx.load_model(path)
+    for message in ("the file states no opset of own", "unknown op Frob"):
+        with pytest.raises(InputError, match=message) as caught:
+            import_onnx(path, 64)
+        assert str(caught.value).isprintable()
+        model.opset_import.append(onnx.helper.make_opsetid("own\n\x1b[2J", 1))
+        path.write_bytes(model.SerializeToString())
