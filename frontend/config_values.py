@@ -21,6 +21,7 @@ _WIDTHS = (
     "num_key_value_heads",
     "head_dim",
 )
+_POSITIONS = ("max_position_embeddings", "n_positions", "seq_length")
 _EPSILON = re.compile(r"(\w+_)?eps(ilon)?")
 _ROPE_POSITIVE = {
     "attention_factor",
@@ -51,7 +52,7 @@ def check_layers(facts: Mapping[str, Any], where: str) -> None:
 
 
 def check_values(config: PreTrainedConfig, where: str) -> None:
-    """Refuse experts, epsilons below 0, and rotary parameters that are no positive numbers.
+    """Refuse experts, positions and rotary parameters that are not above 0, epsilons below it.
 
     Raises:
         InputError: with the key and its value.
@@ -61,6 +62,10 @@ def check_values(config: PreTrainedConfig, where: str) -> None:
         value = facts.get(name)
         if isinstance(value, int) and value > 0:
             raise no_experts(f"{name} is {value}", where)
+    for name in _POSITIONS:
+        value = facts.get(name)
+        if type(value) is int and value < 1:
+            raise _refusal(f"{name} is {value}, need at least 1", where)
     for name, value in facts.items():
         if _EPSILON.fullmatch(name) and _is_number(value) and not 0 <= value < math.inf:
             raise _refusal(f"{name} is {value}, need 0 or more", where)
@@ -97,14 +102,14 @@ def check_sizes(
     if expert is not None:
         raise no_experts(f"tensor {expert}", where)
     numbers = sum(math.prod(shape) for shape in shapes.values())
-    limits = {"num_hidden_layers": (len(shapes), "tensors")}
-    limits |= dict.fromkeys(_WIDTHS, (numbers, "numbers in all tensors"))
+    limits = {"num_hidden_layers": (len(shapes), "tensors of the checkpoint")}
+    limits |= dict.fromkeys(_WIDTHS, (numbers, "numbers in the checkpoint's tensors"))
     facts = config.to_dict()
     for usual, (most, what) in limits.items():
         name = config.attribute_map.get(usual, usual)  # as the family's files have it
         value = facts.get(name)
         if type(value) is int and not 1 <= value <= most:
-            raise _refusal(f"{name} is {value}, but the checkpoint has {most} {what}", where)
+            raise _refusal(f"{name} is {value}, need 1 to {most}, the {what}", where)
 
 
 def _check_rope(facts: Mapping[str, Any], path: str, where: str) -> None:

@@ -29,11 +29,15 @@ LLAMA3 = {
     [
         ("num_hidden_layers", 10**12, r"is 10{12}, need 1 to 10000"),
         ("num_hidden_layers", 0, "is 0, need 1 to 10000"),
-        ("num_hidden_layers", 10**4, r"is 10000, but the checkpoint has \d+ tensors"),
-        ("hidden_size", 10**12, r"is 10{12}, but the checkpoint has \d+ numbers in all tensors"),
-        ("intermediate_size", 10**9, r"is 10{9}, but the checkpoint has \d+ numbers"),
-        ("vocab_size", 10**12, r"is 10{12}, but the checkpoint has \d+ numbers"),
-        ("vocab_size", -4, r"is -4, but the checkpoint has \d+ numbers"),
+        ("num_hidden_layers", 10**4, r"is 10000, need 1 to \d+, the tensors of the checkpoint"),
+        (
+            "hidden_size",
+            10**12,
+            r"is 10{12}, need 1 to \d+, the numbers in the checkpoint's tensors",
+        ),
+        ("intermediate_size", 10**9, r"is 10{9}, need 1 to \d+, the numbers"),
+        ("vocab_size", 10**12, r"is 10{12}, need 1 to \d+, the numbers"),
+        ("vocab_size", -4, r"is -4, need 1 to \d+, the numbers"),
     ],
 )
 def test_sizes_that_the_tensors_cannot_fill(model, key, value, said):
@@ -45,8 +49,17 @@ def test_sizes_that_the_tensors_cannot_fill(model, key, value, said):
 def test_sizes_have_the_names_of_the_file(tmp_path):
     save_config("gpt2", {}, tmp_path)
     edit_config(tmp_path, n_layer=5000)
-    with pytest.raises(InputError, match=r"configuration's n_layer is 5000, but"):
+    with pytest.raises(
+        InputError, match=r"configuration's n_layer is 5000, need 1 to \d+, the tensors"
+    ):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_positions(model, value):
+    edit_config(model, max_position_embeddings=value)
+    with pytest.raises(InputError, match=f"max_position_embeddings is {value}, need at least 1"):
+        open_checkpoint(model)
 
 
 @pytest.mark.parametrize("value", [-1.0, -1e-5, float("nan"), float("inf")])
@@ -78,6 +91,9 @@ def test_rotary_parameters(model, rope, said):
 def test_rotary_parameters_of_old_files_and_of_types_of_layers(model, tmp_path):
     edit_config(model, rope_parameters=None, rope_scaling={"type": "linear", "factor": -2.0})
     with pytest.raises(InputError, match=r"rope_parameters.factor is -2.0"):
+        open_checkpoint(model)
+    edit_config(model, rope_scaling=None, rope_theta=-3.0)
+    with pytest.raises(InputError, match=r"rope_parameters.rope_theta is -3.0"):
         open_checkpoint(model)
     save_config("gemma3_text", {"num_key_value_heads": 2, "head_dim": 8}, tmp_path / "gemma3")
     wrong = {"rope_type": "linear", "rope_theta": 1e6, "factor": 0.0}
