@@ -12,15 +12,7 @@ import pytest
 
 import morendo
 from tests.e2e.quality import torch_logits
-from tests.frontend.families import VOCABULARY, save_model
-
-# One for each thing that is lowered in a way of its own: positions (learned, alibi, rope of all
-# kinds), norms, windows, soft caps, gates, ops that stay generic.
-COMPILED = (
-    *("apertus", "bloom", "gemma2", "gemma3", "gemma4", "glm", "gpt2", "gpt_neox", "llama"),
-    *("mistral", "nanochat", "nemotron", "opt_plain_norms", "phi", "phi3", "qwen3", "smollm3"),
-    *("stablelm_head_norms", "yarn_rope"),
-)
+from tests.frontend.families import COMPILED, QUANTIZED, VOCABULARY, save_model
 
 
 @pytest.mark.parametrize("family", COMPILED)
@@ -43,7 +35,7 @@ def test_artifact_computes_what_transformers_does(family: str, tmp_path: Path) -
     assert np.abs(decode - want[-1]).max() < tolerance
 
 
-@pytest.mark.parametrize("family", ["opt", "gpt2", "bloom"])
+@pytest.mark.parametrize("family", QUANTIZED)
 def test_quantized_artifact_stays_close(family: str, tmp_path: Path) -> None:
     """8-bit weights and activations behind layer norms, on weights of every size."""
     model = save_model(family, tmp_path / "model")

@@ -127,6 +127,16 @@ FAMILIES = {
     "vaultgemma": ("vaultgemma", {**_GROUPED, "head_dim": 16, "sliding_window": 4}),
 }
 
+# Compiled to machine code at f32: one for each thing that is lowered in a way of its own: positions
+# (learned, alibi, rope of all kinds), norms, windows, soft caps, gates, ops that stay generic.
+COMPILED = (
+    *("apertus", "bloom", "gemma2", "gemma3", "gemma4", "glm", "gpt2", "gpt_neox", "llama"),
+    *("mistral", "nanochat", "nemotron", "opt_plain_norms", "phi", "phi3", "qwen3", "smollm3"),
+    *("stablelm_head_norms", "yarn_rope"),
+)
+# Compiled with 8-bit weights.
+QUANTIZED = ("opt", "gpt2", "bloom")
+
 
 def make_model(family: str, seed: int = 0) -> PreTrainedModel:
     """A random model in float32; no weight keeps its initial zero or one."""

@@ -103,3 +103,5 @@ REFUSED = (
         "one head of keys for all queries, written in a way of its own",
     ),
 )
+# These take images or sound too.
+MORE_THAN_TEXT = ("gemma3", "musicgen")

@@ -18,7 +18,7 @@ from morendo.ir.errors import MorendoError
 from morendo.passes.base import Context
 from morendo.passes.normalize import Normalize
 from tests.frontend.families import COMMON, save_model
-from tests.frontend.refused import REFUSED, Refused
+from tests.frontend.refused import MORE_THAN_TEXT, REFUSED, Refused
 
 
 def _import(config: Any, change: Callable[[Any], Any] = lambda module: None) -> None:
@@ -131,7 +131,7 @@ def test_a_model_without_attention_is_refused(monkeypatch: pytest.MonkeyPatch) -
     _refused("no attention of the model goes through transformers'", _llama())
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "musicgen"])
+@pytest.mark.parametrize("kind", MORE_THAN_TEXT)
 def test_models_of_more_than_text_are_refused(kind: str) -> None:
     _refused(f"architecture '{kind}' takes more than text", AutoConfig.for_model(kind))
 
