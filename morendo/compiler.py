@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import InputError
+from morendo.ir.schema import mismatch
 from morendo.kept_codes import calibration_key, kept_codes
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
@@ -97,6 +99,7 @@ def compile(
         CompileError: for a model that cannot be compiled, or that `check` finds changed.
         ArtifactError: when the artifact cannot be written.
     """
+    _check_types(locals())  # the arguments as they are given
     progress = progress or Progress()
     machine = find_target(target)
     budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits)
@@ -135,6 +138,31 @@ def compile(
         _write_data(program, plan, artifact.path, weights, codes, progress)
         artifact.finish(_manifest(loaded, context, machine, program, plan, records, tokenizer))
     return out
+
+
+_NUMBERS = {
+    "chunk": int,
+    "average_bits?": float,
+    "size_mb?": float,
+    "group_size?": int,
+    "embedding_bits?": int,
+    "context?": int,
+    "calibration_windows?": int,
+    "tuning_steps?": int,
+}
+
+
+def _check_types(given: dict[str, Any]) -> None:
+    """Refuse arguments of `compile` that have another type, before a comparison fails."""
+    wrong = mismatch({k: v for k, v in given.items() if v is not None}, _NUMBERS)
+    if wrong:
+        raise InputError(wrong)
+    for name in ("model", "out", "dump_ir", "passes", "calibrate"):
+        value = given[name]
+        several = name == "calibrate" and isinstance(value, Sequence) and not isinstance(value, str)
+        for item in value if several else [value]:
+            if item is not None and not isinstance(item, str | PathLike):
+                raise InputError(f"{name} must be a text or a path (got {item!r})")
 
 
 def _load(model: str | Path, context: int | None, check: bool, progress: Progress) -> LoadedModel:
