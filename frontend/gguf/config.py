@@ -86,7 +86,10 @@ def _skeleton(metadata: Metadata, model_type: str) -> Fields:
         raise metadata.error("the GGUF file has no tensor token_embd.weight")
     layers = metadata.count("block_count")
     if layers > len(file.tensors):
-        raise metadata.error(f"{layers} blocks cannot be of {len(file.tensors)} tensors")
+        raise metadata.error(
+            f"GGUF key {metadata.prefix}block_count is {layers}, "
+            f"need 1 to {len(file.tensors)}, the tensors of the file"
+        )
     return {
         "model_type": model_type,
         "num_hidden_layers": layers,

@@ -130,7 +130,7 @@ def test_keys_that_change_the_function(tmp_path, key, value):
         ("block_count", True, "llama.block_count is True, need an integer"),
         ("block_count", 0, "llama.block_count is 0, need 1 to 2147483647"),
         ("block_count", 4_000_000_000, "llama.block_count is 4000000000, need 1 to 2147483647"),
-        ("block_count", 1_000_000, "1000000 blocks cannot be of 20 tensors"),
+        ("block_count", 1_000_000, "block_count is 1000000, need 1 to 20, the tensors"),
         ("attention.head_count_kv", [2, 1], "head_count_kv differs from layer to layer"),
         ("feed_forward_length", [48, 32], "feed_forward_length differs from layer to layer"),
         ("attention.head_count", 5, "GGUF key llama.attention|32 channels do not divide"),
