@@ -306,7 +306,8 @@ def test_the_gemmas_of_27_billion(tmp_path):
     path = tmp_path / "m.gguf"
     for architecture, kind, layers in (("gemma2", "gemma2", 46), ("gemma3", "gemma3_text", 62)):
         model = _random(kind, {**_GROUPED, "head_dim": 16})
-        save_gguf(model, path, architecture, {"block_count": layers})
+        norms = {f"blk.{i}.attn_norm.weight": np.ones(32, np.float32) for i in range(2, layers)}
+        save_gguf(model, path, architecture, {"block_count": layers}, norms)
         assert read_config(open_gguf(path)).query_pre_attn_scalar == 8
         save_gguf(model, path, architecture)
         assert read_config(open_gguf(path)).query_pre_attn_scalar == 16
