@@ -18,10 +18,15 @@ LIMIT_BYTES = 512_000_000
 _DIGEST_BYTES = 32
 
 
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/morendo/build, by default under ~/.cache."""
+def user_cache() -> Path:
+    """What may be made anew at any time: $XDG_CACHE_HOME/morendo, by default under ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "morendo" / "build"
+    return Path(home) / "morendo"
+
+
+def cache_folder() -> Path:
+    """Where this file's entries lie."""
+    return user_cache() / "build"
 
 
 def cache_key(*parts: str | bytes) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from morendo.ir.errors import CompileError
 
+from .build_cache import user_cache
 from .scratch import scratch_folder, write_scratch
 from .text_facts import TextFacts
 
@@ -201,7 +202,7 @@ def _environment() -> dict[str, str]:
     """The caller's environment, with a compiler cache that can be written."""
     environment = dict(os.environ)
     if "ZIG_GLOBAL_CACHE_DIR" not in environment:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morendo" / "zig"
+        cache = user_cache() / "zig"
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=cache):

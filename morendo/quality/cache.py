@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from morendo.codegen.build_cache import user_cache
 from morendo.frontend.gguf import part_paths
 
 CACHE_LIMIT_BYTES = 4_000_000_000
@@ -27,9 +28,8 @@ _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf", "config.json")
 
 
 def cache_directory() -> Path:
-    """$XDG_CACHE_HOME/morendo/logits, by default under ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "morendo" / "logits"
+    """The folder of logits in the user's cache."""
+    return user_cache() / "logits"
 
 
 def model_key(path: Path, variant: str = "") -> str:
