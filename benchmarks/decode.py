@@ -29,7 +29,8 @@ from torch_peer import TorchPeer
 
 from morendo.ir.errors import MorendoError
 from morendo.runtime.artifact import read_manifest
-from morendo.runtime.session import Session, decode_bytes
+from morendo.runtime.session import Session
+from morendo.runtime.step_cost import decode_bytes
 from morendo.terminal import print_error
 
 PREFILLS = (128, 512)

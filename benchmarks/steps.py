@@ -16,7 +16,8 @@ from rich.table import Table
 
 from morendo.ir.plan import Plan, Step
 from morendo.runtime.executor import CExecutor
-from morendo.runtime.session import Session, weights_read
+from morendo.runtime.session import Session
+from morendo.runtime.step_cost import weights_read
 
 
 def parse_options() -> argparse.Namespace:

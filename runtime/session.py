@@ -16,11 +16,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError
-from morendo.ir.plan import Level, Plan, Step
+from morendo.ir.plan import Plan
 from morendo.runtime.arguments import as_int32, as_integer, as_path
 from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler, SamplingSettings
+from morendo.runtime.step_cost import decode_bytes
 from morendo.runtime.stop_texts import before_text, cut_before, split_stop
 from morendo.runtime.tokenizer import Message, Tokenizer
 from morendo.runtime.turns import require_process
@@ -363,28 +364,3 @@ def _own_sampling(manifest: dict[str, Any], directory: Path) -> SamplingSettings
         return SamplingSettings(**manifest.get("generation", {}))
     except (InputError, TypeError) as error:
         raise ArtifactError(f"bad generation settings ({error})", where=str(directory)) from None
-
-
-def decode_bytes(plan: Plan, level: int) -> int:
-    """Bytes of weights that a decode step reads; an embedding's single row is left out."""
-    read: dict[int, int] = {}
-    for step in plan.functions["decode"]:
-        if not plan.kernels[step.kernel].startswith("embedding"):
-            read |= weights_read(plan, step, level)
-    return sum(read.values())
-
-
-def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
-    """Bytes read of each weights tensor of a step, by the tensor's index."""
-    indexes = [arg for arg in step.args if isinstance(arg, int)]
-    indexes = [index for index in indexes if plan.tensors[index].space == "weights"]
-    read = {index: plan.tensors[index].byte_size(1) for index in indexes}
-    bounds = [arg.values[level] for arg in step.args if isinstance(arg, Level)]
-    # A kernel with precision levels takes base, plane3, plane4, ... and reads n3 and n4 groups of
-    # the planes, whose second axis is the group. Outliers are its only tensors with two axes.
-    for index, groups in zip(indexes[1:], bounds, strict=False):
-        stored = plan.tensors[index].dims[1]
-        read[index] = read[index] * groups // int(stored) if stored else 0
-    if indexes and bounds and bounds[0] == plan.tensors[indexes[0]].dims[1]:
-        read |= {index: 0 for index in indexes if len(plan.tensors[index].dims) == 2}
-    return read

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from morendo.ir.errors import InputError
 from morendo.progress import Advance, Progress
-from morendo.runtime.session import Session, decode_bytes, load
+from morendo.runtime.session import Session, load
+from morendo.runtime.step_cost import decode_bytes
 
 from .scores import Score, TokenScores, compare, cut_windows, summarize
 

@@ -25,7 +25,7 @@ from morendo.progress import Progress
 from morendo.quality.dequantized import DequantizedWeights
 from morendo.quality.reference import Reference
 from morendo.runtime.interpreter import PythonExecutor
-from morendo.runtime.session import decode_bytes
+from morendo.runtime.step_cost import decode_bytes
 from tests.e2e.conftest import TINY
 from tests.e2e.quality import torch_logits
 

@@ -1,0 +1,51 @@
+"""What a decode step reads, by precision level: bytes, and the number of weights they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from morendo.ir.plan import Level, Plan, Step
+
+
+def decode_bytes(plan: Plan, level: int) -> int:
+    """Bytes of weights that a decode step reads; an embedding's single row is left out."""
+    read: dict[int, int] = {}
+    for step in _reading_steps(plan):
+        read |= weights_read(plan, step, level)
+    return sum(read.values())
+
+
+def decode_weights(plan: Plan, matrices: Iterable[Mapping[str, Any]]) -> int:
+    """Number of weights in the matrices that a decode step multiplies with.
+
+    Args:
+        plan: of the artifact.
+        matrices: as `WEIGHT_LIST` has them.
+    """
+    tensors = [i for step in _reading_steps(plan) for i in weights_read(plan, step, 0)]
+    places = {plan.tensors[index].offset for index in tensors}
+    read = [m for m in matrices if m["offsets"][0] in places]
+    return sum(sum(m["rows"]) * m["columns"] for m in read)
+
+
+def _reading_steps(plan: Plan) -> list[Step]:
+    """The steps that read whole matrices: all but those of embeddings."""
+    steps = plan.functions["decode"]
+    return [step for step in steps if not plan.kernels[step.kernel].startswith("embedding")]
+
+
+def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
+    """Bytes read of each weights tensor of a step, by the tensor's index."""
+    indexes = [arg for arg in step.args if isinstance(arg, int)]
+    indexes = [index for index in indexes if plan.tensors[index].space == "weights"]
+    read = {index: plan.tensors[index].byte_size(1) for index in indexes}
+    bounds = [arg.values[level] for arg in step.args if isinstance(arg, Level)]
+    # A kernel with precision levels takes base, plane3, plane4, ... and reads n3 and n4 groups of
+    # the planes, whose second axis is the group. Outliers are its only tensors with two axes.
+    for index, groups in zip(indexes[1:], bounds, strict=False):
+        stored = plan.tensors[index].dims[1]
+        read[index] = read[index] * groups // int(stored) if stored else 0
+    if indexes and bounds and bounds[0] == plan.tensors[indexes[0]].dims[1]:
+        read |= {index: 0 for index in indexes if len(plan.tensors[index].dims) == 2}
+    return read
