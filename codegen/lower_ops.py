@@ -53,9 +53,9 @@ def _weight(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any])
 
 def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
     fmt = WeightFormat.parse(attrs["format"])
-    if fmt != fmt.without_counts:
+    if fmt != fmt.of_kernel:
         raise CompileError(
-            f"an embedding table has all planes and no outliers (got {fmt.name})",
+            f"an embedding table has all planes, one reading and no outliers (got {fmt.name})",
             where=attrs["weight"],
         )
     rows, features = attrs["rows"], attrs["features"]
@@ -81,7 +81,7 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
     spec = LinearSpec(
         sum(attrs["out_features"]),
         attrs["in_features"],
-        fmt.without_counts,
+        fmt.of_kernel,
         tokens,
         bias=bool(attrs["biases"]),
         residual=bool(residual),

@@ -96,8 +96,7 @@ class Matrix:
         named = zip(self.names, self.rows, strict=True)
         parts = [self._quantized(store, codes, name, rows) for name, rows in named]
         stacked = zip(*(part.dense for part in parts), strict=True)
-        dense, scale, zero, row_scale = map(self._whole, stacked)
-        whole = Quantized(dense, scale, zero, row_scale, self._outliers(parts))
+        whole = Quantized.of_dense(map(self._whole, stacked), self._outliers(parts))
         return pack_quantized(whole, self.format)
 
     def pieces(self, store: Weights, codes: CodeStore | None) -> Iterator[tuple[int, Arrays]]:

@@ -62,10 +62,10 @@ class CodeStore:
         if not self._has(path):
             return None
         with self._read(path), np.load(path) as arrays:
-            parts = [arrays[name] for name in sorted(arrays.files) if name != "figures"]
-        codes, scale, zero, row_scale, *sparse = parts
-        outliers = Outliers(*sparse) if len(sparse[0]) else None
-        return Quantized(codes, scale, zero, row_scale, outliers)
+            parts = [arrays[f"arr_{i}"] for i in range(len(arrays.files) - 1)]  # and figures
+        *dense, row, channel, value = parts
+        outliers = Outliers(row, channel, value) if len(row) else None
+        return Quantized.of_dense(dense, outliers)
 
     def figures(self, name: str, fmt: WeightFormat) -> dict[str, float] | None:
         """What was measured of a matrix; None when it has no codes in this format."""

@@ -7,7 +7,9 @@ and column groups of `group_size` channels. `docs/artifact_format.md` draws the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 from .errors import InputError
@@ -55,6 +57,9 @@ OUTLIER_ARRAYS = ("value", "channel", "row", "start")
 
 OUTLIER_CHANNELS = 1 << 16  # what 16 bits can number
 
+BITS = (4, 3, 2)
+"""What nested codes can be read with, the most first."""
+
 
 def ceil_div(a: int, b: int) -> int:
     """The least integer that is not below a / b."""
@@ -89,6 +94,8 @@ class WeightFormat:
         slots: for "q4", sparse entries ("outliers", `ir/outliers.py`) for each tile of rows.
         compact: for "q4", scale and zero of a row and group share a byte, and row scales have
             16 bits: half of what they take otherwise.
+        readings: for "q4", the most bits of a code that each reading of the matrix reads, falling;
+            each has scales, zeros and row scales of its own. () is one reading of all bits.
         row_tile: rows of a tile, as the target's layout has it.
     """
 
@@ -98,6 +105,7 @@ class WeightFormat:
     slots: int = 0
     compact: bool = False
     row_tile: int = DEFAULT_LAYOUT.row_tile
+    readings: tuple[int, ...] = ()
 
     KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", "q4")
 
@@ -116,7 +124,20 @@ class WeightFormat:
             raise InputError(f"bad outliers (got {self.slots}, need 0 to 65535 in a q4 format)")
         if self.compact and self.kind != "q4":
             raise InputError(f"only q4 formats have compact scales (got {self.kind})")
+        if self.readings:
+            self._check_readings()
         TileLayout(row_tile=self.row_tile)  # refuses what is no tile
+
+    def _check_readings(self) -> None:
+        check_readings(self.readings)
+        if self.kind != "q4" or self.slots:
+            raise InputError(
+                f"only nested codes without outliers have several readings (got {self.name})"
+            )
+        if self.planes and self.planes[1] and self.most_bits < 4:
+            raise InputError(
+                f"no reading needs the fourth bit (got readings {self.readings}, {self.name})"
+            )
 
     @property
     def quantized(self) -> bool:
@@ -125,11 +146,14 @@ class WeightFormat:
 
     @property
     def name(self) -> str:
-        """The spelling used in the IR, such as "q4g32" or "q4g32cp12,5o28"; t32: 32 rows a tile."""
+        """The spelling used in the IR, such as "q4g32" or "q4g32cp12,5o28"; t32 are 32 rows a tile,
+        r43 are readings of 4 and of 3 bits.
+        """
         suffix = f"t{self.row_tile}" if self.row_tile != DEFAULT_LAYOUT.row_tile else ""
         if not self.quantized:
             return self.kind + suffix
         suffix += "c" if self.compact else ""
+        suffix += "r" + "".join(map(str, self.readings)) if self.readings else ""
         suffix += f"p{self.planes[0]},{self.planes[1]}" if self.planes else ""
         suffix += f"o{self.slots}" if self.slots else ""
         return f"{self.kind}g{self.group_size}{suffix}"
@@ -141,14 +165,15 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        parts = r"(f32|f16|q8|q4)(?:g(\d+))?(?:t(\d+))?(c)?(?:p(\d+),(\d+))?(?:o(\d+))?"
+        parts = r"(f32|f16|q8|q4)(?:g(\d+))?(?:t(\d+))?(c)?(?:r(\d+))?(?:p(\d+),(\d+))?(?:o(\d+))?"
         match = re.fullmatch(parts, name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
-        kind, group, tile, compact, plane3, plane4, slots = match.groups()
+        kind, group, tile, compact, readings, plane3, plane4, slots = match.groups()
         planes = (int(plane3), int(plane4)) if plane3 else None
         tile = int(tile or DEFAULT_LAYOUT.row_tile)
-        return cls(kind, int(group or 0), planes, int(slots or 0), bool(compact), tile)
+        caps = tuple(map(int, readings or ""))
+        return cls(kind, int(group or 0), planes, int(slots or 0), bool(compact), tile, caps)
 
     @property
     def scales(self) -> Ladder:
@@ -162,8 +187,28 @@ class WeightFormat:
 
     @property
     def without_counts(self) -> WeightFormat:
-        """What the code of a kernel depends on: planes and slots are run-time arguments."""
+        """The same with whole planes and no slots for outliers."""
         return replace(self, planes=None, slots=0)
+
+    @property
+    def of_one_reading(self) -> WeightFormat:
+        """What a kernel reads at a time: one set of scales."""
+        return replace(self, readings=())
+
+    @property
+    def of_kernel(self) -> WeightFormat:
+        """What the code of a kernel depends on: counts and readings are run-time arguments."""
+        return self.without_counts.of_one_reading
+
+    @property
+    def most_bits(self) -> int:
+        """Of a code of a nested format: those of the first reading."""
+        return self.readings[0] if self.readings else BITS[0]
+
+    @property
+    def reading_count(self) -> int:
+        """Sets of scales: 1 or more."""
+        return max(len(self.readings), 1)
 
     def groups(self, in_features: int) -> int:
         """Column groups G of a matrix with K = `in_features`; the last one may be padded."""
@@ -180,7 +225,7 @@ class WeightFormat:
             InputError: when the matrix has fewer groups.
         """
         groups = self.groups(in_features)
-        plane3, plane4 = self.planes or (groups, groups)
+        plane3, plane4 = self.planes or (groups, groups * (self.most_bits >= 4))
         if plane3 > groups:
             raise InputError(
                 f"format {self.name} has too many planes "
@@ -188,12 +233,26 @@ class WeightFormat:
             )
         return plane3, plane4
 
+    def bounds(self, in_features: int, reading: int = 0) -> tuple[int, int]:
+        """(n3, n4): how many leading groups a reading reads the third and the fourth bit of."""
+        bits = self.readings[reading] if self.readings else BITS[0]
+        plane3, plane4 = self.plane_groups(in_features)
+        return plane3 * (bits >= 3), plane4 * (bits >= 4)
+
+    def group_bits(self, in_features: int, reading: int = 0) -> list[int]:
+        """Bits that a reading reads of the codes of each group of a nested format, in order."""
+        n3, n4 = self.bounds(in_features, reading)
+        return [2 + (g < n3) + (g < n4) for g in range(self.groups(in_features))]
+
     def tiles(self, rows: int) -> int:
         """Row tiles T of a matrix with N = `rows`; the last one may be padded."""
         return ceil_div(rows, self.row_tile)
 
     def arrays(self, out_features: int, in_features: int) -> tuple[Array, ...]:
-        """The arrays of a packed W[N, K], in the order in which kernels take them."""
+        """The arrays of a packed W[N, K], in the order in which kernels take them.
+
+        Scales of further readings come last, as `at_reading` names them.
+        """
         tiles = self.tiles(out_features)
         if not self.quantized:
             dtype = {"f32": "float32", "f16": "float16"}[self.kind]
@@ -210,7 +269,16 @@ class WeightFormat:
             Array("plane4", "uint8", (tiles, plane4, size // 32, chunk)),
             *self._scale_arrays(tiles, groups),
             *self._outlier_arrays(tiles, in_features),
+            *(
+                replace(array, name=at_reading(array.name, reading))
+                for reading in range(1, self.reading_count)
+                for array in self._scale_arrays(tiles, groups)
+            ),
         )
+
+    def scale_names(self) -> tuple[str, ...]:
+        """Which arrays there are of each reading, by their names in the first."""
+        return tuple(array.name for array in self._scale_arrays(0, 0))
 
     def _scale_arrays(self, tiles: int, groups: int) -> tuple[Array, ...]:
         shape = (tiles, groups, self.row_tile)
@@ -242,12 +310,12 @@ class WeightFormat:
         return sum(array.nbytes for array in self.arrays(out_features, in_features))
 
     def bytes_read(self, out_features: int, in_features: int, level: tuple[int, int]) -> int:
-        """Bytes that one pass over the matrix reads at the level (n3, n4).
+        """Bytes that one pass over the matrix reads at the level (n3, n4), in any reading.
 
         Outliers count as a whole, or not at all where nothing is read at 2 bits.
         """
         total = 0
-        for array in self.arrays(out_features, in_features):
+        for array in self.of_one_reading.arrays(out_features, in_features):
             if array.name.startswith("outlier") and level[0] == self.groups(in_features):
                 continue
             if array.name in ("plane3", "plane4") and array.shape[1]:
@@ -256,6 +324,26 @@ class WeightFormat:
             else:
                 total += array.nbytes
         return total
+
+
+def at_reading(name: str, reading: int) -> str:
+    """What an array of scales is called at a reading: "scale_zero", "scale_zero_1", ..."""
+    return f"{name}_{reading}" if reading else name
+
+
+def check_readings(readings: Sequence[int]) -> None:
+    """Refuse what are no readings of nested codes.
+
+    Raises:
+        InputError: when they are not two or three falling numbers of bits.
+    """
+    falling = all(a > b for a, b in pairwise(readings))
+    if len(readings) < 2 or not falling or not set(readings) <= set(BITS):
+        spelled = ",".join(map(str, readings))
+        raise InputError(
+            f"readings are two or three falling numbers of bits from 4 to 2 (got {spelled})",
+            hint="such as 4,3 or 4,3,2 or 3,2",
+        )
 
 
 def format_for_bits(

@@ -109,7 +109,7 @@ def _formats_whole(module: tvm.IRModule) -> str:
     for _, call in calls(module):
         attrs = attrs_of(call)
         fmt = WeightFormat.parse(attrs.get("format", "f32"))
-        if fmt != fmt.without_counts or ("format" in attrs and attrs.get("order")):
+        if fmt.of_one_reading != fmt.of_kernel or ("format" in attrs and attrs.get("order")):
             return f"{attrs.get('weight') or attrs['weights'][0]} has {fmt.name} already"
     return ""
 

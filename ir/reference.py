@@ -6,21 +6,29 @@ two-level scales follow arXiv 2311.16442 (section 3.1, second-order quantization
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError
-from .formats import SCALE_STEPS, Ladder, WeightFormat
+from .formats import SCALE_STEPS, Ladder, WeightFormat, at_reading
 from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
 ROWS = 4096
 """Rows of a matrix that are worked on at a time, in whole tiles: heads have a hundred thousand."""
 STEP = 8  # one code step in units of the zero point: 1 << CODE_SHIFT
+
+
+class Scales(NamedTuple):
+    """What one reading of W[N, K] has of its own, all as of `Quantized`: [N, G], [N, G], [N]."""
+
+    scale: NDArray[np.uint8]
+    zero: NDArray[np.int8]
+    row_scale: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Quantized:
         zero: int8 [N, G] in eighths of a code step ("q4"; all 0 for "q8"); of `fmt.zeros`.
         row_scale: float32 [N]; in compact formats the lower 16 bits are 0.
         outliers: what is added where groups are read at 2 bits ("q4").
+        lower: scales and zeros of the readings after the first.
     """
 
     codes: NDArray[np.int8]
@@ -40,11 +49,29 @@ class Quantized:
     zero: NDArray[np.int8]
     row_scale: NDArray[np.float32]
     outliers: Outliers | None = None
+    lower: tuple[Scales, ...] = ()
 
     @property
-    def dense(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """The arrays that have a row for each row of W, in order."""
-        return self.codes, self.scale, self.zero, self.row_scale
+    def dense(self) -> tuple[NDArray, ...]:
+        """The arrays that have a row for each row of W: codes, then the scales of each reading."""
+        further = (array for scales in self.lower for array in scales)
+        return self.codes, self.scale, self.zero, self.row_scale, *further
+
+    @classmethod
+    def of_dense(cls, arrays: Iterable[NDArray], outliers: Outliers | None = None) -> Quantized:
+        """What has these arrays as `dense`."""
+        codes, *scales = arrays
+        first, *lower = (Scales(*scales[i : i + 3]) for i in range(0, len(scales), 3))
+        return cls(codes, *first, outliers, tuple(lower))
+
+    @property
+    def readings(self) -> tuple[Scales, ...]:
+        """The scales of every reading."""
+        return Scales(self.scale, self.zero, self.row_scale), *self.lower
+
+    def at(self, reading: int) -> Quantized:
+        """The codes with the scales of one reading alone."""
+        return Quantized(self.codes, *self.readings[reading], self.outliers)
 
     @classmethod
     def stacked(cls, parts: Sequence[Quantized]) -> Quantized:
@@ -55,22 +82,17 @@ class Quantized:
             for part, start in zip(parts, starts, strict=False)
             if part.outliers is not None
         ]
-        codes, scale, zero, row_scale = map(
-            np.concatenate, zip(*(part.dense for part in parts), strict=True)
-        )
-        outliers = Outliers.joined(sparse) if sparse else None
-        return cls(codes, scale, zero, row_scale, outliers)
+        dense = map(np.concatenate, zip(*(part.dense for part in parts), strict=True))
+        return cls.of_dense(dense, Outliers.joined(sparse) if sparse else None)
 
     def dense_rows(self, rows: NDArray) -> Quantized:
         """Rows by index int [n], outliers left out."""
-        codes, scale, zero, row_scale = (array[rows] for array in self.dense)
-        return Quantized(codes, scale, zero, row_scale)
+        return Quantized.of_dense(array[rows] for array in self.dense)
 
     def rows(self, start: int, stop: int) -> Quantized:
         """The rows start..stop."""
         sparse = self.outliers and self.outliers.rows(start, stop)
-        codes, scale, zero, row_scale = (array[start:stop] for array in self.dense)
-        return Quantized(codes, scale, zero, row_scale, sparse)
+        return Quantized.of_dense((array[start:stop] for array in self.dense), sparse)
 
 
 def pad_columns(weight: NDArray[np.float32], fmt: WeightFormat) -> NDArray[np.float32]:
@@ -145,6 +167,7 @@ def group_scale(q: Quantized) -> NDArray[np.float32]:
 def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
     """Round W[N, K] to the nearest code: min-max range for "q4", absolute maximum for "q8".
 
+    All readings have the scales of the first: what they cut off is read as its middle.
     A few thousand rows at a time, so that tables and heads need little memory beside themselves.
     """
     starts = range(0, max(len(weight), 1), ROWS)
@@ -173,7 +196,9 @@ def _quantize_rows(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
         grouped += zero[:, :, None] / STEP
     limits = (-127, 127) if fmt.kind == "q8" else (0, 15)
     codes = np.clip(np.rint(grouped, out=grouped), *limits).astype(np.int8)
-    return Quantized(codes.reshape(rows, columns), scale, zero.astype(np.int8), row_scale)
+    scales = Scales(scale, zero.astype(np.int8), row_scale)
+    lower = (scales,) * (fmt.reading_count - 1)
+    return Quantized(codes.reshape(rows, columns), *scales, lower=lower)
 
 
 def reading(
@@ -200,16 +225,26 @@ def reading(
 
 
 def dequantize(
-    q: Quantized, fmt: WeightFormat, in_features: int, level: tuple[int, int] | None = None
+    q: Quantized,
+    fmt: WeightFormat,
+    in_features: int,
+    level: tuple[int, int] | None = None,
+    at: int = 0,
 ) -> NDArray[np.float32]:
-    """The float32 [N, K] matrix that the codes stand for at a level (default: all bits)."""
+    """The float32 [N, K] matrix that the codes stand for at a level (n3, n4).
+
+    Args:
+        level: by default all bits of the reading.
+        at: which reading's scales are used.
+    """
+    q = q.at(at)
+    level = fmt.bounds(in_features, at) if level is None else level
     codes, zero = reading(q, fmt, level)
     unit = STEP if fmt.kind == "q4" else 1
     values = (codes - zero[:, :, None]) * (group_scale(q) / unit)[:, :, None]
     matrix: NDArray[np.float32] = values.reshape(q.codes.shape).astype(np.float32, copy=False)
     if q.outliers is not None:
-        n3, _ = level if level is not None else fmt.plane_groups(in_features)
-        q.outliers.add_to(matrix, n3 * fmt.group_size)
+        q.outliers.add_to(matrix, level[0] * fmt.group_size)
     return matrix[:, :in_features]
 
 
@@ -261,13 +296,22 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
 
 def _pack_scales(q: Quantized, fmt: WeightFormat) -> Arrays:
     """Scales and zeros as [T, G, R]; rows that fill up the last tile have row scale 0."""
-    row_scale = _tiles(q.row_scale, fmt).reshape(-1)
+    return {
+        at_reading(name, index): array
+        for index, scales in enumerate(q.readings)
+        for name, array in _pack_reading(scales, fmt).items()
+    }
+
+
+def _pack_reading(scales: Scales, fmt: WeightFormat) -> Arrays:
+    """The arrays of one reading, by their names in the first."""
+    row_scale = _tiles(scales.row_scale, fmt).reshape(-1)
     if not fmt.compact:
-        zeros = {"zero": _by_group(q.zero, fmt)} if fmt.kind == "q4" else {}
-        return {"scale": _by_group(q.scale, fmt), **zeros, "row_scale": row_scale}
+        zeros = {"zero": _by_group(scales.zero, fmt)} if fmt.kind == "q4" else {}
+        return {"scale": _by_group(scales.scale, fmt), **zeros, "row_scale": row_scale}
     low, high = (
         ((x.astype(np.int32) - ladder.first) // ladder.step).astype(np.uint8)
-        for x, ladder in ((q.scale, fmt.scales), (q.zero, fmt.zeros))
+        for x, ladder in ((scales.scale, fmt.scales), (scales.zero, fmt.zeros))
     )
     upper = (row_scale.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     both = _by_group(low | (high << np.uint8(4)), fmt)
@@ -305,14 +349,17 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
     def untile(values: NDArray) -> NDArray:
         return values.transpose(0, 2, 1).reshape(rows, groups)[:out_features]
 
-    scale, zero, row_scale = _unpack_scales(arrays, fmt)
     sparse = unpack_outliers(arrays, fmt) if fmt.slots else None
-    scales = untile(scale), untile(zero), row_scale[:out_features]
-    return Quantized(np.ascontiguousarray(flat), *scales, sparse)
+    dense = [np.ascontiguousarray(flat)]
+    for index in range(fmt.reading_count):
+        own = {name: arrays[at_reading(name, index)] for name in fmt.scale_names()}
+        scale, zero, row_scale = _unpack_scales(own, fmt)
+        dense += [untile(scale), untile(zero), row_scale[:out_features]]
+    return Quantized.of_dense(dense, sparse)
 
 
 def _unpack_scales(arrays: Arrays, fmt: WeightFormat) -> tuple[NDArray, NDArray, NDArray]:
-    """Scales uint8 and zeros int8 as [T, G, R], row scales float32."""
+    """Scales uint8 and zeros int8 as [T, G, R], row scales float32, of one reading."""
     if not fmt.compact:
         scale = arrays["scale"]
         return scale, arrays.get("zero", np.zeros_like(scale, np.int8)), arrays["row_scale"]

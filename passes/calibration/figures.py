@@ -30,7 +30,7 @@ class Energies:
             rows = matrix[start : start + ROWS]
             columns, part = rows.shape[1], kept.rows(start, start + len(rows))
             self.total += self._energy(rows)
-            whole = fmt.without_counts
+            whole = fmt.of_kernel
             self.nearest += self._energy(rows - dequantize(quantize(rows, whole), whole, columns))
             if fmt.planes:
                 cut = replace(fmt, slots=0)

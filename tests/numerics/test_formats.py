@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from morendo.ir.formats import WeightFormat, format_for_bits
 
 SHAPES = [(16, 32), (1, 1), (17, 33), (100, 577), (48, 256)]
 QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p1,0", "q4g32o3", "q4g32p1,1o28"]
-QUANTIZED += ["q4g32c", "q4g64cp1,0", "q4g32cp1,1o28"]
+QUANTIZED += ["q4g32c", "q4g64cp1,0", "q4g32cp1,1o28", "q4g32cr43", "q4g64r432p1,0", "q4g32cr32"]
 
 
 def random_weight(shape: tuple[int, int]) -> np.ndarray:
@@ -45,8 +47,55 @@ def test_unpacking_gives_the_codes_again(name: str, shape: tuple[int, int]) -> N
         kept[:, plane4:] &= ~1
         kept[:, plane3:] &= ~3
     assert np.array_equal(again.codes, kept.reshape(packed.codes.shape))
-    for name_of_array in ("scale", "zero", "row_scale"):
-        assert np.array_equal(getattr(again, name_of_array), getattr(packed, name_of_array))
+    assert len(again.readings) == fmt.reading_count
+    for mine, its in zip(again.dense[1:], packed.dense[1:], strict=True):
+        assert np.array_equal(mine, its)
+
+
+@pytest.mark.parametrize("name", ["q4g32cr432", "q4g32r43", "q4g32cr432p2,1", "q4g32cr32p1,0"])
+def test_each_reading_has_its_own_scales_and_the_bits_that_groups_have(name: str) -> None:
+    fmt, shape = WeightFormat.parse(name), (37, 96)
+    made = [reference.quantize(random_weight(shape), fmt) for _ in fmt.readings]
+    first, *lower = (q.readings[0] for q in made)
+    q = reference.Quantized(made[0].codes, *first, lower=tuple(lower))
+    again = reference.unpack_quantized(reference.pack_quantized(q, fmt), fmt, shape[0])
+    for index, most in enumerate(fmt.readings):
+        plane3, plane4 = fmt.plane_groups(96)
+        bits = [min(2 + (g < plane3) + (g < plane4), most) for g in range(3)]
+        assert fmt.group_bits(96, index) == bits
+        alone = replace(fmt, readings=(), planes=None)
+        want = reference.dequantize(
+            q.at(index), alone, 96, (bits.count(3) + bits.count(4), bits.count(4))
+        )
+        assert np.array_equal(reference.dequantize(again, fmt, 96, at=index), want)
+
+
+def test_a_further_reading_costs_its_scales_and_is_read_alone() -> None:
+    one, three = WeightFormat.parse("q4g32c"), WeightFormat.parse("q4g32cr432")
+    scales = 18 * 576 + 2 * 576
+    assert three.nbytes(576, 576) == one.nbytes(576, 576) + 2 * scales
+    for bounds in ((18, 18), (18, 0), (0, 0)):
+        assert three.bytes_read(576, 576, bounds) == one.bytes_read(576, 576, bounds)
+
+
+@pytest.mark.parametrize(
+    "name", ["q4g32r34", "q4g32r44", "q4g32r4", "q4g32r5432", "q4g32r21", "q4g32r4321"]
+)
+def test_readings_that_do_not_fall_from_4_to_2_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="readings are two or three falling numbers of bits"):
+        WeightFormat.parse(name)
+
+
+@pytest.mark.parametrize("name", ["q8g32r43", "q4g32r43o3"])
+def test_readings_of_what_is_not_nested_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="only nested codes without outliers have several"):
+        WeightFormat.parse(name)
+
+
+def test_a_fourth_bit_that_no_reading_reads_is_refused() -> None:
+    assert WeightFormat.parse("q4g32r32").plane_groups(96) == (3, 0)
+    with pytest.raises(InputError, match=r"no reading needs the fourth bit .*q4g32r32p3,1"):
+        WeightFormat.parse("q4g32r32p3,1")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
