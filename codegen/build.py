@@ -41,11 +41,10 @@ def lower_module(
         CompileError: when an op has no kernel.
     """
     program = Program(target, options, groups_read(nested_matrices(module)), _heads(module))
-    lowered = {}
     for name, function in relax_functions(module).items():
-        lowered[name] = _lower_function(program, function)
+        program.functions[name] = _lower_function(program, function)
         advance()
-    return program, _plan(program, module, lowered)
+    return program, _plan(program, module, program.functions)
 
 
 def _heads(module: tvm.IRModule) -> frozenset[str]:
@@ -73,6 +72,7 @@ def _lower_function(program: Program, function: relax.Function) -> FunctionLower
         value = binding.value
         lower = lower_op if op_name(value) else lower_generic
         lowering.values[binding.var] = lower(lowering, value)
+        lowering.steps[binding.var] = len(lowering.calls)
     result = lowering.storage(function.body.body)
     if result.space != "arena":
         raise CompileError("the result is not computed by the model", where="lowering")

@@ -128,4 +128,5 @@ def _kernel(lowering: FunctionLowering, function: tirx.PrimFunc, name: str) -> t
     chunk = lowering.program.options.chunk
     scheduled = schedule_generic(function, lowering.program.target.isa, chunk)
     symbol = f"{name.replace('.', '_')}_{tvm_ffi.structural_hash(scheduled) & (2**64 - 1):016x}"
+    lowering.program.unscheduled.setdefault(symbol, function)
     return scheduled.with_attr("global_symbol", symbol)

@@ -56,6 +56,8 @@ class Program:
     Attributes:
         groups_read: (n3, n4) at every level for each matrix of nested codes, by its weights.
         heads: names of embedding tables and of the last linear's weights.
+        unscheduled: what kernels were before they were scheduled, where they come from TVM.
+        functions: the lowering of each function, once it is done.
     """
 
     target: Target
@@ -63,6 +65,8 @@ class Program:
     groups_read: GroupsRead = field(default_factory=dict)
     heads: frozenset[str] = frozenset()
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+    unscheduled: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+    functions: dict[str, FunctionLowering] = field(default_factory=dict)
     caches: dict[int, tuple[KVCache, Storage, Storage]] = field(default_factory=dict)
     cache_bytes: int = 0
     _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
@@ -107,6 +111,7 @@ class FunctionLowering:
     Attributes:
         values: where each variable's value is; a tuple's value is a list of storages.
         calls: the kernel calls so far, in order.
+        steps: how many calls there were when each variable's value was complete.
     """
 
     def __init__(self, program: Program, function: relax.Function) -> None:
@@ -115,6 +120,7 @@ class FunctionLowering:
         self.build = program.build
         self.values: dict[relax.Var, Any] = {}
         self.calls: list[KernelCall] = []
+        self.steps: dict[relax.Var, int] = {}
         self.arena: list[Storage] = []
 
     def max_tokens(self, rows: Any) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
+    from morendo.ir.dump import Dump
     from morendo.ir.plan import Plan
 
     from .lowering import Program
@@ -95,7 +96,13 @@ class Target(ABC):
 
     @abstractmethod
     def build(
-        self, program: Program, plan: Plan, text: TextFacts, directory: Path, track: Track
+        self,
+        program: Program,
+        plan: Plan,
+        text: TextFacts,
+        directory: Path,
+        track: Track,
+        dump: Dump | None = None,
     ) -> None:
         """Write what runs the plan on the device into an artifact's directory.
 
@@ -105,6 +112,7 @@ class Target(ABC):
             text: what an executable has to know of the model's text.
             directory: the artifact in the making, where the tokenizer's tables lie.
             track: shows progress.
+            dump: is given what people can read of the code, such as its assembly.
 
         Raises:
             CompileError: when a kernel cannot be compiled, naming it.

@@ -71,7 +71,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="tokens computed at once in prefill (default: 256)",
     )
     add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
-    add("--dump-ir", type=Path, metavar="DIR", help="write the IR after every pass there")
+    add(
+        "--dump-ir",
+        type=Path,
+        metavar="DIR",
+        help="write the IR after every pass there, then kernels, plan, memory and assembly",
+    )
     add("--passes", metavar="SPEC", help="run these passes instead of the default ones")
     add(
         "--check",

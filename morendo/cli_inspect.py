@@ -40,7 +40,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from morendo.runtime.artifact import read_manifest, read_plan
 
     if arguments.plan:
-        from morendo.runtime.printing import print_plan
+        from morendo.ir.plan_text import print_plan
 
         sys.stdout.write(print_plan(read_plan(arguments.artifact)))
         return 0

@@ -55,6 +55,7 @@ def _opt(arguments: argparse.Namespace) -> int:
     source = _read(arguments.ir)  # what is missing is said at once, the imports take seconds
     _check_out(arguments.out)
 
+    from morendo.ir.dump import Dump
     from morendo.ir.layout import DEFAULT_LAYOUT
     from morendo.ir.text import parse_module, print_module
     from morendo.passes.base import Context, parse_spec
@@ -68,7 +69,9 @@ def _opt(arguments: argparse.Namespace) -> int:
         layout = find_target(arguments.target).layout
     module = parse_module(source, "standard input" if arguments.ir == "-" else arguments.ir)
     context = Context(layout=layout)
-    module, records = run_passes(module, steps, context, dump=arguments.dump_ir)
+    module, records = run_passes(
+        module, steps, context, dump=arguments.dump_ir and Dump(arguments.dump_ir)
+    )
     for record in records:
         _print_record(record)
     text = print_module(module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from morendo.budget import Budget, default_name
 from morendo.calibration import WINDOWS, calibration_text, check_texts
 from morendo.chat_check import prepare_tokenizer
 from morendo.codegen.build import lower_module
+from morendo.codegen.dump_program import dump_program
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
@@ -25,6 +27,7 @@ from morendo.forecast import foresee_time
 from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
+from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
 from morendo.ir.schema import mismatch
 from morendo.kept_codes import calibration_key, kept_codes
@@ -86,7 +89,7 @@ def compile(
         tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
             for a small model; by default 30 under a budget below 4 bits, else 0.
         passes: pass spec to run instead of the default recipe.
-        dump_ir: folder for the IR and the report of every pass.
+        dump_ir: folder for the IR and the report of every pass, then kernels, plan and assembly.
         check: compare the imported graph with transformers' own model first, on random tokens;
             takes 4 bytes of memory for each weight.
         progress: shows what is going on; silent by default.
@@ -114,6 +117,7 @@ def compile(
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
         scratch = stack.enter_context(scratch_folder())
+        dump = Dump(Path(dump_ir)) if dump_ir is not None else None
         loaded = _load(model, context, check, progress)
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
         text_facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
@@ -131,9 +135,9 @@ def compile(
             setting.calibration = Calibration(
                 text.rounding, codes, scratch, forecast.task, tuning=text.tuning
             )
-        lowered = _lower(loaded, machine, recipe, options, setting, dump_ir, progress)
+        lowered = _lower(loaded, machine, recipe, options, setting, dump, progress)
         program, plan, records = lowered
-        machine.build(program, plan, text_facts, artifact.path, progress.task)
+        machine.build(program, plan, text_facts, artifact.path, progress.task, dump)
         codes = setting.calibration and setting.calibration.codes
         _write_data(program, plan, artifact.path, weights, codes, progress)
         artifact.finish(_manifest(loaded, context, machine, program, plan, records, tokenizer))
@@ -265,14 +269,18 @@ def _lower(
     recipe: Sequence[Pass],
     options: Options,
     context: Context,
-    dump_ir: str | Path | None,
+    dump: Dump | None,
     progress: Progress,
 ) -> tuple[Program, Plan, list[PassRecord]]:
-    dump = Path(dump_ir) if dump_ir else None
+    if dump:
+        dump.facts |= {"model": loaded.name, "target": machine.name}
     with progress.task("passes", len(recipe)) as advance:
         module, records = run_passes(loaded.module, recipe, context, dump, done=lambda _: advance())
     with progress.task("lower to kernels", 3) as advance:
+        begin = time.perf_counter()
         program, plan = lower_module(module, machine, options, advance)
+        if dump:
+            dump_program(dump, program, plan, time.perf_counter() - begin)
     return program, plan, records
 
 

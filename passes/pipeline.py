@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import tvm
 
 import morendo.passes
+from morendo.ir.dump import Dump
 from morendo.ir.invariants import check_invariant
-from morendo.ir.text import print_module
+from morendo.ir.stored_size import stored_size
 
 from .base import Context, Pass, Report
 
@@ -41,21 +41,22 @@ def run_passes(
     module: tvm.IRModule,
     passes: Sequence[Pass],
     context: Context,
-    dump: Path | None = None,
+    dump: Dump | None = None,
     done: Callable[[Pass], None] = lambda _: None,
 ) -> tuple[tvm.IRModule, list[PassRecord]]:
     """Apply passes in order, checking what each needs and gives.
 
     Args:
-        dump: folder for one numbered IR text file a pass, and a JSON of the reports.
+        dump: is given the IR and the report of every pass.
         done: called after each pass, for progress.
 
     Raises:
         CompileError: when an invariant does not hold or a pass refuses.
     """
     records: list[PassRecord] = []
-    _dump(dump, 0, "input", module, None)
-    for number, step in enumerate(passes, 1):
+    if dump:
+        dump.module("input", module)
+    for step in passes:
         context.report = Report()
         for name in step.needs:
             check_invariant(name, module, f"before {step.name}")
@@ -65,26 +66,21 @@ def run_passes(
         for name in step.gives:
             check_invariant(name, module, f"after {step.name}")
         records.append(PassRecord(step.spec, context.report, seconds))
-        _dump(dump, number, step.name, module, records[-1])
+        if dump:
+            dump.module(step.name, module, _facts(records[-1], module), seconds)
         done(step)
     return module, records
 
 
-def _dump(
-    folder: Path | None, number: int, name: str, module: tvm.IRModule, record: PassRecord | None
-) -> None:
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{number:02d}_{name.replace('-', '_')}"
-    (folder / f"{stem}.py").write_text(print_module(module), encoding="utf-8")
-    if record:
-        facts = {
-            "pass": record.spec,
-            "seconds": round(record.seconds, 3),
-            "counts": record.report.counts,
-            "missed": [{"where": where, "why": why} for where, why in record.report.misses],
-        }
-        if record.report.figures:
-            facts["figures"] = record.report.figures
-        (folder / f"{stem}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+def _facts(record: PassRecord, module: tvm.IRModule) -> dict[str, Any]:
+    """The report of a pass as JSON holds it."""
+    facts = {
+        "pass": record.spec,
+        "seconds": round(record.seconds, 3),
+        "counts": record.report.counts,
+        "missed": [{"where": where, "why": why} for where, why in record.report.misses],
+        "size": stored_size(module),
+    }
+    if record.report.figures:
+        facts["figures"] = record.report.figures
+    return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ def compile_kernels(
     llvm: tvm.target.Target,
     directory: Path,
     advance: Callable[[], None] = lambda: None,
+    listings: dict[str, str] | None = None,
 ) -> list[Path]:
     """Generate machine code, one object file a kernel.
 
@@ -29,6 +31,7 @@ def compile_kernels(
         llvm: the target of TVM's code generator.
         directory: where the object files go.
         advance: called after each kernel, for progress.
+        listings: is filled with the assembly of each kernel by its name.
 
     Raises:
         CompileError: when the code generator refuses a kernel, naming it, or the disk is full.
@@ -39,7 +42,7 @@ def compile_kernels(
         path = directory / f"{name}.o"
         module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
         try:
-            code = cache.get(_key(module, llvm), lambda m=module: _object_code(m, llvm))
+            code, listing = _kept_code(cache, module, llvm, listings is not None)
         except Exception as error:  # TVM raises many types across its C interface
             words = [line for line in str(error).splitlines() if line.strip()]
             raise CompileError(
@@ -49,6 +52,8 @@ def compile_kernels(
             ) from error
         write_scratch(path, code)
         paths.append(path)
+        if listings is not None:
+            listings[name] = listing
         advance()
     return paths
 
@@ -64,11 +69,29 @@ def _key(module: tvm.IRModule, llvm: tvm.target.Target) -> str:
     )
 
 
-def _object_code(module: tvm.IRModule, llvm: tvm.target.Target) -> bytes:
+def _kept_code(
+    cache: BuildCache, module: tvm.IRModule, llvm: tvm.target.Target, listed: bool
+) -> tuple[bytes, str]:
+    """The object file of a kernel and, if it is to be listed, its assembly, kept beside it."""
+    key = _key(module, llvm)
+    listing_key = cache_key(key, "assembly")
+    code = cache.load(key)
+    listing = cache.load(listing_key) if listed else b""
+    if code is None or listing is None:
+        built = tvm.tirx.build(module, target=llvm)
+        if code is None:
+            code = _object_code(built)
+            cache.store(key, code)
+        if listing is None:
+            listing = zlib.compress(built.inspect_source("s").encode(), 1)
+            cache.store(listing_key, listing)
+    return code, zlib.decompress(listing).decode() if listing else ""
+
+
+def _object_code(built: tvm.runtime.Module) -> bytes:
     """The object file of a kernel. LLVM ends the process when a disk is full, so that it writes to
     memory, and what it wrote is written elsewhere by us.
     """
-    built = tvm.tirx.build(module, target=llvm)
     memory = os.memfd_create("kernel")
     try:
         built.write_to_file(f"/proc/self/fd/{memory}", "o")

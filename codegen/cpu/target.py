@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
 
+from morendo.codegen.dump_program import dump_assembly
 from morendo.codegen.link import Toolchain, link_executable, link_model
 from morendo.codegen.lowering import Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target, Track
 from morendo.codegen.text_facts import TextFacts
+from morendo.ir.dump import Dump
 from morendo.ir.errors import CompileError
 from morendo.ir.plan import EXECUTABLE, LIBRARY, Plan
 
@@ -67,14 +70,24 @@ class CPUTarget(Target):
         return self.triple
 
     def build(
-        self, program: Program, plan: Plan, text: TextFacts, directory: Path, track: Track
+        self,
+        program: Program,
+        plan: Plan,
+        text: TextFacts,
+        directory: Path,
+        track: Track,
+        dump: Dump | None = None,
     ) -> None:
         """A library for programs that link it, and an executable that needs nothing else."""
         kernels, names = program.kernels, plan.kernels
         given = self.toolchain, plan.to_json(), self.device.cpu_flags
         with scratch_folder() as scratch:
             with track("generate machine code", len(kernels)) as advance:
-                objects = compile_kernels(kernels, self.llvm, scratch, advance)
+                listings = {} if dump else None
+                begin = time.perf_counter()
+                objects = compile_kernels(kernels, self.llvm, scratch, advance, listings)
+            if dump and listings is not None:
+                dump_assembly(dump, listings, time.perf_counter() - begin)
             with track("link", 2) as advance:
                 link_model(objects, names, directory / LIBRARY, *given)
                 advance()

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 import tvm
 
+from morendo.ir.dump import Dump
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.text import parse_module, print_module
 from morendo.passes.base import Context, Pass, parse_spec
@@ -82,13 +83,14 @@ def test_passes_leave_their_input_alone(module: tvm.IRModule) -> None:
 
 def test_dumps_are_numbered_and_parse(module: tvm.IRModule, tmp_path: Path) -> None:
     steps = parse_spec("quantize-weights,fuse-attention", known_passes())
-    run_passes(module, steps, Context(), dump=tmp_path)
+    run_passes(module, steps, Context(), dump=Dump(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "00_input.py",
         "01_quantize_weights.json",
         "01_quantize_weights.py",
         "02_fuse_attention.json",
         "02_fuse_attention.py",
+        "index.json",
     ]
     report = json.loads((tmp_path / "02_fuse_attention.json").read_text())
     assert report["counts"] == {"attentions fused": 1}

@@ -7,7 +7,7 @@ import pytest
 
 from morendo.ir.errors import ArtifactError
 from morendo.ir.plan import Const, Level, Plan, Step, Tensor
-from morendo.runtime.printing import print_plan
+from morendo.ir.plan_text import print_plan
 
 
 def small_plan() -> Plan:

@@ -1,0 +1,134 @@
+"""What `--dump-ir` writes after the passes: TIR of the kernels, the plan, the memory, assembly."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from morendo.ir.dump import Dump
+from morendo.ir.plan import FUNCTIONS, Plan
+from morendo.ir.plan_text import print_plan
+
+from .lowering import FunctionLowering, Program
+from .memory import Storage
+
+
+def dump_program(dump: Dump, program: Program, plan: Plan, seconds: float) -> None:
+    """Write the stages kernels, plan and memory.
+
+    Args:
+        seconds: that lowering took.
+    """
+    files = {f"{name}.py": function.script() for name, function in program.kernels.items()}
+    for name, function in program.unscheduled.items():
+        if name in program.kernels:
+            files[f"{name}.unscheduled.py"] = function.script()
+    dump.text("kernels", files, {"kernels": _kernel_facts(plan)}, seconds)
+    dump.text("plan", {".txt": print_plan(plan)}, _plan_facts(plan))
+    buffers = {name: buffers_of(program.functions[name]) for name in FUNCTIONS}
+    table = print_memory(buffers, plan)
+    dump.text("memory", {".txt": table}, {n: [asdict(b) for b in bs] for n, bs in buffers.items()})
+
+
+def dump_assembly(dump: Dump, listings: Mapping[str, str], seconds: float) -> None:
+    """Write the stage assembly: a file a kernel, and how often each instruction occurs in it.
+
+    Args:
+        listings: assembly of the kernels by their names.
+        seconds: that code generation took.
+    """
+    counts = {name: instructions(text) for name, text in listings.items()}
+    facts = {
+        name: {"instructions": sum(found.values()), "most": dict(found.most_common(12))}
+        for name, found in counts.items()
+    }
+    files = {f"{name}.s": text for name, text in listings.items()}
+    dump.text("assembly", files, {"kernels": facts}, seconds)
+
+
+def instructions(listing: str) -> Counter[str]:
+    """How often each mnemonic stands in an assembly text; directives and labels do not count."""
+    return Counter(re.findall(r"^[ \t]+([a-z][\w.]*)", listing, re.MULTILINE))
+
+
+def _kernel_facts(plan: Plan) -> dict[str, Any]:
+    """Of each kernel: its calls in each function, and the bytes of weights that one call reads at
+    most, all levels and planes.
+    """
+    facts: dict[str, Any] = {name: {"calls": {}, "weight_bytes": 0} for name in plan.kernels}
+    for function, steps in plan.functions.items():
+        for step in steps:
+            found = facts[plan.kernels[step.kernel]]
+            found["calls"][function] = found["calls"].get(function, 0) + 1
+            tensors = [plan.tensors[arg] for arg in step.args if isinstance(arg, int)]
+            read = sum(t.byte_size(1) for t in tensors if t.space == "weights")
+            found["weight_bytes"] = max(found["weight_bytes"], read)
+    return facts
+
+
+def _plan_facts(plan: Plan) -> dict[str, Any]:
+    sizes = ("chunk", "context", "levels", "arena_bytes", "cache_bytes", "weights_bytes")
+    calls = {
+        name: [{"kernel": plan.kernels[step.kernel], "note": step.note} for step in steps]
+        for name, steps in plan.functions.items()
+    }
+    return {**{size: getattr(plan, size) for size in sizes}, "calls": calls}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A piece of the arena while it holds one value.
+
+    Attributes:
+        offset, nbytes: where it lies, at the most tokens.
+        first, last: the steps between which it holds the value.
+        value: the variables of the IR that it is, and the note of the call that writes it.
+    """
+
+    offset: int
+    nbytes: int
+    first: int
+    last: int
+    value: str
+
+
+def buffers_of(lowering: FunctionLowering) -> list[Buffer]:
+    """The used buffers of a function's arena, in the order in which they are written."""
+    names: dict[int, list[str]] = {}
+    for var, value in lowering.values.items():
+        for storage in value if isinstance(value, list) else [value]:
+            names.setdefault(id(storage), []).append(var.name)
+    found = []
+    for storage in lowering.arena:
+        if storage.space == "arena" and storage.first >= 0:
+            found.append(_buffer(lowering, storage, names.get(id(storage), [])))
+    return sorted(found, key=lambda b: (b.first, b.offset))
+
+
+def _buffer(lowering: FunctionLowering, storage: Storage, names: Sequence[str]) -> Buffer:
+    note = lowering.calls[storage.first].note
+    value = f"{', '.join(names)}: {note}" if names else note
+    return Buffer(storage.offset, storage.nbytes, storage.first, storage.last, value)
+
+
+def print_memory(buffers: Mapping[str, Sequence[Buffer]], plan: Plan) -> str:
+    """A table of each function: where a buffer lies, how large it is, in which steps it lives."""
+    lines = [f"arena {plan.arena_bytes} bytes, reused by all functions; sizes are those of a chunk"]
+    for name, found in buffers.items():
+        peak, step = _peak(found)
+        lines += ["", f"{name}: {len(found)} buffers, at most {peak} bytes alive, in step {step}"]
+        lines.append(f"{'offset':>10} {'bytes':>10} {'steps':>11}  value")
+        for b in found:
+            lines.append(f"{b.offset:#10x} {b.nbytes:>10} {f'{b.first}-{b.last}':>11}  {b.value}")
+    return "\n".join(lines) + "\n"
+
+
+def _peak(buffers: Sequence[Buffer]) -> tuple[int, int]:
+    """The most bytes that are alive in one step, and the first such step."""
+    steps = {b.first for b in buffers}
+    alive = {s: sum(b.nbytes for b in buffers if b.first <= s <= b.last) for s in steps}
+    step = min(alive, key=lambda s: (-alive[s], s), default=0)
+    return alive.get(step, 0), step
