@@ -275,7 +275,9 @@ def _lower(
     if dump:
         dump.facts |= {"model": loaded.name, "target": machine.name}
     with progress.task("passes", len(recipe)) as advance:
-        module, records = run_passes(loaded.module, recipe, context, dump, done=lambda _: advance())
+        module, records = run_passes(
+            loaded.module, recipe, context, dump, done=lambda record, module: advance()
+        )
     with progress.task("lower to kernels", 3) as advance:
         begin = time.perf_counter()
         program, plan = lower_module(module, machine, options, advance)

@@ -21,8 +21,9 @@ from .base import Context, Pass, Report
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass of a run did: its spec, its report and the seconds it took."""
+    """What one pass of a run did: its name and spec, its report and the seconds it took."""
 
+    name: str
     spec: str
     report: Report
     seconds: float
@@ -42,13 +43,13 @@ def run_passes(
     passes: Sequence[Pass],
     context: Context,
     dump: Dump | None = None,
-    done: Callable[[Pass], None] = lambda _: None,
+    done: Callable[[PassRecord, tvm.IRModule], None] = lambda record, module: None,
 ) -> tuple[tvm.IRModule, list[PassRecord]]:
     """Apply passes in order, checking what each needs and gives.
 
     Args:
         dump: is given the IR and the report of every pass.
-        done: called after each pass, for progress.
+        done: called after each pass with what it did and made.
 
     Raises:
         CompileError: when an invariant does not hold or a pass refuses.
@@ -65,10 +66,10 @@ def run_passes(
         seconds = time.perf_counter() - begin
         for name in step.gives:
             check_invariant(name, module, f"after {step.name}")
-        records.append(PassRecord(step.spec, context.report, seconds))
+        records.append(PassRecord(step.name, step.spec, context.report, seconds))
         if dump:
             dump.module(step.name, module, _facts(records[-1], module), seconds)
-        done(step)
+        done(records[-1], module)
     return module, records
 
 

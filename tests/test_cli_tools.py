@@ -231,3 +231,50 @@ def test_inspect_says_what_is_damaged(artifact, capsys):
     (artifact / "manifest.json").write_text("{")
     assert cli.main(["inspect", str(artifact)]) == cli.USER_ERROR
     assert "manifest.json" in capsys.readouterr().err
+
+
+def test_opt_without_passes_checks_and_prints(ir_file, capsys):
+    assert cli.main(["opt", str(ir_file)]) == 0
+    streams = capsys.readouterr()
+    assert "M.linear" in streams.out
+    assert streams.err == ""
+
+
+def test_opt_refuses_ir_that_no_pass_could_have_made(ir_file, capsys):
+    text = ir_file.read_text(encoding="utf-8")
+    ir_file.write_text(text.replace("features=64", 'features=64, format="q5g32"', 1), "utf-8")
+    assert cli.main(["opt", str(ir_file)]) == cli.USER_ERROR
+    assert "the module is not formats-known as it was read" in capsys.readouterr().err
+
+
+def test_opt_prints_after_passes_and_their_times(ir_file, capsys):
+    words = ["opt", str(ir_file), "-p", "quantize-weights,fuse-attention", "--verify-each"]
+    assert cli.main([*words, "--print-after", "quantize-weights", "--time"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("# after ") == said.count("@I.ir_module") == 1
+    assert "# after quantize-weights\n" in said
+    assert "seconds" in said
+    assert cli.main([*words, "--print-after-all"]) == 0
+    assert capsys.readouterr().err.count("@I.ir_module") == 2
+
+
+def test_opt_says_when_a_printed_pass_does_not_run(ir_file, capsys):
+    words = ["opt", str(ir_file), "-p", "fuse-attention", "--print-after", "normalize"]
+    assert cli.main(words) == cli.USER_ERROR
+    assert "--print-after normalize: no such pass runs; passes that run: fuse-attention" in (
+        capsys.readouterr().err
+    )
+
+
+def test_verify_each_notices_text_that_means_something_else(ir_file, monkeypatch, capsys):
+    from morendo.ir import text
+
+    real = text.print_module
+    monkeypatch.setattr(text, "print_module", lambda m: real(m).replace("1e-05", "1e-06"))
+    words = ["opt", str(ir_file), "-p", "quantize-weights"]
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    assert cli.main([*words, "--verify-each"]) == cli.USER_ERROR
+    assert "the IR's text parses to another module at after quantize-weights" in (
+        capsys.readouterr().err
+    )
