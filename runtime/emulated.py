@@ -110,8 +110,9 @@ class EmulatedExecutor:
             self._process.send_signal(signal.SIGUSR1)
 
     def close(self) -> None:
-        if not self._turns.close(self.cancel):
-            return
+        self._turns.close(self.cancel, self._free)
+
+    def _free(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):

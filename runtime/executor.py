@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import AGAIN, PLAN
 from morendo.runtime.turns import Turns
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
 Ids = Sequence[int] | np.ndarray
 
+POLL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)  # of mr_set_poll
 ERRORS = {1: InputError, 2: ArtifactError, 4: Cancelled}  # by the codes of runtime/c/morendo.h
 
 
@@ -82,7 +80,6 @@ class CExecutor:
         self._turns = Turns()
         self._freeing = threading.RLock()  # a signal handler may cancel while its thread has it
         self._session = ctypes.c_void_p()
-        self._worker: ThreadPoolExecutor | None = None
         path = os.fsencode(directory)
         self._check(self._library.mr_open(path, threads, ctypes.byref(self._session)))
         self.vocabulary: int = self._library.mr_vocabulary(self._session)
@@ -131,10 +128,9 @@ class CExecutor:
                 self._library.mr_cancel(self._session)
 
     def close(self) -> None:
-        if not self._turns.close(self.cancel):
-            return
-        if self._worker is not None:
-            self._worker.shutdown(wait=False)
+        self._turns.close(self.cancel, self._free)
+
+    def _free(self) -> None:
         with self._freeing:
             session, self._session = self._session, ctypes.c_void_p()
             self._library.mr_close(session)
@@ -145,39 +141,46 @@ class CExecutor:
 
     def _compute(self, function: Any, ids: np.ndarray, logits: np.ndarray) -> None:
         """A call that may take long. Python runs signal handlers in its main thread only, and not
-        inside of C: there it waits for another thread, so that Ctrl-C ends the call.
+        inside of C: there the call comes back now and then to let them run. What they raise ends
+        the call, so that Ctrl-C acts at once.
         """
-
-        def work() -> None:
-            self._call(function, ids.ctypes.data, len(ids), logits.ctypes.data)
-
-        self._turns.check()
-        if threading.current_thread() is threading.main_thread():
-            self._wait_for(work)
-        else:
-            work()
-
-    def _wait_for(self, work: Callable[[], None]) -> None:
-        from concurrent.futures import ThreadPoolExecutor, wait
-
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, "morendo")
-        try:
-            future = self._worker.submit(work)
-        except RuntimeError:
-            raise InputError("this session is closed") from None
-        try:
-            future.result()
-        except BaseException:
-            while not future.done():  # it may have to wait for its turn before it can be cancelled
-                self.cancel()
-                wait([future], timeout=0.05)
-            raise
+        args = ids.ctypes.data, len(ids), logits.ctypes.data
+        if threading.current_thread() is not threading.main_thread():
+            self._call(function, *args)
+            return
+        raised: list[BaseException] = []
+        signals = _signals(raised)
+        next(signals)
+        poll = POLL(signals.send)  # with mr_set_poll's data, None
+        with self._turns.turn():
+            self._check(self._library.mr_set_poll(self._session, poll, None))
+            try:
+                result = function(self._session, *args)
+            finally:
+                self._library.mr_set_poll(self._session, POLL(), None)
+            if raised:
+                raise raised[0]
+            self._check(result)
 
     def _check(self, result: int) -> None:
         if result:
             kind = ERRORS.get(result, MorendoError)
             raise kind(self._library.mr_error().decode(errors="replace"))
+
+
+def _signals(raised: list[BaseException]) -> Generator[int]:
+    """Lets signal handlers run each time it is resumed: 0, or 1 once one has raised an exception,
+    which is in `raised` then. Python runs them where a function starts or a generator resumes,
+    and only the latter can be inside of a `try`.
+    """
+    try:
+        while True:
+            yield 0
+    except GeneratorExit:  # nobody will resume it again
+        return
+    except BaseException as error:  # KeyboardInterrupt and SystemExit too
+        raised.append(error)
+    yield 1
 
 
 def as_ids(ids: Ids) -> np.ndarray:
@@ -234,6 +237,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_open": (number, [ctypes.c_char_p, number, ctypes.POINTER(session)]),
         "mr_close": (None, [session]),
         "mr_cancel": (None, [session]),
+        "mr_set_poll": (number, [session, POLL, pointer]),
         "mr_error": (ctypes.c_char_p, []),
         "mr_prefill": (number, [session, pointer, number, pointer]),
         "mr_decode": (number, [session, ctypes.c_int32, pointer]),

@@ -117,9 +117,11 @@ class PythonExecutor:
         self._cancelled = True
 
     def close(self) -> None:
-        if self._turns.close(self.cancel):
-            self._library.mr_pool_stop()
-            self._spaces = {}
+        self._turns.close(self.cancel, self._free)
+
+    def _free(self) -> None:
+        self._library.mr_pool_stop()
+        self._spaces = {}
 
     def _run(self, function: str, ids: Ids) -> np.ndarray:
         """Logits of all tokens if `function` is "score", else one row of the last one."""

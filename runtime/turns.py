@@ -28,6 +28,8 @@ class Turns:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
+        self._thread = 0  # whose turn it is
+        self._at_end: Callable[[], None] | None = None
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -37,9 +39,18 @@ class Turns:
             InputError: as `check` does.
         """
         self.check()
+        if self._thread == threading.get_ident():
+            message = "this session is computing, and a signal handler asked it for more"
+            raise InputError(message, hint="a handler may cancel or close it")
         with self._lock:
             self.check()
-            yield
+            self._thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread = 0
+                if self._at_end is not None:
+                    self._at_end()
 
     def check(self) -> None:
         """Raise InputError after `close`, and in a fork of the process that opened it."""
@@ -47,14 +58,19 @@ class Turns:
         if self._closed:
             raise InputError("this session is closed")
 
-    def close(self, cancel: Callable[[], None]) -> bool:
-        """Let no further turn begin and wait for the one that runs, after `cancel`; False if that
-        was done before, or in a fork, where there is nothing to wait for.
+    def close(self, cancel: Callable[[], None], free: Callable[[], None]) -> None:
+        """Let no further turn begin, `cancel` the one that runs, and `free` after it; in a signal
+        handler of the thread whose turn it is, at the end of that. Nothing is done if that was
+        asked for before, or in a fork, which has nothing to free.
         """
         if self._closed or os.getpid() != self._process:
             self._closed = True
-            return False
+            return
         self._closed = True
+        if self._thread == threading.get_ident():
+            self._at_end = free
+            cancel()
+            return
         cancel()
         with self._lock:
-            return True
+            free()

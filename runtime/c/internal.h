@@ -127,9 +127,18 @@ typedef struct {
 
 int plan_read(Plan *plan, const char *text, size_t length); /* points into `text` afterwards */
 void plan_bind(Plan *plan, void *const bases[SPACES]);
-/* Stops before the next step, with MR_CANCELLED, once *cancelled is not 0. */
+
+/* What may end a call before its next step. */
+typedef struct {
+  atomic_int cancelled;
+  int (*poll)(void *data); /* asked every POLL_SECONDS, or NULL */
+  void *data;
+  double next; /* when it is asked again */
+} Interrupt;
+
+/* Stops before the next step, with MR_CANCELLED, once `interrupt` says so. */
 int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
-             const atomic_int *cancelled);
+             Interrupt *interrupt);
 void plan_free(Plan *plan);
 
 /* pool.c */

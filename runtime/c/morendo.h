@@ -47,6 +47,12 @@ MR_API void mr_close(mr_session *session);
  * For other threads and for signal handlers: it only stores to an atomic. */
 MR_API void mr_cancel(mr_session *session);
 
+/* Has calls ask `poll(data)`, before their first kernel and then about twenty times a second, and
+ * return MR_CANCELLED when it says other than 0; NULL asks nobody. For languages that handle
+ * signals only between their own instructions. `poll` runs in the thread of the call, and may use
+ * no function of this session but mr_cancel. */
+MR_API int mr_set_poll(mr_session *session, int (*poll)(void *data), void *data);
+
 /* The last failure of this thread, one line; valid until its next failure. */
 MR_API const char *mr_error(void);
 

@@ -6,6 +6,8 @@
 
 #include "internal.h"
 
+#define POLL_SECONDS 0.05 /* a person does not notice it, and nor do the kernels */
+
 struct Block {
   Block *next;
   void *memory;
@@ -314,14 +316,25 @@ static double seconds_now(void) {
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+static int interrupted(Interrupt *interrupt) {
+  if (interrupt->poll) {
+    double now = seconds_now();
+    if (now >= interrupt->next) {
+      if (interrupt->poll(interrupt->data)) return 1;
+      interrupt->next = now + POLL_SECONDS;
+    }
+  }
+  return atomic_load_explicit(&interrupt->cancelled, memory_order_relaxed);
+}
+
 int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
-             const atomic_int *cancelled) {
+             Interrupt *interrupt) {
   const StepList *list = &plan->functions[function];
   patch(plan, list, tokens, position, level);
   double last = plan->profile ? seconds_now() : 0;
   for (int i = 0; i < list->step_count; i++) {
     Step *step = &list->steps[i];
-    if (atomic_load_explicit(cancelled, memory_order_relaxed)) {
+    if (interrupted(interrupt)) {
       return fail(MR_CANCELLED, "cancelled before %s step %d", function_names[function], i);
     }
     Any result = {0};

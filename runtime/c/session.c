@@ -17,7 +17,8 @@ struct mr_session {
   Plan plan;
   void *bases[SPACES];
   int threads, level;
-  atomic_int position, cancelled;
+  atomic_int position;
+  Interrupt interrupt;
   pid_t process;        /* that opened it */
   pthread_mutex_t turn; /* held by the call that runs */
 };
@@ -131,7 +132,7 @@ int mr_open(const char *artifact_dir, int threads, mr_session **out) {
   return MR_OK;
 }
 
-void mr_cancel(mr_session *session) { atomic_store(&session->cancelled, 1); }
+void mr_cancel(mr_session *session) { atomic_store(&session->interrupt.cancelled, 1); }
 
 void mr_close(mr_session *session) {
   if (!session) return;
@@ -175,13 +176,14 @@ static int run_chunks(mr_session *session, enum Function function, const int32_t
   if (error) return error;
   int chunk = (int)session->plan.chunk, start = session->position;
   size_t row = (size_t)session->plan.vocabulary * sizeof *logits;
-  atomic_store(&session->cancelled, 0);
+  atomic_store(&session->interrupt.cancelled, 0);
+  session->interrupt.next = 0;
   pool_use(session->threads);
   for (int done = 0; done < count; done += chunk) {
     int tokens = count - done < chunk ? count - done : chunk;
     memcpy(session->bases[IDS], ids + done, (size_t)tokens * sizeof *ids);
     error = plan_run(&session->plan, function, tokens, start + done, session->level,
-                     &session->cancelled);
+                     &session->interrupt);
     if (error) return error;
     if (all) {
       memcpy((char *)logits + (size_t)done * row, session->bases[LOGITS], (size_t)tokens * row);
@@ -241,6 +243,14 @@ static int set_level(mr_session *session, int level) {
 int mr_set_level(mr_session *session, int level) {
   int error = enter(session);
   return error ? error : leave(session, set_level(session, level));
+}
+
+int mr_set_poll(mr_session *session, int (*poll)(void *data), void *data) {
+  int error = enter(session);
+  if (error) return error;
+  session->interrupt.poll = poll;
+  session->interrupt.data = data;
+  return leave(session, MR_OK);
 }
 
 int mr_set_profile(mr_session *session, int on) {

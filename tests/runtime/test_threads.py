@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -30,6 +31,24 @@ def slow_artifact(tmp_path_factory):
     return folder / "slow"
 
 
+@contextmanager
+def again_and_again(action):
+    """`action` happens every 50 ms in another thread, however late the block gets to its call."""
+    end = threading.Event()
+
+    def act():
+        while not end.wait(0.05):
+            action()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 def until_it_runs():
     time.sleep(0.05)
 
@@ -39,9 +58,10 @@ def until_it_runs():
 def test_a_long_call_is_cancelled_within_a_step(slow_artifact, executor, method):
     with Session(slow_artifact, threads=1, executor=executor) as session:
         start = session.executor.prefill([1, 2]).copy()
-        timer = threading.Timer(0.05, session.executor.cancel)
-        timer.start()
-        with pytest.raises(Cancelled, match="cancelled before .* step"):
+        with (
+            again_and_again(session.executor.cancel),
+            pytest.raises(Cancelled, match="cancelled before .* step"),
+        ):
             getattr(session.executor, method)(LONG[2:])
         assert session.executor.position == 2
         session.executor.cancel()  # nothing runs, nothing happens
@@ -58,8 +78,7 @@ def test_cancelling_a_session_ends_its_text(slow_artifact, executor):
         with pytest.raises(Cancelled, match="the generation was cancelled"):
             next(tokens)
         assert len(list(session.generate([1], max_tokens=5, ignore_eos=True))) == 5
-        threading.Timer(0.05, session.cancel).start()
-        with pytest.raises(Cancelled):
+        with again_and_again(session.cancel), pytest.raises(Cancelled):
             session.logits(LONG)
 
 
@@ -77,6 +96,53 @@ def test_a_signal_handler_runs_during_a_long_call(slow_artifact):
             finally:
                 signal.signal(signal.SIGINT, before)
         assert session.logits([1, 2]).shape == (2, VOCABULARY)
+
+
+@contextmanager
+def handler_of_a_timer(handler, first: float, every: float = 0.0):
+    """`handler` runs in the main thread after `first` seconds, and then `every` so many."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, first, every)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_handlers_that_raise_nothing_leave_a_long_call_alone(slow_artifact):
+    ids = LONG[:8_000]
+    with Session(slow_artifact, threads=1) as session:
+        want, times = session.executor.prefill(ids).copy(), []
+        session.executor.set_position(0)
+        with handler_of_a_timer(lambda *_: times.append(time.monotonic()), 0.001, 0.001):
+            start = time.monotonic()
+            got = session.executor.prefill(ids).copy()
+            end = time.monotonic()
+    assert np.array_equal(got, want)
+    inside = [each for each in times if start < each < end]
+    assert len(inside) > 1 and np.diff(inside).max() < 0.5
+
+
+@pytest.mark.parametrize("executor", ["c", "python"])
+def test_a_handler_may_close_the_session_that_computes(slow_artifact, executor):
+    session = Session(slow_artifact, threads=1, executor=executor)
+    with handler_of_a_timer(lambda *_: session.close(), 0.1), pytest.raises(Cancelled):
+        session.executor.prefill(LONG)
+    with pytest.raises(InputError, match="this session is closed"):
+        session.executor.prefill([1])
+
+
+@pytest.mark.parametrize("executor", ["c", "python"])
+def test_a_handler_cannot_compute_in_the_middle_of_a_call(slow_artifact, executor):
+    with Session(slow_artifact, threads=1, executor=executor) as session:
+        with (
+            handler_of_a_timer(lambda *_: session.executor.decode(1), 0.1),
+            pytest.raises(InputError, match="is computing, and a signal handler.*; a handler may"),
+        ):
+            session.executor.prefill(LONG)
+        assert session.executor.position == 0
+        assert session.executor.prefill([1]).shape == (VOCABULARY,)
 
 
 @pytest.mark.parametrize("executor", ["c", "python"])
