@@ -12,6 +12,7 @@ from typing import Any
 
 from morendo.budget import EMBEDDING_BITS
 from morendo.cli_inspect import bits_of
+from morendo.compile_stats import json_lines, print_times
 from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
 from morendo.usage import whole_number
@@ -84,6 +85,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="first compare the imported graph with transformers' own model, on random tokens and "
         "in float32: takes 4 bytes of memory for each weight (5 GB for 1.2 billion), and refuses "
         "what differs",
+    )
+    add("--time", action="store_true", help="print where the time went")
+    add(
+        "--stats",
+        type=Path,
+        metavar="FILE",
+        help="write times, passes and sizes as lines of JSON, for scripts",
     )
     add("--quiet", "-q", action="store_true", help="no progress and no summary")
     parser.set_defaults(run=_compile)
@@ -178,6 +186,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     if arguments.size is not None:
         options["size_mb"] = arguments.size
+    _check_stats(arguments.stats)
     start = time.monotonic()
     with make_progress(quiet=arguments.quiet) as progress:
         with progress.task("start the compiler"):
@@ -190,10 +199,24 @@ def _compile(arguments: argparse.Namespace) -> int:
             progress=progress,
             **options,
         )
+    seconds = time.monotonic() - start
+    if arguments.time:
+        print(print_times(progress.spent, seconds), file=sys.stderr)
+    if arguments.stats:
+        arguments.stats.write_text(json_lines(out, progress.spent, seconds), encoding="utf-8")
     if not arguments.quiet:
-        _summarize(out, time.monotonic() - start)
+        _summarize(out, seconds)
         _tell_about_changes(out, arguments)
     return 0
+
+
+def _check_stats(path: Path | None) -> None:
+    """Before the minutes of a compilation, not after them."""
+    from morendo.ir.errors import InputError
+
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        what = "it is a directory" if path.is_dir() else f"there is no directory {path.parent}"
+        raise InputError(f"cannot write {path}, {what}", hint="name a file with --stats")
 
 
 def _summarize(out: Path, seconds: float) -> None:

@@ -275,9 +275,12 @@ def _lower(
     if dump:
         dump.facts |= {"model": loaded.name, "target": machine.name}
     with progress.task("passes", len(recipe)) as advance:
-        module, records = run_passes(
-            loaded.module, recipe, context, dump, done=lambda record, module: advance()
-        )
+
+        def done(record: PassRecord, _: Any) -> None:
+            progress.took(record.name, record.seconds)
+            advance()
+
+        module, records = run_passes(loaded.module, recipe, context, dump, done)
     with progress.task("lower to kernels", 3) as advance:
         begin = time.perf_counter()
         program, plan = lower_module(module, machine, options, advance)

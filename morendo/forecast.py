@@ -122,6 +122,7 @@ class Forecast(Progress):
         seconds: Mapping[str, float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._inner, self._clock = inner, clock
         self._left = dict(seconds)
 

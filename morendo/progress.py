@@ -15,7 +15,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from morendo.ir.printable import printable
@@ -28,12 +29,41 @@ if TYPE_CHECKING:
 Advance = Callable[..., None]
 
 
-class Progress:
-    """Shows nothing; the interface of the other two. Use as a context manager, tasks may nest."""
+@dataclass
+class Spent:
+    """The seconds that a piece of work took; depth 1 is part of the one of depth 0 after it."""
 
-    def task(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
+    title: str
+    depth: int
+    seconds: float
+
+
+class Progress:
+    """Shows nothing; the interface of the other two. Use as a context manager, tasks may nest.
+
+    Attributes:
+        spent: what is done so far, in the order in which it ended.
+    """
+
+    def __init__(self) -> None:
+        self.spent: list[Spent] = []
+        self._depth = 0
+
+    @contextmanager
+    def task(self, title: str, total: int | None = None) -> Generator[Advance]:
         """Show one piece of work; the result counts steps: `advance()` or `advance(steps)`."""
-        return self._task(title, total)
+        begin, depth = time.monotonic(), self._depth
+        self._depth += 1
+        try:
+            with self._task(title, total) as advance:
+                yield advance
+        finally:
+            self._depth = depth
+        self.took(title, time.monotonic() - begin)
+
+    def took(self, title: str, seconds: float) -> None:
+        """Note how long a piece of work took that is not shown, within the task that runs."""
+        self.spent.append(Spent(title, self._depth, seconds))
 
     @contextmanager
     def _task(self, title: str, total: int | None) -> Generator[Advance]:
@@ -74,6 +104,7 @@ class PlainProgress(Progress):
     every_seconds = 10.0
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._stream = stream
         self._clock = clock
 
@@ -119,6 +150,7 @@ class BarProgress(Progress):
         )
         from rich.progress import Progress as RichBars
 
+        super().__init__()
         self._bars: RichBars = RichBars(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),

@@ -278,3 +278,12 @@ def test_verify_each_notices_text_that_means_something_else(ir_file, monkeypatch
     assert "the IR's text parses to another module at after quantize-weights" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [(".", "it is a directory"), ("no/x", "no directory no")]
+)
+def test_compile_refuses_a_place_for_statistics_first(path, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compile", "no-model", "--stats", path]) == cli.USER_ERROR
+    assert said in capsys.readouterr().err
