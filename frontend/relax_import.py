@@ -150,6 +150,27 @@ def _convert_layer_norm(node: torch.fx.Node, importer: Any) -> relax.Var:
     return importer._layer_norm_impl(x, gamma, beta, eps, tuple(shape))
 
 
+def _convert_mish(node: torch.fx.Node, importer: Any) -> relax.Var:
+    """x * tanh(softplus(x))."""
+    x, emit = importer.env[node.args[0]], importer.block_builder.emit
+    inner = emit(relax.op.tanh(emit(relax.op.nn.softplus(x))))
+    return emit(relax.op.multiply(x, inner))
+
+
+def _convert_prelu(node: torch.fx.Node, importer: Any) -> relax.Var:
+    """relu(x) - weight * relu(-x), with a weight for all or for each index of axis 1."""
+    x, weight = importer.retrieve_args(node)
+    emit, relu = importer.block_builder.emit, relax.op.nn.relu
+    weight = emit(relax.op.reshape(weight, [-1, *[1] * (len(x.ty.shape) - 2)]))
+    below = emit(relax.op.multiply(weight, emit(relu(emit(relax.op.negative(x))))))
+    return emit(relax.op.subtract(emit(relu(x)), below))
+
+
+def _convert_clip(node: torch.fx.Node, importer: Any) -> relax.Var:
+    """Another name of clamp."""
+    return importer._clamp(node)
+
+
 def _convert_view(node: torch.fx.Node, importer: Any) -> relax.Var:
     """The view of a tensor that nothing else reads."""
     return importer._reshape(node)
@@ -159,8 +180,11 @@ _CONVERSIONS = {
     "_unsafe_view.default": _convert_view,
     "arange.default": _convert_arange,
     "arange.start": _convert_arange,
+    "clip.default": _convert_clip,
     "attention.default": _convert_attention,
     "layer_norm.default": _convert_layer_norm,
+    "mish.default": _convert_mish,
+    "prelu.default": _convert_prelu,
     "repeat_interleave.self_int": _convert_repeat_interleave,
     "rms_norm.default": _convert_rms_norm,
     "to.device": _convert_to_device,

@@ -11,6 +11,7 @@ from tvm import relax
 
 from morendo.ir.dialect import call, op_name
 from morendo.ir.errors import CompileError
+from morendo.ir.generic_ops import GENERIC
 from morendo.ir.text import bindings_of
 from morendo.ir.token_axes import why_not_apart
 
@@ -147,12 +148,24 @@ def _check_rest(function: relax.Function, report: Report) -> None:
         if op_name(value) and "weight" in value.attrs:
             near = str(value.attrs["weight"])
         elif isinstance(value, relax.Call) and not op_name(value):
-            why = why_not_apart(value)
-            if why:
-                raise CompileError(
-                    f"normalize: {why}",
-                    where=f"after {near}",
-                    hint="morendo compiles models whose tokens meet in causal attention only",
-                )
+            _check_generic(value, f"after {near}")
             if op_of(value) not in _PLAIN:
                 report.missed(f"after {near}", f"{op_of(value)} stays generic")
+
+
+def _check_generic(value: relax.Call, where: str) -> None:
+    """Refuse an op that has no meaning here, and one that makes tokens meet."""
+    name = op_of(value)
+    if name and name.removeprefix("relax.") not in GENERIC:
+        raise CompileError(
+            f"normalize: op {name} is not among those that can be compiled",
+            where=where,
+            hint="give a model that is written without it; ir/generic_ops.py lists what is known",
+        )
+    why = why_not_apart(value)
+    if why:
+        raise CompileError(
+            f"normalize: {why}",
+            where=where,
+            hint="morendo compiles models whose tokens meet in causal attention only",
+        )

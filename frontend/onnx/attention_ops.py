@@ -118,6 +118,8 @@ def _refuse_inputs(finder: AttentionFinder, node: Node, unknown: range | tuple[i
 def _operand(finder: AttentionFinder, node: Node, index: int, heads: int) -> HeadMap:
     shape = finder.lengths.at(PROBES[0]).shape(node.inputs[index])
     if len(shape) == 3 and heads:
+        if shape[2] % heads:
+            raise _cannot(finder, node, f"{shape[2]} channels in {heads} heads")
         layout = Layout(heads, shape[2] // heads, "thd")
     elif len(shape) == 4:
         layout = Layout(shape[1], shape[3], "htd")

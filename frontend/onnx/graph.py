@@ -92,6 +92,19 @@ class OnnxGraph:
         """A one-line error about this file."""
         return InputError(message, where=str(self.path), hint=hint)
 
+    def misfit(self, node: Node, shapes: Iterable[tuple[int, ...] | None]) -> InputError:
+        """The error about a node whose operands have shapes that it cannot take.
+
+        Args:
+            shapes: of each operand, at some number of tokens; None for one that is left out.
+        """
+        operands = zip(node.inputs, shapes, strict=False)
+        said = [f"{name}: {list(shape)}" for name, shape in operands if shape is not None]
+        return self.error(
+            f"{node.label} cannot take operands of these shapes ({', '.join(said)[:240]})",
+            hint="the graph is damaged, or its exporter wrote what this importer does not know",
+        )
+
     def needed(self, names: Iterable[str], known: Iterable[str] = ()) -> list[Node]:
         """The nodes that compute these values from `known` ones, in order."""
         stack, found, done = list(names), {}, set(known)

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from morendo.ir.errors import InputError
 
 from .graph import MICROSOFT, OTHER_EXPORT, Node, OnnxGraph
-from .shape_rules import SHAPE_RULES, contrib_value
+from .shape_rules import SHAPE_RULES, Shapes, contrib_value
 
 PROBES = (5, 7, 11)
 """Lengths that tell how a dimension depends on the number of tokens."""
@@ -32,6 +32,8 @@ _FLOAT_TYPES = {
     onnx.TensorProto.DOUBLE,
 }
 IDS = "input_ids"
+# What numpy and the evaluator raise for operands that do not fit together.
+_MISFITS = (IndexError, RuntimeError, TypeError, ValueError)
 _SMALL = 1024  # elements of what may be computed to be looked at
 _KEEPS_SIZE = ("Cast", "DequantizeLinear", "Identity", "Transpose")
 
@@ -128,7 +130,8 @@ class Lengths:
         Raises:
             InputError: when ONNX's reference evaluator does not know it or refuses its inputs.
         """
-        return self.guarded(node, lambda: self._results(node, inputs))
+        shapes = [None if x is None else np.shape(x) for x in inputs]
+        return self.guarded(node, shapes, lambda: self._results(node, inputs))
 
     def _results(self, node: Node, inputs: Sequence[Any]) -> list[Any]:
         if node.domain == MICROSOFT:
@@ -142,8 +145,8 @@ class Lengths:
         with np.errstate(all="ignore"):  # zeros stand for activations
             return list(self._evaluators[node.index].run(None, feeds))
 
-    def guarded(self, node: Node, compute: Callable[[], list[Any]]) -> list[Any]:
-        """What is computed for a node; an error names it.
+    def guarded(self, node: Node, shapes: Shapes, compute: Callable[[], list[Any]]) -> list[Any]:
+        """What is computed for a node with operands of these shapes; an error names it.
 
         Raises:
             InputError: for whatever numpy and the evaluator raise.
@@ -158,6 +161,8 @@ class Lengths:
                 f"(node {node.name or node.outputs[0]})",
                 hint=OTHER_EXPORT,
             ) from None
+        except _MISFITS as error:
+            raise self.graph.misfit(node, shapes) from error
         except Exception as error:
             raise self._cannot_follow(node, error) from error
 
@@ -257,7 +262,7 @@ class AtLength:
         rule = SHAPE_RULES.get(node.kind)
         shapes = [self._operand_shape(node, i) if i else None for i in node.inputs]
         if rule is not None:
-            found = self.lengths.guarded(node, lambda: rule(node, shapes))
+            found = self.lengths.guarded(node, shapes, lambda: rule(node, shapes))
             return [None if s is None else _zeros(s) for s in found]
         inputs: list[Any] = []
         for name, shape in zip(node.inputs, shapes, strict=True):

@@ -90,8 +90,15 @@ def rms_normalization(t: Translator, node: Node) -> dict[str, Any]:
 
 
 def rms_norm(t: Translator, node: Node, x: Any, weight: str, eps: float) -> Any:
-    """A norm by root mean square with a weight."""
-    name = t.weight(Plain(weight, rank=1), node)
+    """A norm by root mean square with a weight.
+
+    Raises:
+        InputError: for a weight of another size than a token's channels.
+    """
+    recipe = Plain(weight, rank=1)
+    if recipe.shape(t.lengths) != (int(x.ty.shape[-1]),):
+        raise t.misfit(node)
+    name = t.weight(recipe, node)
     eps = _decimal(eps)
     return _by_rows(t, node, x, lambda y: dialect.call("rms_norm", y, weight=name, eps=eps))
 

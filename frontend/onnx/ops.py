@@ -128,6 +128,8 @@ def _split(t: Translator, node: Node) -> dict[str, Any]:
         stop = start + t.lengths.at(PROBES[0]).shape(name)[axis]
         found[name] = t.sliced(t.values[node.inputs[0]], axis, start, stop)
         start = stop
+    if start != t.dims(node.inputs[0])[axis]:
+        raise t.misfit(node)
     return found
 
 

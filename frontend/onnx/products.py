@@ -50,7 +50,15 @@ def gather_blocks(t: Translator, node: Node) -> dict[str, Any]:
         _stored(t, node, table), _stored(t, node, scales), _stored(t, node, node.input(3)),
         rows, columns, int(attrs["bits"]), int(attrs["block_size"]),
     )  # fmt: skip
+    _check_blocks(t, node, recipe)
     return _one(node, _rows(t, node, recipe, (rows, columns), ids))
+
+
+def _check_blocks(t: Translator, node: Node, recipe: Blocks) -> None:
+    if recipe.bits not in (4, 8):
+        raise t.graph.error(f"{node.label} with {recipe.bits} bits cannot be read (need 4 or 8)")
+    if not recipe.is_filled(t.lengths):
+        raise t.misfit(node)
 
 
 def _stored(t: Translator, node: Node, name: str) -> str:
@@ -110,8 +118,6 @@ def matmul_nbits(t: Translator, node: Node) -> dict[str, Any]:
         t.graph, node, K=int, N=int, bits=4, block_size=int, accuracy_level=None,
         weight_prepacked=[0],
     )  # fmt: skip
-    if attrs["bits"] not in (4, 8):
-        raise t.graph.error(f"{node.label} with {attrs['bits']} bits cannot be read (need 4 or 8)")
     if node.input(4):
         raise t.graph.error(
             f"{node.label} with g_idx cannot be compiled",
@@ -122,5 +128,6 @@ def matmul_nbits(t: Translator, node: Node) -> dict[str, Any]:
         _stored(t, node, node.input(3)), int(attrs["N"]), int(attrs["K"]), int(attrs["bits"]),
         int(attrs["block_size"]),
     )  # fmt: skip
+    _check_blocks(t, node, recipe)
     y = _product(t, node, t.values[node.inputs[0]], recipe)
     return _one(node, biased(t, node, y, node.input(5)))

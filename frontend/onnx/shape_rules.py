@@ -20,7 +20,7 @@ Shapes = Sequence[Shape | None]
 def _of(shapes: Shapes, index: int) -> Shape:
     shape = shapes[index] if index < len(shapes) else None
     if shape is None:
-        raise ValueError(f"operand {index} is missing")
+        raise LookupError(f"operand {index} is missing")
     return shape
 
 
@@ -34,15 +34,21 @@ def _skip_norm(node: Node, shapes: Shapes) -> list[Shape | None]:
 
 def _matmul(node: Node, shapes: Shapes) -> list[Shape | None]:
     a, b = _of(shapes, 0), _of(shapes, 1)
-    if a[-1] != b[-2]:
-        raise ValueError(f"{list(a)} and {list(b)} cannot be multiplied")
+    _check_product(a, b)
     return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
+
+
+def _check_product(a: Shape, b: Shape) -> None:
+    if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
+        raise ValueError(f"{a} and {b} cannot be multiplied")
 
 
 def _gemm(node: Node, shapes: Shapes) -> list[Shape | None]:
     a, b = _of(shapes, 0), _of(shapes, 1)
-    rows = a[1] if node.attrs.get("transA") else a[0]
-    return [(rows, b[0] if node.attrs.get("transB") else b[1])]
+    a = a[::-1] if node.attrs.get("transA") else a
+    b = b[::-1] if node.attrs.get("transB") else b
+    _check_product(a, b)
+    return [(a[0], b[1])]
 
 
 def _matmul_nbits(node: Node, shapes: Shapes) -> list[Shape | None]:

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from morendo.ir import dialect
+from morendo.ir.errors import InputError, MorendoError
 
 from .attention import Attention, AttentionFinder
 from .graph import Node, OnnxGraph
@@ -83,7 +84,7 @@ class Translator:
         with self.builder.function("main"):
             with self.builder.dataflow():
                 for node in sorted(steps, key=lambda n: n.index):
-                    self.values.update(steps[node].emit(self))
+                    self.values.update(self._emitted(node, steps[node]))
                 out = self.builder.emit_output(self.values[LOGITS])
             params = [self.ids, self.positions, *self._params.values()]
             self.builder.emit_func_output(out, params=params)
@@ -92,7 +93,20 @@ class Translator:
         )
         return Translation(function, self.recipes, self.buffers, self.longest)
 
+    def _emitted(self, node: Node, step: Step) -> dict[str, Any]:
+        try:
+            return step.emit(self)
+        except MorendoError:
+            raise
+        except Exception as error:  # TVM's, of what a node's contract forbids
+            raise self.misfit(node) from error
+
     # What rules of ops ask for.
+
+    def misfit(self, node: Node) -> InputError:
+        """The error about a node whose operands do not fit together."""
+        at = self.lengths.at(PROBES[0])
+        return self.graph.misfit(node, [at.shape(name) if name else None for name in node.inputs])
 
     def emit(self, expr: Any) -> Any:
         """Bind an expression."""
@@ -196,7 +210,12 @@ class Translator:
         )
 
     def attention(self, found: Attention) -> Any:
-        """(1, n, heads, head_dim) of an attention."""
+        """(1, n, heads, head_dim) of an attention.
+
+        Raises:
+            InputError: for heads whose sizes or numbers do not fit together.
+        """
+        self._check_heads(found)
         q, k, v = (self._heads(x) for x in (found.q, found.k, found.v))
         scale = found.scale * found.q.factor * found.k.factor
         alibi = ""
@@ -213,6 +232,17 @@ class Translator:
         if abs(found.v.factor - 1) > 1e-6:
             out = self.emit(relax.op.multiply(out, relax.const(np.float32(found.v.factor))))
         return out
+
+    def _check_heads(self, found: Attention) -> None:
+        sizes = [x.size for x in (found.q, found.k, found.v)]
+        if len(set(sizes)) != 1 or max(found.q.rotary_dim, found.k.rotary_dim) > sizes[0]:
+            said = ", ".join(map(str, sizes))
+            raise self.graph.error(
+                f"{found.node.label}: heads of queries, keys and values have different sizes, or "
+                f"rotate more channels than they have (got {said} channels, "
+                f"{found.q.rotary_dim} rotated)",
+                hint="export a causal language model, with its usual attention",
+            )
 
     def _heads(self, found: Any) -> Any:
         """An attention's operand (1, n, heads, head_dim), rotated."""

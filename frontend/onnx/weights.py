@@ -91,6 +91,22 @@ class Blocks:
     def shape(self, lengths: Lengths) -> tuple[int, ...]:
         return (self.rows, self.columns)
 
+    def is_filled(self, lengths: Lengths) -> bool:
+        """Whether the stored tensors have as many numbers as the matrix needs."""
+        scales = lengths.graph.initializers.shape(self.scales)
+        zeros = self._count(lengths, self.zeros) if self.zeros else self.rows * self.groups
+        return (
+            np.prod(scales, dtype=np.int64) == self.rows * self.groups
+            and zeros >= self.rows * self.groups
+            and self._count(lengths, self.codes) >= self.rows * self.columns
+        )
+
+    def _count(self, lengths: Lengths, name: str) -> int:
+        """Numbers that a tensor of codes holds, those that only fill up rows among them."""
+        stored = lengths.graph.initializers
+        packed = 8 // self.bits if stored.dtype(name) == "uint8" else 1
+        return int(np.prod(stored.shape(name), dtype=np.int64)) * packed
+
     def read(self, lengths: Lengths) -> np.ndarray:
         codes = self._numbers(lengths, self.codes, self.groups * self.size)
         scales = widened(lengths.graph.initializers.read(self.scales))
