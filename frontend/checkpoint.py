@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from morendo.ir.errors import InputError
 
 from . import gguf
-from .config_values import check_layers, check_sizes, check_values
+from .config_values import check_counts, check_sizes, check_values
 from .families import check_type
 from .generation import GENERATION_CONFIG, Generation, from_config, from_gguf
 from .matching import match_names, refuse_unused
@@ -87,7 +88,7 @@ def _read_config(path: Path) -> PreTrainedConfig:
     if not isinstance(kind, str):
         raise InputError("config.json names no model_type", where=str(path))
     check_type(kind, str(path))
-    check_layers(facts, str(path / "config.json"))
+    check_counts(facts, kind, str(path / "config.json"))
     refuse_quantized_config(facts, str(path))
     if (path / ADAPTER).is_file():
         raise InputError(
@@ -98,8 +99,14 @@ def _read_config(path: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers validates with many types
-        said = " ".join(str(error).split())
-        raise InputError(f"config.json is not valid ({said})", where=str(path)) from error
+        raise InputError(f"config.json is not valid ({_said(error)})", where=str(path)) from error
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, without where in transformers' own checks it was found."""
+    said = " ".join(str(error).split())
+    said = re.sub(r"^(Class v|V)alidation error for .*?: \w+: ", "", said)
+    return said.partition(". Errors: ")[0]
 
 
 def build_model(checkpoint: Checkpoint, context: int | None = None) -> EmptyModel:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from morendo.ir.errors import InputError
 
@@ -16,12 +17,25 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTHS = (
     "hidden_size",
     "intermediate_size",
+    "ffn_dim",
+    "n_inner",
+    "word_embed_proj_dim",
     "vocab_size",
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
 )
-_POSITIONS = ("max_position_embeddings", "n_positions", "seq_length")
+_POSITIONS = ("max_position_embeddings", "n_positions", "seq_length", "sliding_window")
+_MOST_POSITIONS = 1 << 24  # the longest of known models is 10 million
+_ROTATED = ("rotary_dim", "rotary_ndims")  # channels, of a head or of all
+_PARTS = ("partial_rotary_factor", "rotary_pct")
+# What a model divides by.
+_POSITIVE = {
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "logits_scaling",
+    "query_pre_attn_scalar",
+}
 _EPSILON = re.compile(r"(\w+_)?eps(ilon)?")
 _ROPE_POSITIVE = {
     "attention_factor",
@@ -39,12 +53,22 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _CHECK = "check the configuration: the file is damaged, or of another model"
 
 
-def check_layers(facts: Mapping[str, Any], where: str) -> None:
-    """Refuse a number of layers for which already a list of them would not end.
+def check_counts(facts: Mapping[str, Any], kind: str, where: str) -> None:
+    """Refuse counts that keep transformers from making a configuration of them.
+
+    Args:
+        facts: what config.json holds.
+        kind: its `model_type`.
 
     Raises:
-        InputError: with the key and its value.
+        InputError: with the key and its value, for widths below 1, and for a number of layers for
+            which already a list of them would not end.
     """
+    other_names = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
+    for name in (*_WIDTHS, *(other_names[name] for name in _WIDTHS if name in other_names)):
+        value = facts.get(name)
+        if type(value) is int and value < 1:
+            raise _refusal(f"{name} is {value}, need at least 1", where)
     for name in _LAYERS:
         value = facts.get(name)
         if type(value) is int and not 1 <= value <= _MOST_LAYERS:
@@ -52,7 +76,7 @@ def check_layers(facts: Mapping[str, Any], where: str) -> None:
 
 
 def check_values(config: PreTrainedConfig, where: str) -> None:
-    """Refuse experts, positions and rotary parameters that are not above 0, epsilons below it.
+    """Refuse experts, positions and rotary parameters out of their range, epsilons below 0.
 
     Raises:
         InputError: with the key and its value.
@@ -64,12 +88,29 @@ def check_values(config: PreTrainedConfig, where: str) -> None:
             raise no_experts(f"{name} is {value}", where)
     for name in _POSITIONS:
         value = facts.get(name)
-        if type(value) is int and value < 1:
-            raise _refusal(f"{name} is {value}, need at least 1", where)
+        if type(value) is int and not 1 <= value <= _MOST_POSITIONS:
+            raise _refusal(f"{name} is {value}, need 1 to {_MOST_POSITIONS}", where)
+    for name in _ROTATED:
+        value = facts.get(name)
+        if type(value) is int and not 0 <= value <= config.hidden_size:
+            most = config.hidden_size
+            raise _refusal(f"{name} is {value}, need 0 to {most}, the hidden size", where)
     for name, value in facts.items():
-        if _EPSILON.fullmatch(name) and _is_number(value) and not 0 <= value < math.inf:
-            raise _refusal(f"{name} is {value}, need 0 or more", where)
+        if _is_number(value):
+            _check_number(name, value, where)
     _check_rope(getattr(config, "rope_parameters", None) or {}, "rope_parameters", where)
+
+
+def _check_number(name: str, value: float, where: str) -> None:
+    key = name.rpartition(".")[2]
+    if _EPSILON.fullmatch(key) and not 0 <= value < math.inf:
+        raise _refusal(f"{name} is {value}, need 0 or more", where)
+    if key in _POSITIVE and not 0 < value < math.inf:
+        raise _refusal(f"{name} is {value}, need a number above 0", where)
+    if key in _PARTS and not 0 <= value <= 1:
+        raise _refusal(f"{name} is {value}, need 0 to 1", where)
+    if math.isnan(value) or math.isinf(value):
+        raise _refusal(f"{name} is {value}, need a finite number", where)
 
 
 def no_experts(sign: str, where: str) -> InputError:
@@ -122,6 +163,8 @@ def _check_rope(facts: Mapping[str, Any], path: str, where: str) -> None:
         wrong = next((v for v in checked if not (_is_number(v) and 0 < v < math.inf)), None)
         if wrong is not None:
             raise _refusal(f"{path}.{name} is {str(wrong)[:80]}, need a number above 0", where)
+        if _is_number(value):
+            _check_number(f"{path}.{name}", value, where)
     low, high = facts.get("low_freq_factor"), facts.get("high_freq_factor")
     if low is not None and high is not None and low >= high:
         raise _refusal(f"{path}.high_freq_factor is {high}, need more than {low}", where)

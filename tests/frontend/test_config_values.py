@@ -37,7 +37,6 @@ LLAMA3 = {
         ),
         ("intermediate_size", 10**9, r"is 10{9}, need 1 to \d+, the numbers"),
         ("vocab_size", 10**12, r"is 10{12}, need 1 to \d+, the numbers"),
-        ("vocab_size", -4, r"is -4, need 1 to \d+, the numbers"),
     ],
 )
 def test_sizes_that_the_tensors_cannot_fill(model, key, value, said):
@@ -55,11 +54,79 @@ def test_sizes_have_the_names_of_the_file(tmp_path):
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("value", [0, -5])
-def test_positions(model, value):
-    edit_config(model, max_position_embeddings=value)
-    with pytest.raises(InputError, match=f"max_position_embeddings is {value}, need at least 1"):
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("llama", "max_position_embeddings"),
+        ("gpt2", "n_positions"),
+        ("gptj", "n_positions"),  # makes a table of them
+        ("bloom", "seq_length"),
+        ("mistral", "sliding_window"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, -5, 2**31, 10**12])
+def test_positions(kind, key, value, tmp_path):
+    save_config(kind, {}, tmp_path)
+    edit_config(tmp_path, **{key: value})
+    with pytest.raises(InputError, match=f"{key} is {value}, need 1 to 16777216"):
+        open_checkpoint(tmp_path)
+
+
+def test_positions_of_a_gguf_file(tmp_path):
+    save_gguf(make_model("llama"), tmp_path / "m.gguf", keys={"context_length": 10**9})
+    with pytest.raises(InputError, match="max_position_embeddings is 10{9}, need 1 to 16777216"):
+        open_checkpoint(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        *(("llama", k) for k in ("num_attention_heads", "num_key_value_heads", "head_dim")),
+        *(("llama", k) for k in ("hidden_size", "intermediate_size", "vocab_size")),
+        *(("gpt2", k) for k in ("n_head", "n_embd", "n_inner")),
+        *(("opt", k) for k in ("ffn_dim", "word_embed_proj_dim")),
+        ("bloom", "n_head"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1])
+def test_widths_below_one(kind, key, value, tmp_path):
+    save_config(kind, {}, tmp_path)
+    edit_config(tmp_path, **{key: value})
+    with pytest.raises(InputError, match=f"configuration's {key} is {value}, need at least 1"):
+        open_checkpoint(tmp_path)
+
+
+def test_what_transformers_finds_wrong_is_told_in_its_last_words(model):
+    edit_config(model, num_attention_heads=7)
+    match = r"is not valid \(The hidden size \(32\) is not a multiple .* heads \(7\)\.\)"
+    with pytest.raises(InputError, match=match):
         open_checkpoint(model)
+    edit_config(model, num_attention_heads=4, head_dim=2.5)
+    match = r"\(Field 'head_dim' with value 2.5 doesn't match any type in [^:]*\) at"
+    with pytest.raises(InputError, match=match):
+        open_checkpoint(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "need"),
+    [
+        ("gptj", "rotary_dim", -1, "0 to 32, the hidden size"),
+        ("codegen", "rotary_dim", 2**31, "0 to 32, the hidden size"),
+        ("gpt_neox", "partial_rotary_factor", 1.5, "0 to 1"),
+        ("gemma2", "query_pre_attn_scalar", -1, "a number above 0"),
+        ("gemma2", "attn_logit_softcapping", 0.0, "a number above 0"),
+        ("gemma2", "final_logit_softcapping", float("nan"), "a number above 0"),
+        ("granite", "logits_scaling", 0.0, "a number above 0"),
+        ("granite", "residual_multiplier", float("inf"), "a finite number"),
+        ("granite", "attention_multiplier", float("nan"), "a finite number"),
+        ("cohere", "logit_scale", float("nan"), "a finite number"),
+    ],
+)
+def test_numbers_that_a_model_computes_with(kind, key, value, need, tmp_path):
+    save_config(kind, {}, tmp_path)
+    edit_config(tmp_path, **{key: value})
+    with pytest.raises(InputError, match=f"configuration's {key} is {value}, need {need} at"):
+        open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("value", [-1.0, -1e-5, float("nan"), float("inf")])
@@ -79,6 +146,8 @@ def test_epsilons(model, value):
         ({**ROPE, "rope_theta": -1.0}, r"rope_parameters.rope_theta is -1.0"),
         ({"rope_type": "default", "rope_theta": 0.0}, r"rope_parameters.rope_theta is 0.0"),
         ({**ROPE, "beta_fast": 0}, r"rope_parameters.beta_fast is 0"),
+        ({**ROPE, "partial_rotary_factor": -0.5}, r"rope_parameters.partial_rotary_factor is -0.5"),
+        ({**ROPE, "mscale": float("nan")}, r"rope_parameters.mscale is nan, need a finite number"),
         (LLAMA3, r"rope_parameters.high_freq_factor is 4.0, need more than 4.0"),
     ],
 )
