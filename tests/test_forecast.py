@@ -22,6 +22,7 @@ class Notes(Progress):
     """Remembers what was said."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.said: list[str] = []
 
     def note(self, text: str) -> None:
