@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from morendo.ir.errors import ArtifactError
@@ -69,13 +69,28 @@ class Level:
 
 
 @dataclass(frozen=True)
+class LevelTensor:
+    """A tensor that depends on the precision level: an index for each, all of one type and size."""
+
+    indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Const:
     """An int32 argument known at compile time."""
 
     value: int
 
 
-Argument = int | Literal["tokens", "position"] | Level | Const  # a plain int is a tensor's index
+# a plain int is a tensor's index
+Argument = int | Literal["tokens", "position"] | Level | LevelTensor | Const
+
+
+def tensor_index(arg: Argument, level: int) -> int | None:
+    """Which tensor an argument is at a precision level; None when it is a number."""
+    if isinstance(arg, LevelTensor):
+        return arg.indexes[level]
+    return arg if isinstance(arg, int) else None
 
 
 @dataclass(frozen=True)
@@ -181,6 +196,8 @@ def _is_count(value: object, most: int = 2**63 - 1) -> bool:
 def _argument_to_json(arg: Argument) -> Any:
     if isinstance(arg, Level):
         return {"level": list(arg.values)}
+    if isinstance(arg, LevelTensor):
+        return {"tensors": list(arg.indexes)}
     return {"const": arg.value} if isinstance(arg, Const) else arg
 
 
@@ -189,6 +206,8 @@ def _argument_from_json(data: Any) -> Any:
         return data
     if set(data) == {"level"}:
         return Level(tuple(data["level"]))
+    if set(data) == {"tensors"}:
+        return LevelTensor(tuple(data["tensors"]))
     if set(data) == {"const"}:
         return Const(data["const"])
     raise ValueError(f"unknown argument {data!r}")
@@ -267,11 +286,20 @@ def _check_step(plan: Plan, step: Step, where: str) -> None:
 def _is_good_argument(plan: Plan, arg: Argument) -> bool:
     if isinstance(arg, Level):
         return len(arg.values) == plan.levels and all(_is_int32(v) for v in arg.values)
+    if isinstance(arg, LevelTensor):
+        return len(arg.indexes) == plan.levels and _are_alike(plan, arg.indexes)
     if isinstance(arg, Const):
         return _is_int32(arg.value)
     if isinstance(arg, str):
         return arg in ("tokens", "position")
     return _is_count(arg) and arg < len(plan.tensors)
+
+
+def _are_alike(plan: Plan, indexes: tuple[int, ...]) -> bool:
+    """Whether these are tensors that differ in nothing but their offsets."""
+    if not all(_is_count(index) and index < len(plan.tensors) for index in indexes):
+        return False
+    return len({replace(plan.tensors[index], offset=0) for index in indexes}) == 1
 
 
 def _is_int32(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from morendo.ir.plan import Argument, Const, Level, Plan, Step, Tensor
+from morendo.ir.plan import Argument, Const, Level, LevelTensor, Plan, Step, Tensor
 from morendo.ir.printable import printable
 
 
@@ -32,6 +32,8 @@ def _call(plan: Plan, step: Step) -> str:
 def _argument(plan: Plan, arg: Argument) -> str:
     if isinstance(arg, Level):
         return "level" + str(list(arg.values))
+    if isinstance(arg, LevelTensor):
+        return "level[" + ", ".join(_tensor(plan.tensors[i]) for i in arg.indexes) + "]"
     if isinstance(arg, Const):
         return str(arg.value)
     return arg if isinstance(arg, str) else _tensor(plan.tensors[arg])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
-from morendo.ir.plan import Argument, Const, Level, Plan, Step
+from morendo.ir.plan import Argument, Const, Level, Plan, Step, tensor_index
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import WEIGHTS
 from morendo.runtime.executor import Ids, as_ids, load_library
@@ -169,8 +169,9 @@ class PythonExecutor:
         arguments = (_Any * len(step.args))()
         keep, arrays = [], []
         for slot, arg in zip(arguments, step.args, strict=True):
-            if isinstance(arg, int):
-                array = self._array(arg, tokens)
+            chosen = tensor_index(arg, self._level)
+            if chosen is not None:
+                array = self._array(chosen, tokens)
                 tensor, shapes = _make_tensor(array)
                 slot.kind, slot.value = _KIND_TENSOR, ctypes.addressof(tensor)
                 keep += [tensor, shapes]

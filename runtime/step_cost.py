@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from morendo.ir.plan import Level, Plan, Step
+from morendo.ir.plan import Level, Plan, Step, tensor_index
 
 
 def decode_bytes(plan: Plan, level: int) -> int:
@@ -37,8 +37,8 @@ def _reading_steps(plan: Plan) -> list[Step]:
 
 def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
     """Bytes read of each weights tensor of a step, by the tensor's index."""
-    indexes = [arg for arg in step.args if isinstance(arg, int)]
-    indexes = [index for index in indexes if plan.tensors[index].space == "weights"]
+    found = [tensor_index(arg, level) for arg in step.args]
+    indexes = [i for i in found if i is not None and plan.tensors[i].space == "weights"]
     read = {index: plan.tensors[index].byte_size(1) for index in indexes}
     bounds = [arg.values[level] for arg in step.args if isinstance(arg, Level)]
     # A kernel with precision levels takes base, plane3, plane4, ... and reads n3 and n4 groups of

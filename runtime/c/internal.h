@@ -82,7 +82,7 @@ int json_integer(const Node *node, int64_t low, int64_t high, int64_t *out);
 enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 1 };
 enum Space { ARENA, WEIGHTS, CACHE, IDS, LOGITS, SPACES };
 enum Function { PREFILL, SCORE, DECODE, FUNCTIONS };
-enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL };
+enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL, PATCH_TENSOR };
 
 typedef struct {
   DLTensor dl;
@@ -94,7 +94,8 @@ typedef struct {
 
 typedef struct {
   Any *slot;
-  const int32_t *levels;
+  const int32_t *levels;    /* of PATCH_LEVEL: the number at each level, */
+  DLTensor *const *tensors; /* of PATCH_TENSOR: the tensor */
   enum Patch kind;
 } ArgumentPatch;
 

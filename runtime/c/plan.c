@@ -195,6 +195,30 @@ static const int32_t *read_level(Reader *reader, const Node *values) {
   return levels;
 }
 
+static int are_alike(const Tensor *a, const Tensor *b) {
+  return a->space == b->space && a->token_dims == b->token_dims &&
+         a->dl.dtype.code == b->dl.dtype.code && a->dl.dtype.bits == b->dl.dtype.bits &&
+         a->dl.ndim == b->dl.ndim && !memcmp(a->shape, b->shape, sizeof a->shape);
+}
+
+static DLTensor *const *read_tensor_of_level(Reader *reader, const Node *indexes) {
+  Plan *plan = reader->plan;
+  if (indexes->kind != '[' || indexes->children != plan->levels) return NULL;
+  DLTensor **tensors = allocate(plan, plan->levels, sizeof *tensors);
+  const Tensor *first = NULL;
+  const Node *node = indexes + 1;
+  for (int i = 0; tensors && i < plan->levels; i++) {
+    int64_t index;
+    if (!json_integer(node, 0, plan->tensor_count - 1, &index)) return NULL;
+    Tensor *tensor = &plan->tensors[index];
+    if (!first) first = tensor;
+    if (!are_alike(first, tensor)) return NULL;
+    tensors[i] = &tensor->dl;
+    node = json_next(&reader->json, node);
+  }
+  return tensors;
+}
+
 static int read_argument(Reader *reader, const Node *node, Any *slot, StepList *list) {
   Plan *plan = reader->plan;
   int64_t value;
@@ -208,7 +232,13 @@ static int read_argument(Reader *reader, const Node *node, Any *slot, StepList *
   if (constant) return json_integer(constant, INT32_MIN, INT32_MAX, &slot->value.integer);
   ArgumentPatch patch = {.slot = slot, .kind = PATCH_TOKENS};
   const Node *levels = json_get(&reader->json, node, "level");
-  if (levels) {
+  const Node *indexes = json_get(&reader->json, node, "tensors");
+  if (indexes) {
+    patch.kind = PATCH_TENSOR;
+    patch.tensors = read_tensor_of_level(reader, indexes);
+    if (!patch.tensors) return 0;
+    slot->kind = KIND_TENSOR;
+  } else if (levels) {
     patch.kind = PATCH_LEVEL;
     patch.levels = read_level(reader, levels);
     if (!patch.levels) return 0;
@@ -304,6 +334,10 @@ static void patch(Plan *plan, const StepList *list, int tokens, int position, in
   for (int i = 0; i < plan->varying_count; i++) set_shape(plan->varying[i], tokens);
   for (int i = 0; i < list->patch_count; i++) {
     const ArgumentPatch *change = &list->patches[i];
+    if (change->kind == PATCH_TENSOR) {
+      change->slot->value.pointer = change->tensors[level];
+      continue;
+    }
     change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens
                                   : change->kind == PATCH_POSITION ? position
                                                                    : change->levels[level];

@@ -61,7 +61,7 @@ DAMAGES = [
     (lambda d: (d / "plan.json").unlink(), "plan.json is missing"),
     (lambda d: (d / "manifest.json").unlink(), "is no artifact .it has no manifest.json."),
     (lambda d: shutil.rmtree(d), "does not exist; make one with: morendo compile"),
-    (lambda d: truncate(d / "weights.bin"), "weights.bin is damaged .got 739 bytes, need 740."),
+    (lambda d: truncate(d / "weights.bin"), "weights.bin is damaged .got 1507 bytes, need 1508."),
     (lambda d: flip(d / "plan.json"), "plan.json is damaged .its checksum differs."),
     (lambda d: flip(d / "model.so", 5000), "model.so is damaged .its checksum differs."),
     (lambda d: truncate(d / "manifest.json", 40), "unreadable .Unterminated string"),
@@ -145,7 +145,7 @@ def test_verify_names_files_that_the_manifest_does_not_list(toy_artifact, capsys
 
 
 UNVERIFIED = [
-    (lambda d: truncate(d / "weights.bin"), "weights.bin is damaged .got 739 bytes, need 740."),
+    (lambda d: truncate(d / "weights.bin"), "weights.bin is damaged .got 1507 bytes, need 1508."),
     (lambda d: (d / "weights.bin").unlink(), "cannot read .*weights.bin: .*No such file"),
     (lambda d: (d / "plan.json").unlink(), "cannot read .*plan.json"),
     (lambda d: truncate(d / "plan.json", 9), "plan.json"),

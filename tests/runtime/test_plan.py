@@ -6,12 +6,13 @@ import json
 import pytest
 
 from morendo.ir.errors import ArtifactError
-from morendo.ir.plan import Const, Level, Plan, Step, Tensor
+from morendo.ir.plan import Const, Level, LevelTensor, Plan, Step, Tensor, tensor_index
 from morendo.ir.plan_text import print_plan
 
 
 def small_plan() -> Plan:
-    steps = (Step(0, (0, 1, "tokens", "position", Level((4, 2)), Const(-3)), "model.embed"),)
+    args = (0, 1, "tokens", "position", Level((4, 2)), Const(-3), LevelTensor((2, 3)))
+    steps = (Step(0, args, "model.embed"),)
     return Plan(
         chunk=4,
         context=16,
@@ -19,9 +20,14 @@ def small_plan() -> Plan:
         levels=2,
         arena_bytes=256,
         cache_bytes=0,
-        weights_bytes=64,
+        weights_bytes=128,
         kernels=("embed",),
-        tensors=(Tensor("ids", 0, "int32", ("tokens",)), Tensor("arena", 64, "float32", (4, 8))),
+        tensors=(
+            Tensor("ids", 0, "int32", ("tokens",)),
+            Tensor("arena", 64, "float32", (4, 8)),
+            Tensor("weights", 0, "uint8", (16,)),
+            Tensor("weights", 64, "uint8", (16,)),
+        ),
         functions={"prefill": steps, "score": steps, "decode": ()},
     )
 
@@ -34,9 +40,16 @@ def test_json_round_trip():
 def test_print_plan_shows_calls():
     text = print_plan(small_plan())
     assert (
-        "embed  (ids:i32[tokens], arena+0x40:f32[4,8], tokens, position, level[4, 2], -3)" in text
+        "embed  (ids:i32[tokens], arena+0x40:f32[4,8], tokens, position, level[4, 2], -3, "
+        "level[weights+0x0:u8[16], weights+0x40:u8[16]])" in text
     )
     assert text.count("# model.embed") == 2
+
+
+def test_which_tensor_an_argument_is_at_a_level():
+    args = small_plan().functions["prefill"][0].args
+    at_level = [[tensor_index(arg, level) for arg in args] for level in range(2)]
+    assert at_level == [[0, 1, *[None] * 4, 2], [0, 1, *[None] * 4, 3]]
 
 
 @pytest.mark.parametrize(
@@ -65,11 +78,15 @@ def test_print_plan_shows_calls():
         (["functions", "prefill", 0, "kernel"], 1, "kernel index out of range .got 1. at prefill"),
         (
             ["functions", "prefill", 0, "args", 0],
-            2,
-            "bad argument 2 at prefill step 0 .model.embed",
+            4,
+            "bad argument 4 at prefill step 0 .model.embed",
         ),
         (["functions", "prefill", 0, "args", 0], "wordcount", "bad argument 'wordcount'"),
         (["functions", "prefill", 0, "args", 0], {"level": [1]}, "bad argument Level"),
+        (["functions", "prefill", 0, "args", 6], {"tensors": [2]}, "bad argument LevelTensor"),
+        (["functions", "prefill", 0, "args", 6], {"tensors": [2, 4]}, "bad argument LevelTensor"),
+        (["functions", "prefill", 0, "args", 6], {"tensors": [2, 1]}, "bad argument LevelTensor"),
+        (["functions", "prefill", 0, "args", 6], {"tensors": [2, True]}, "bad argument LevelT"),
         (["functions", "prefill", 0, "args", 0], {"const": 2**31}, "bad argument Const"),
         (["functions", "prefill", 0, "args", 0], {"x": 1}, "unknown argument"),
         (["functions"], {}, "functions must be"),

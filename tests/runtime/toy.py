@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from morendo.codegen.link import Toolchain, link_model
-from morendo.ir.plan import Const, Level, Plan, Step, Tensor
+from morendo.ir.plan import Const, Level, LevelTensor, Plan, Step, Tensor
 from morendo.runtime.artifact import create_artifact
 
 VOCABULARY, WIDTH, CHUNK, CONTEXT, LEVELS = 37, 5, 4, 19, 3
 KERNELS = ("embed", "append", "mix", "head")
+SECOND_TABLE = 768  # bytes from the start of the weights: what the last level compares with
 HERE = Path(__file__).resolve().parent
 TOOLCHAIN = Toolchain(f"{platform.machine()}-linux-gnu.2.17")
 
@@ -27,15 +28,17 @@ def toy_plan(context: int = CONTEXT) -> Plan:
         Tensor("arena", arena_bytes, "float32", (CHUNK, WIDTH)),
         Tensor("logits", 0, "float32", (1, VOCABULARY)),
         Tensor("logits", 0, "float32", ("tokens", VOCABULARY)),
+        Tensor("weights", SECOND_TABLE, "float32", (VOCABULARY, WIDTH)),
     )
 
     def steps(logits: int, all_rows: int) -> tuple[Step, ...]:
         level = Level(tuple(range(LEVELS)))
+        table = LevelTensor((*(1 for _ in range(LEVELS - 1)), 7))
         return (
             Step(0, (0, 1, 2, "tokens"), "embed_tokens"),
             Step(1, (2, 3, "tokens", "position"), "layer.append"),
             Step(2, (3, 4, "tokens", "position", level), "layer.mix"),
-            Step(3, (4, 1, logits, "tokens", Const(all_rows)), "lm_head"),
+            Step(3, (4, table, logits, "tokens", Const(all_rows)), "lm_head"),
         )
 
     return Plan(
@@ -45,7 +48,7 @@ def toy_plan(context: int = CONTEXT) -> Plan:
         levels=LEVELS,
         arena_bytes=2 * arena_bytes,
         cache_bytes=context * width_bytes,
-        weights_bytes=VOCABULARY * width_bytes,
+        weights_bytes=SECOND_TABLE + VOCABULARY * width_bytes,
         kernels=KERNELS,
         tensors=tensors,
         functions={"prefill": steps(5, 0), "score": steps(6, 1), "decode": steps(5, 0)},
@@ -56,12 +59,18 @@ def toy_weights() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
 
 
+def toy_file() -> bytes:
+    """weights.bin: the table, and the same from its last row to its first."""
+    table = toy_weights()
+    return table.tobytes().ljust(SECOND_TABLE, b"\0") + table[::-1].tobytes()
+
+
 def toy_logits(ids: list[int], level: int = 0) -> np.ndarray:
     """What the toy model computes, [tokens, vocabulary]."""
     table = toy_weights()
     sums = np.cumsum(table[ids], axis=0)
     means = sums / np.arange(1, len(ids) + 1, dtype=np.float32)[:, None] * (1 + level)
-    return means @ table.T
+    return means @ (table[::-1] if level == LEVELS - 1 else table).T
 
 
 def toy_manifest() -> dict:
@@ -94,7 +103,7 @@ def write_toy(
     """Write the toy artifact; `add` may put more files into it."""
     with create_artifact(out) as writer:
         (writer.path / "plan.json").write_text(toy_plan().to_json())
-        (writer.path / "weights.bin").write_bytes(toy_weights().tobytes())
+        (writer.path / "weights.bin").write_bytes(toy_file())
         (writer.path / "model.so").write_bytes(library.read_bytes())
         add(writer.path)
         writer.finish(manifest)
