@@ -40,12 +40,14 @@ class Feedback:
             found before).
         search: find scale and zero by search, not by the range alone.
         feedback: without it errors stay where they are, to see what the feedback is worth.
+        weights: of the errors of the readings, for formats that have several.
     """
 
     damping: float = 0.01
     order: str = "groups"
     search: bool = True
     feedback: bool = True
+    weights: tuple[float, ...] = (1.0,)
 
 
 def round_with_feedback(
@@ -72,16 +74,11 @@ class Rounder:
     def __init__(
         self, hessian: torch.Tensor, fmt: WeightFormat, options: Feedback, where: str
     ) -> None:
-        columns = len(hessian)
-        missing = fmt.padded_features(columns) - columns
-        if missing:
-            hessian = torch.nn.functional.pad(hessian, (0, missing, 0, missing))
-        if not options.feedback:
-            hessian = hessian.diagonal().diag()
+        columns, hessian = len(hessian), padded_moments(hessian, fmt, options)
         self.format, self.options = fmt, options
-        self.order = _order(hessian.diagonal(), fmt.group_size, options.order)
+        self.order = rounding_order(hessian.diagonal(), fmt.group_size, options.order)
         self.factor = inverse_factor(hessian, self.order, options.damping, where)
-        self.grids = group_grids(fmt, columns)
+        self.grids = reading_grids(fmt, columns)
 
     def round(self, rows: torch.Tensor) -> Quantized:
         """Codes, scales and zeros of some rows, float32 [n, K]; whole tiles but for the last."""
@@ -91,17 +88,23 @@ class Rounder:
         return _Rounding(*parts, self.grids, self.format, self.options).run()
 
 
-def group_grids(fmt: WeightFormat, in_features: int) -> list[Grid]:
-    """What the groups of a matrix can hold, in storage order."""
-    groups = fmt.groups(in_features)
+def padded_moments(hessian: torch.Tensor, fmt: WeightFormat, options: Feedback) -> torch.Tensor:
+    """H [K, K] with zeros up to whole groups; its diagonal alone where errors are not fed back."""
+    missing = fmt.padded_features(len(hessian)) - len(hessian)
+    if missing:
+        hessian = torch.nn.functional.pad(hessian, (0, missing, 0, missing))
+    return hessian if options.feedback else hessian.diagonal().diag()
+
+
+def reading_grids(fmt: WeightFormat, in_features: int, reading: int = 0) -> list[Grid]:
+    """What the groups of a matrix can hold as a reading sees them, in storage order."""
     if fmt.kind == "q8":
-        return [Grid(8)] * groups
-    plane3, plane4 = fmt.plane_groups(in_features)
-    bits = [2 + (g < plane3) + (g < plane4) for g in range(groups)]
+        return [Grid(8)] * fmt.groups(in_features)
+    bits = fmt.group_bits(in_features, reading)
     return [Grid(each, fmt.scales, fmt.zeros) for each in bits]
 
 
-def _order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:
+def rounding_order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:
     """Column indices in the order in which they are rounded."""
     if order == "natural":
         return torch.arange(len(diagonal))
@@ -164,7 +167,7 @@ def cholesky(moments: torch.Tensor, where: str) -> torch.Tensor:
     return lower
 
 
-def _row_scale(
+def search_row_scale(
     matrix: torch.Tensor, importance: torch.Tensor, grids: list[Grid], fmt: WeightFormat
 ) -> torch.Tensor:
     """The storable row scales float32 [N] of W as [G, g, N], importance [G, g].
@@ -210,7 +213,7 @@ class _Rounding:
         back = torch.argsort(order)
         natural = matrix[back].reshape(-1, self.group, matrix.shape[1])
         importance = self.importance[back].reshape(-1, self.group)
-        self.row_scale = _row_scale(natural, importance, grids, fmt)
+        self.row_scale = search_row_scale(natural, importance, grids, fmt)
         self.fits: dict[int, GroupFit] = {}
         sparse = self._outliers(natural, importance, fmt.slots) if fmt.slots else None
         self.sparse = None if sparse is None else sparse[order]

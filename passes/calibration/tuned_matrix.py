@@ -20,7 +20,7 @@ from torch.nn import functional
 from morendo.ir.formats import SCALE_STEPS, WeightFormat
 from morendo.ir.reference import STEP, Quantized, group_scale, reading
 
-from .error_feedback import group_grids
+from .error_feedback import reading_grids
 from .fit import nearest
 
 GROWTH = 3.0
@@ -69,7 +69,7 @@ class TunedMatrix:
         self.growth = torch.zeros_like(self.step, requires_grad=True)
         self.shift = torch.zeros_like(self.step, requires_grad=nested)
         size = self.dense().square_().mean(-1).sqrt_()
-        grids = group_grids(fmt, codes.codes.shape[1])
+        grids = reading_grids(fmt, codes.codes.shape[1])
         self.spacing = self.step * self.unit * torch.tensor([grid.spacing for grid in grids])
         self.relative = torch.where(size > 0, GROWTH * self.spacing / size, 0.0)
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized, dequantize, group_scale, stored_row_scale
 
-from .error_feedback import group_grids
+from .error_feedback import reading_grids
 from .tuned_matrix import GROWTH
 
 
@@ -46,7 +46,7 @@ class TunedRows:
         columns = codes.codes.shape[1] if order is None else len(order)
         values = dequantize(replace(codes, outliers=None), fmt, columns)
         sizes = np.sqrt(np.square(values).mean(1))
-        grids = group_grids(fmt, columns)
+        grids = reading_grids(fmt, columns)
         spacing = (group_scale(codes) * [grid.spacing for grid in grids]).mean(1)
         relative = np.divide(GROWTH * spacing, sizes, out=np.zeros_like(sizes), where=sizes > 0)
         places = slice(None) if order is None else np.argsort(order)
