@@ -216,7 +216,7 @@ def kernel_calls(
     out = tvm.runtime.tensor(np.zeros((tokens, spec.output_features), np.float32))
     stored = fmt.arrays(spec.out_features, spec.in_features)
     weights = [random_array(rng, a.dtype, a.shape) for a in stored]
-    level = 2 * list(fmt.plane_groups(spec.in_features)) if fmt.kind == "q4" else []
+    level = 2 * list(fmt.plane_groups(spec.in_features)) if fmt.nested else []
     if fmt.slots:
         weights[-2] %= 16  # the rows of a tile
         weights[-1][:] = 0  # every entry is in a group that is read at 2 bits

@@ -230,7 +230,7 @@ class _Matrices:
 
     @property
     def bits(self) -> float:
-        """Bits of a nested weight, or one in the peer's type, with all that belongs to it."""
+        """Bits of a linear's nested weight, or of the peer's type, with all that belongs to it."""
         if self.peer is not None:
             weights, nbytes = GGML_QUANT_SIZES[self.peer]
             return 8 * nbytes / weights

@@ -11,13 +11,19 @@ from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 
-LEVELS = ((1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.5, 0.0), (0.0, 0.0))
-"""Parts of what is stored in plane 3 and in plane 4 that each precision level reads at most, as
-whole planes of some matrices. Half of every plane would be half of each tile's run in memory: no
+LEVELS = (
+    (1.0, 1.0, 1.0, 1.0),
+    (1.0, 0.5, 0.0, 0.0),
+    (1.0, 0.0, 0.0, 0.0),
+    (0.5, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 0.0, 0.0),
+)
+"""Parts of what is stored in planes 3 to 6 that each precision level reads at most, as whole
+planes of some matrices. Half of every plane would be half of each tile's run in memory: no
 faster than all of it (docs/performance.md), and a worse model (docs/quantization.md, "Levels").
 """
 
-GroupsRead = dict[tuple[str, ...], list[tuple[int, int]]]
+GroupsRead = dict[tuple[str, ...], list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,14 @@ class NestedMatrix:
 
     Attributes:
         weights: the names that are stored as one.
-        stored: groups of plane 3 and of plane 4.
-        sizes: bytes of plane 3 and of plane 4.
+        stored: groups of plane 3, of plane 4 and so on.
+        sizes: bytes of these planes.
         head: the last linear of the model.
     """
 
     weights: tuple[str, ...]
-    stored: tuple[int, int]
-    sizes: tuple[int, int]
+    stored: tuple[int, ...]
+    sizes: tuple[int, ...]
     head: bool
 
 
@@ -43,17 +49,17 @@ def nested_matrices(module: tvm.IRModule) -> list[NestedMatrix]:
     found: dict[tuple[str, ...], NestedMatrix] = {}
     for attrs in linears:
         fmt, weights = WeightFormat.parse(attrs["format"]), tuple(attrs["weights"])
-        if fmt.kind == "q4":
-            plane3, plane4 = stored = fmt.plane_groups(attrs["in_features"])
+        if fmt.nested:
+            stored = fmt.plane_groups(attrs["in_features"])
             group = sum(attrs["out_features"]) * fmt.group_size // 8
             head = attrs["weights"] == linears[-1]["weights"]
-            sizes = plane3 * group, plane4 * group
+            sizes = tuple(count * group for count in stored)
             found[weights] = NestedMatrix(weights, stored, sizes, head)
     return list(found.values())
 
 
 def groups_read(matrices: Sequence[NestedMatrix]) -> GroupsRead:
-    """The loop bounds (n3, n4) of every matrix at every level, by its weights.
+    """The loop bounds (n3, n4, ...) of every matrix at every level, by its weights.
 
     Small matrices keep their planes the longest, the head before all. Measured: for their bytes,
     gate and up lose a fifth of what query, key, value and down lose (docs/quantization.md).
@@ -62,16 +68,17 @@ def groups_read(matrices: Sequence[NestedMatrix]) -> GroupsRead:
     for parts in LEVELS:
         kept = [_kept(matrices, plane, part) for plane, part in enumerate(parts)]
         for m in matrices:
-            n3, n4 = (m.stored[plane] * (m.weights in kept[plane]) for plane in range(2))
-            bounds[m.weights].append((n3, n4))
+            read = (n * (m.weights in kept[plane]) for plane, n in enumerate(m.stored))
+            bounds[m.weights].append(tuple(read))
     return bounds
 
 
 def _kept(matrices: Sequence[NestedMatrix], plane: int, part: float) -> set[tuple[str, ...]]:
     """The matrices whose plane is read where `part` of it may be."""
-    left = part * sum(m.sizes[plane] for m in matrices)
+    having = [m for m in matrices if plane < len(m.sizes)]
+    left = part * sum(m.sizes[plane] for m in having)
     kept = set()
-    for m in sorted(matrices, key=lambda m: (not m.head, m.sizes[plane])):
+    for m in sorted(having, key=lambda m: (not m.head, m.sizes[plane])):
         if m.sizes[plane] <= left:
             kept.add(m.weights)
             left -= m.sizes[plane]

@@ -54,7 +54,7 @@ class Program:
     """What the functions of a model share: kernels, weights, caches.
 
     Attributes:
-        groups_read: (n3, n4) at every level for each matrix of nested codes, by its weights.
+        groups_read: (n3, n4, ...) at every level for each matrix of nested codes, by its weights.
         heads: names of embedding tables and of the last linear's weights.
         unscheduled: what kernels were before they were scheduled, where they come from TVM.
         functions: the lowering of each function, once it is done.
@@ -221,13 +221,13 @@ class FunctionLowering:
         return [self.program.weights.vector(attrs["biases"], attrs["out_features"])]
 
     def level(self, attrs: dict[str, Any]) -> list[Scalar]:
-        """The loop bounds n3 and n4 at every precision level, then what is stored: groups P3 and
-        P4 of the planes, slots of outliers.
+        """The loop bounds n3, n4, ... at every precision level, then what is stored: groups P3,
+        P4, ... of the planes, slots of outliers.
         """
         fmt = WeightFormat.parse(attrs["format"])
-        if fmt.kind != "q4":
+        if not fmt.nested:
             return []
-        n3, n4 = zip(*self.program.groups_read[tuple(attrs["weights"])], strict=True)
+        bounds = zip(*self.program.groups_read[tuple(attrs["weights"])], strict=True)
         stored = fmt.plane_groups(attrs["in_features"])
         slots = [Const(fmt.slots)] if fmt.slots else []
-        return [Level(n3), Level(n4), *map(Const, stored), *slots]
+        return [*map(Level, bounds), *map(Const, stored), *slots]

@@ -13,42 +13,17 @@ from itertools import pairwise
 from typing import ClassVar
 
 from .errors import InputError
+from .ladders import COMPACT_SCALES, COMPACT_ZEROS, SCALES, ZEROS, Ladder
 from .layout import DEFAULT_LAYOUT, TileLayout
 
-CODE_SHIFT = 3
-"""A 4-bit code q is held as the byte 8*q: unsigned * signed pairs of 8*15*127*2 fit 16 bits, and
-the byte is a good signed operand too. Zero points are in the same eighths of a code step."""
+BYTE_BITS = 7
+"""Nested codes of B bits are multiplied as bytes whose highest bit is free: a code q of 4, 5 or 6
+bits is the byte 8q, 4q or 2q. Unsigned * signed pairs of 2 * 126 * 127 fit 16 bits, and the byte is
+a good signed operand too. Zero points are in units of that byte, eighths, quarters or halves of a
+step."""
 
-SCALE_STEPS = 255
-"""Scales are `row_scale * code / 255` with a code of 8 bits for each row and group."""
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The evenly spaced whole numbers that a stored code can mean: first + step * code.
-
-    Attributes:
-        first: what code 0 means.
-        step: between two codes.
-        count: of codes.
-    """
-
-    first: int
-    step: int
-    count: int
-
-    @property
-    def last(self) -> int:
-        """The largest number."""
-        return self.first + self.step * (self.count - 1)
-
-
-SCALES = Ladder(1, 1, SCALE_STEPS)
-ZEROS = Ladder(0, 1, 128)
-COMPACT_SCALES = Ladder(60, 13, 16)
-"""Scale codes that 4 bits number: from a quarter of the row's largest step to all of it."""
-COMPACT_ZEROS = Ladder(38, 3, 16)
-"""Zeros that 4 bits number, in eighths of a step: less than three steps from the middle of 15."""
+NESTED = ("q4", "q5", "q6")
+"""Kinds of formats with nested codes, which can be read with fewer bits than are stored."""
 
 GROUP_SIZES = (32, 64, 128)
 
@@ -58,7 +33,7 @@ OUTLIER_ARRAYS = ("value", "channel", "row", "start")
 OUTLIER_CHANNELS = 1 << 16  # what 16 bits can number
 
 BITS = (4, 3, 2)
-"""What nested codes can be read with, the most first."""
+"""What readings with scales of their own can read of 4-bit codes, the most first."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -87,13 +62,14 @@ class WeightFormat:
     """How the weights of one matrix are stored.
 
     Attributes:
-        kind: "f32" | "f16" (plain), "q8" (8-bit codes) or "q4" (nested 4/3/2-bit planes).
+        kind: "f32" | "f16" (plain), "q8" (8-bit codes) or "q4" | "q5" | "q6" (nested codes: two
+            bits of every weight and planes of one bit each below them).
         group_size: input channels that share a scale; 0 for plain kinds.
-        planes: for "q4", the numbers of groups (P3, P4) that have the third and the fourth bit
-            stored; None is all of them, plain 4 bit.
-        slots: for "q4", sparse entries ("outliers", `ir/outliers.py`) for each tile of rows.
-        compact: for "q4", scale and zero of a row and group share a byte, and row scales have
-            16 bits: half of what they take otherwise.
+        planes: of nested codes, the numbers of groups (P3, P4, ...) that have the third, the
+            fourth, ... bit stored; None is all of them.
+        slots: of nested codes, sparse entries ("outliers", `ir/outliers.py`) for each tile of rows.
+        compact: of nested codes, scale and zero of a row and group share a byte, and row scales
+            have 16 bits: half of what they take otherwise.
         readings: for "q4", the most bits of a code that each reading of the matrix reads, falling;
             each has scales, zeros and row scales of its own. () is one reading of all bits.
         row_tile: rows of a tile, as the target's layout has it.
@@ -101,13 +77,13 @@ class WeightFormat:
 
     kind: str
     group_size: int = 0
-    planes: tuple[int, int] | None = None
+    planes: tuple[int, ...] | None = None
     slots: int = 0
     compact: bool = False
     row_tile: int = DEFAULT_LAYOUT.row_tile
     readings: tuple[int, ...] = ()
 
-    KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", "q4")
+    KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", *reversed(NESTED))
 
     def __post_init__(self) -> None:
         if self.kind not in self.KINDS:
@@ -118,21 +94,31 @@ class WeightFormat:
             raise InputError(
                 f"unsupported group size (got {self.group_size}, need one of {GROUP_SIZES})"
             )
-        if self.planes and (self.kind != "q4" or not 0 <= self.planes[1] <= self.planes[0]):
-            raise InputError(f"bad planes (got {self.planes}, need P3 >= P4 >= 0 in a q4 format)")
-        if self.slots and (self.kind != "q4" or not 0 <= self.slots < 1 << 16):
+        self._check_planes()
+        if self.slots and not (self.nested and 0 <= self.slots < 1 << 16):
             raise InputError(f"bad outliers (got {self.slots}, need 0 to 65535 in a q4 format)")
-        if self.compact and self.kind != "q4":
-            raise InputError(f"only q4 formats have compact scales (got {self.kind})")
+        if self.compact and not self.nested:
+            raise InputError(f"only nested codes have compact scales (got {self.kind})")
         if self.readings:
             self._check_readings()
         TileLayout(row_tile=self.row_tile)  # refuses what is no tile
+
+    def _check_planes(self) -> None:
+        if self.planes is None:
+            return
+        falling = list(self.planes) == sorted(self.planes, reverse=True) and min(self.planes) >= 0
+        if not self.nested or len(self.planes) != len(self.plane_names) or not falling:
+            need = " >= ".join(f"P{name.removeprefix('plane')}" for name in self.plane_names)
+            raise InputError(
+                f"bad planes (got {self.planes}, need {need or 'none'}{' >= 0' * self.nested} in a "
+                f"{self.kind} format)"
+            )
 
     def _check_readings(self) -> None:
         check_readings(self.readings)
         if self.kind != "q4" or self.slots:
             raise InputError(
-                f"only nested codes without outliers have several readings (got {self.name})"
+                f"only 4-bit codes without outliers have several readings (got {self.name})"
             )
         if self.planes and self.planes[1] and self.most_bits < 4:
             raise InputError(
@@ -142,7 +128,33 @@ class WeightFormat:
     @property
     def quantized(self) -> bool:
         """Whether weights are integer codes with scales."""
-        return self.kind in ("q8", "q4")
+        return self.kind.startswith("q")
+
+    @property
+    def nested(self) -> bool:
+        """Whether codes are stored as planes, so that fewer of their bits can be read."""
+        return self.kind in NESTED
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code, or of a float."""
+        return int(self.kind[1:])
+
+    @property
+    def unit(self) -> int:
+        """A step of codes in the integers that kernels multiply with, and that zeros count."""
+        return 1 << (BYTE_BITS - self.bits) if self.nested else 1
+
+    @property
+    def plane_names(self) -> tuple[str, ...]:
+        """The arrays of bits below the upper two, of each as many groups as `planes` says."""
+        return tuple(f"plane{bit}" for bit in range(3, self.bits + 1)) if self.nested else ()
+
+    def middle(self, bits: int) -> int:
+        """Where a code lies among those that have the same upper `bits`, in units of zeros: what
+        zeros are lowered by where only these bits are read.
+        """
+        return (1 << BYTE_BITS - 1 >> bits) - (1 << BYTE_BITS - 1 >> self.bits)
 
     @property
     def name(self) -> str:
@@ -154,7 +166,7 @@ class WeightFormat:
             return self.kind + suffix
         suffix += "c" if self.compact else ""
         suffix += "r" + "".join(map(str, self.readings)) if self.readings else ""
-        suffix += f"p{self.planes[0]},{self.planes[1]}" if self.planes else ""
+        suffix += f"p{','.join(map(str, self.planes))}" if self.planes else ""
         suffix += f"o{self.slots}" if self.slots else ""
         return f"{self.kind}g{self.group_size}{suffix}"
 
@@ -165,12 +177,13 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        parts = r"(f32|f16|q8|q4)(?:g(\d+))?(?:t(\d+))?(c)?(?:r(\d+))?(?:p(\d+),(\d+))?(?:o(\d+))?"
+        kinds = "|".join(cls.KINDS)
+        parts = rf"({kinds})(?:g(\d+))?(?:t(\d+))?(c)?(?:r(\d+))?(?:p(\d+(?:,\d+)*))?(?:o(\d+))?"
         match = re.fullmatch(parts, name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
-        kind, group, tile, compact, readings, plane3, plane4, slots = match.groups()
-        planes = (int(plane3), int(plane4)) if plane3 else None
+        kind, group, tile, compact, readings, counts, slots = match.groups()
+        planes = tuple(map(int, counts.split(","))) if counts else None
         tile = int(tile or DEFAULT_LAYOUT.row_tile)
         caps = tuple(map(int, readings or ""))
         return cls(kind, int(group or 0), planes, int(slots or 0), bool(compact), tile, caps)
@@ -182,7 +195,7 @@ class WeightFormat:
 
     @property
     def zeros(self) -> Ladder:
-        """The zeros of a "q4" format that can be stored, in eighths of a step."""
+        """The zeros of nested codes that can be stored, in parts of a step (`unit`)."""
         return COMPACT_ZEROS if self.compact else ZEROS
 
     @property
@@ -203,7 +216,7 @@ class WeightFormat:
     @property
     def most_bits(self) -> int:
         """Of a code of a nested format: those of the first reading."""
-        return self.readings[0] if self.readings else BITS[0]
+        return self.readings[0] if self.readings else self.bits
 
     @property
     def reading_count(self) -> int:
@@ -218,31 +231,32 @@ class WeightFormat:
         """Kp: the input channels with the padding of the last group."""
         return self.groups(in_features) * self.group_size if self.quantized else in_features
 
-    def plane_groups(self, in_features: int) -> tuple[int, int]:
-        """(P3, P4): how many leading groups have the third and the fourth bit stored.
+    def plane_groups(self, in_features: int) -> tuple[int, ...]:
+        """(P3, P4, ...): how many leading groups have the third, fourth, ... bit stored.
 
         Raises:
             InputError: when the matrix has fewer groups.
         """
         groups = self.groups(in_features)
-        plane3, plane4 = self.planes or (groups, groups * (self.most_bits >= 4))
-        if plane3 > groups:
+        whole = (groups * (bit <= self.most_bits) for bit in range(3, self.bits + 1))
+        planes = self.planes or tuple(whole if self.nested else ())
+        if planes and planes[0] > groups:
             raise InputError(
                 f"format {self.name} has too many planes "
-                f"(got P3 = {plane3}, need at most the {groups} groups of K = {in_features})"
+                f"(got P3 = {planes[0]}, need at most the {groups} groups of K = {in_features})"
             )
-        return plane3, plane4
+        return planes
 
-    def bounds(self, in_features: int, reading: int = 0) -> tuple[int, int]:
-        """(n3, n4): how many leading groups a reading reads the third and the fourth bit of."""
-        bits = self.readings[reading] if self.readings else BITS[0]
-        plane3, plane4 = self.plane_groups(in_features)
-        return plane3 * (bits >= 3), plane4 * (bits >= 4)
+    def bounds(self, in_features: int, reading: int = 0) -> tuple[int, ...]:
+        """(n3, n4, ...): how many leading groups a reading reads the third, fourth, ... bit of."""
+        most = self.readings[reading] if self.readings else self.bits
+        counts = self.plane_groups(in_features)
+        return tuple(count * (bit <= most) for bit, count in enumerate(counts, start=3))
 
     def group_bits(self, in_features: int, reading: int = 0) -> list[int]:
         """Bits that a reading reads of the codes of each group of a nested format, in order."""
-        n3, n4 = self.bounds(in_features, reading)
-        return [2 + (g < n3) + (g < n4) for g in range(self.groups(in_features))]
+        bounds = self.bounds(in_features, reading)
+        return [2 + sum(g < n for n in bounds) for g in range(self.groups(in_features))]
 
     def tiles(self, rows: int) -> int:
         """Row tiles T of a matrix with N = `rows`; the last one may be padded."""
@@ -261,12 +275,11 @@ class WeightFormat:
         if self.kind == "q8":
             codes = Array("codes", "int8", (tiles, groups, size // 4, self.row_tile, 4))
             return (codes, *self._scale_arrays(tiles, groups))
-        plane3, plane4 = self.plane_groups(in_features)
         chunk = self.row_tile * 4  # bytes: 4 channels of every row of the tile
+        stored = zip(self.plane_names, self.plane_groups(in_features), strict=True)
         return (
             Array("base", "uint8", (tiles, groups, size // 16, chunk)),
-            Array("plane3", "uint8", (tiles, plane3, size // 32, chunk)),
-            Array("plane4", "uint8", (tiles, plane4, size // 32, chunk)),
+            *(Array(name, "uint8", (tiles, count, size // 32, chunk)) for name, count in stored),
             *self._scale_arrays(tiles, groups),
             *self._outlier_arrays(tiles, in_features),
             *(
@@ -285,7 +298,7 @@ class WeightFormat:
         if self.compact:
             row_scale = Array("row_scale", "uint16", (tiles * self.row_tile,))
             return Array("scale_zero", "uint8", shape), row_scale
-        zero = [Array("zero", "int8", shape)] if self.kind == "q4" else []
+        zero = [Array("zero", "int8", shape)] if self.nested else []
         row_scale = Array("row_scale", "float32", (tiles * self.row_tile,))
         return (Array("scale", "uint8", shape), *zero, row_scale)
 
@@ -309,18 +322,17 @@ class WeightFormat:
         """Bytes of all arrays of a packed W[N, K]."""
         return sum(array.nbytes for array in self.arrays(out_features, in_features))
 
-    def bytes_read(self, out_features: int, in_features: int, level: tuple[int, int]) -> int:
-        """Bytes that one pass over the matrix reads at the level (n3, n4), in any reading.
+    def bytes_read(self, out_features: int, in_features: int, level: tuple[int, ...]) -> int:
+        """Bytes that one pass over the matrix reads at the level (n3, n4, ...), in any reading.
 
         Outliers count as a whole, or not at all where nothing is read at 2 bits.
         """
-        total = 0
+        total, read = 0, dict(zip(self.plane_names, level, strict=True))
         for array in self.of_one_reading.arrays(out_features, in_features):
             if array.name.startswith("outlier") and level[0] == self.groups(in_features):
                 continue
-            if array.name in ("plane3", "plane4") and array.shape[1]:
-                used = level[0] if array.name == "plane3" else level[1]
-                total += array.nbytes // array.shape[1] * used
+            if array.name in read:
+                total += array.nbytes // max(array.shape[1], 1) * read[array.name]
             else:
                 total += array.nbytes
         return total
@@ -349,14 +361,14 @@ def check_readings(readings: Sequence[int]) -> None:
 def format_for_bits(
     bits: str | int, group_size: int = 32, layout: TileLayout = DEFAULT_LAYOUT
 ) -> WeightFormat:
-    """The format that the user's `--bits` means: f32, f16, 8 or 4.
+    """The format that so many bits mean: f32, f16, 8, 6, 5 or 4.
 
     Raises:
         InputError: for any other value.
     """
-    kinds = {"f32": "f32", "f16": "f16", "8": "q8", "4": "q4"}
+    kinds = {kind.removeprefix("q"): kind for kind in WeightFormat.KINDS}
     kind = kinds.get(str(bits))
     if kind is None:
         raise InputError(f"unknown bits (got {bits!r}, need one of {', '.join(kinds)})")
-    group = group_size if kind in ("q8", "q4") else 0
+    group = group_size if kind.startswith("q") else 0
     return WeightFormat(kind, group, row_tile=layout.row_tile)

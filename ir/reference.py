@@ -6,7 +6,8 @@ two-level scales follow arXiv 2311.16442 (section 3.1, second-order quantization
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError
-from .formats import SCALE_STEPS, Ladder, WeightFormat, at_reading
+from .formats import BYTE_BITS, WeightFormat, at_reading
+from .ladders import SCALE_STEPS, Ladder
 from .outliers import Outliers, pack_outliers, unpack_outliers
 
 Arrays = dict[str, NDArray]
 ROWS = 4096
 """Rows of a matrix that are worked on at a time, in whole tiles: heads have a hundred thousand."""
-STEP = 8  # one code step in units of the zero point: 1 << CODE_SHIFT
 
 
 class Scales(NamedTuple):
@@ -36,11 +37,11 @@ class Quantized:
     """Integer codes of W[N, K] before packing; Kp is K padded to whole groups of g.
 
     Attributes:
-        codes: int8 [N, Kp]; 0..15 for "q4", -127..127 for "q8".
+        codes: int8 [N, Kp]; nested codes 0..15, 31 or 63, those of "q8" -127..127.
         scale: uint8 [N, G], 1..255; of `fmt.scales`.
-        zero: int8 [N, G] in eighths of a code step ("q4"; all 0 for "q8"); of `fmt.zeros`.
+        zero: int8 [N, G] in parts of a code step (`fmt.unit`), of `fmt.zeros`; all 0 for "q8".
         row_scale: float32 [N]; in compact formats the lower 16 bits are 0.
-        outliers: what is added where groups are read at 2 bits ("q4").
+        outliers: what is added where groups are read at 2 bits (nested codes).
         lower: scales and zeros of the readings after the first.
     """
 
@@ -165,7 +166,7 @@ def group_scale(q: Quantized) -> NDArray[np.float32]:
 
 
 def quantize(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
-    """Round W[N, K] to the nearest code: min-max range for "q4", absolute maximum for "q8".
+    """Round W[N, K] to the nearest code: by the range of nested codes, by the largest for "q8".
 
     All readings have the scales of the first: what they cut off is read as its middle.
     A few thousand rows at a time, so that tables and heads need little memory beside themselves.
@@ -178,60 +179,56 @@ def _quantize_rows(weight: NDArray[np.float32], fmt: WeightFormat) -> Quantized:
     padded = pad_columns(np.asarray(weight, np.float32), fmt)
     rows, columns = padded.shape
     grouped = padded.reshape(rows, columns // fmt.group_size, fmt.group_size)
-    if fmt.kind == "q8":
-        step = np.maximum(grouped.max(-1), -grouped.min(-1)) / 127
-        low = np.zeros_like(step)
+    low, high = np.minimum(grouped.min(-1), 0), np.maximum(grouped.max(-1), 0)
+    last = (1 << fmt.bits) - 1 if fmt.nested else 127
+    if fmt.nested:
+        above, below = last - fmt.zeros.first / fmt.unit, fmt.zeros.last / fmt.unit
+        step = np.maximum((high - low) / last, np.maximum(high / above, -low / below))
     else:
-        low, high = np.minimum(grouped.min(-1), 0), np.maximum(grouped.max(-1), 0)
-        first, last = fmt.zeros.first / STEP, fmt.zeros.last / STEP
-        step = np.maximum((high - low) / 15, np.maximum(high / (15 - first), -low / last))
+        step = np.maximum(high, -low) / last
     scale, row_scale = two_level_scale(step, fmt)
     exact = row_scale[:, None] * (scale.astype(np.float32) / SCALE_STEPS)
     inverse = np.divide(1.0, exact, out=np.zeros_like(exact), where=exact > 0)
-    zero = np.zeros_like(low)
-    if fmt.kind == "q4":
-        zero = np.minimum(_nearest_rung(-low * inverse * STEP, fmt.zeros), 15 * STEP)
-    grouped = grouped * inverse[:, :, None]
-    if fmt.kind == "q4":
-        grouped += zero[:, :, None] / STEP
-    limits = (-127, 127) if fmt.kind == "q8" else (0, 15)
-    codes = np.clip(np.rint(grouped, out=grouped), *limits).astype(np.int8)
+    grouped, zero = grouped * inverse[:, :, None], np.zeros_like(low)
+    if fmt.nested:
+        zero = np.minimum(_nearest_rung(-low * inverse * fmt.unit, fmt.zeros), last * fmt.unit)
+        grouped += zero[:, :, None] / fmt.unit
+    codes = np.clip(np.rint(grouped, out=grouped), 0 if fmt.nested else -last, last)
+    codes = codes.astype(np.int8).reshape(rows, columns)
     scales = Scales(scale, zero.astype(np.int8), row_scale)
-    lower = (scales,) * (fmt.reading_count - 1)
-    return Quantized(codes.reshape(rows, columns), *scales, lower=lower)
+    return Quantized(codes, *scales, lower=(scales,) * (fmt.reading_count - 1))
 
 
 def reading(
-    q: Quantized, fmt: WeightFormat, level: tuple[int, int] | None
+    q: Quantized, fmt: WeightFormat, level: tuple[int, ...] | None
 ) -> tuple[NDArray, NDArray]:
-    """Codes and zeros in eighths as the kernel reads them at a level (n3, n4).
+    """Codes and zeros as the kernel reads them at a level (n3, n4, ...).
 
     Returns:
-        int32 [N, G, g] (8q with the bits that the level does not read cut off) and int32 [N, G].
+        int32 [N, G, g] (`fmt.unit` times the codes, with the bits that the level does not read cut
+        off) and int32 [N, G].
     """
     rows, columns = q.codes.shape
     groups = columns // fmt.group_size
     codes = q.codes.reshape(rows, groups, fmt.group_size).astype(np.int32)
     zero = q.zero.astype(np.int32)
-    if fmt.kind == "q8":
-        return codes, zero
-    n3, n4 = level if level is not None else fmt.plane_groups(columns)
-    codes[:, n4:] &= ~1
-    codes[:, n3:] &= ~3
-    zero = zero.copy()
-    zero[:, n4:n3] -= STEP // 2  # the middle of the bit that was cut off
-    zero[:, n3:] -= STEP * 3 // 2
-    return codes * STEP, zero
+    if fmt.nested:
+        codes, zero = codes * fmt.unit, zero.copy()
+        ends = [groups, *(fmt.plane_groups(columns) if level is None else level), 0]
+        for bits, (end, start) in enumerate(itertools.pairwise(ends), start=2):
+            codes[:, start:end] &= -1 << BYTE_BITS - bits
+            zero[:, start:end] -= fmt.middle(bits)
+    return codes, zero
 
 
 def dequantize(
     q: Quantized,
     fmt: WeightFormat,
     in_features: int,
-    level: tuple[int, int] | None = None,
+    level: tuple[int, ...] | None = None,
     at: int = 0,
 ) -> NDArray[np.float32]:
-    """The float32 [N, K] matrix that the codes stand for at a level (n3, n4).
+    """The float32 [N, K] matrix that the codes stand for at a level (n3, n4, ...).
 
     Args:
         level: by default all bits of the reading.
@@ -240,8 +237,7 @@ def dequantize(
     q = q.at(at)
     level = fmt.bounds(in_features, at) if level is None else level
     codes, zero = reading(q, fmt, level)
-    unit = STEP if fmt.kind == "q4" else 1
-    values = (codes - zero[:, :, None]) * (group_scale(q) / unit)[:, :, None]
+    values = (codes - zero[:, :, None]) * (group_scale(q) / fmt.unit)[:, :, None]
     matrix: NDArray[np.float32] = values.reshape(q.codes.shape).astype(np.float32, copy=False)
     if q.outliers is not None:
         q.outliers.add_to(matrix, level[0] * fmt.group_size)
@@ -284,14 +280,22 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
         codes = steps.view(np.int8).reshape(*steps.shape[:3], fmt.row_tile, 4)
         return {"codes": codes, **_pack_scales(q, fmt)}
     rows, columns = q.codes.shape
-    plane3, plane4 = fmt.plane_groups(columns)
+    planes = {
+        name: _plane((steps[:, :count] >> np.uint8(bit)) & 1, 1)
+        for name, count, bit in _planes(fmt, columns)
+    }
     return {
-        "base": _plane(steps >> 2, 2),
-        "plane3": _plane((steps[:, :plane3] >> 1) & 1, 1),
-        "plane4": _plane(steps[:, :plane4] & 1, 1),
+        "base": _plane(steps >> np.uint8(fmt.bits - 2), 2),
+        **planes,
         **_pack_scales(q, fmt),
         **pack_outliers(q.outliers, fmt, rows, fmt.groups(columns)),
     }
+
+
+def _planes(fmt: WeightFormat, columns: int) -> Iterator[tuple[str, int, int]]:
+    """Name, groups and bit of the code of each plane."""
+    bits = range(fmt.bits - 3, -1, -1)
+    return zip(fmt.plane_names, fmt.plane_groups(columns), bits, strict=True)
 
 
 def _pack_scales(q: Quantized, fmt: WeightFormat) -> Arrays:
@@ -307,7 +311,7 @@ def _pack_reading(scales: Scales, fmt: WeightFormat) -> Arrays:
     """The arrays of one reading, by their names in the first."""
     row_scale = _tiles(scales.row_scale, fmt).reshape(-1)
     if not fmt.compact:
-        zeros = {"zero": _by_group(scales.zero, fmt)} if fmt.kind == "q4" else {}
+        zeros = {"zero": _by_group(scales.zero, fmt)} if fmt.nested else {}
         return {"scale": _by_group(scales.scale, fmt), **zeros, "row_scale": row_scale}
     low, high = (
         ((x.astype(np.int32) - ladder.first) // ladder.step).astype(np.uint8)
@@ -336,8 +340,8 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
     if fmt.kind == "q8":
         codes = arrays["codes"].reshape(*arrays["codes"].shape[:3], fmt.row_tile * 4)
     else:
-        codes = _unplane(arrays["base"], 2) << np.uint8(2)
-        for name, bit in (("plane3", 1), ("plane4", 0)):
+        codes = _unplane(arrays["base"], 2) << np.uint8(fmt.bits - 2)
+        for bit, name in enumerate(reversed(fmt.plane_names)):
             plane = _unplane(arrays[name], 1)
             codes[:, : plane.shape[1]] |= plane << np.uint8(bit)
         codes = codes.view(np.int8)

@@ -16,8 +16,8 @@ BITS_FOR_FINE_SCALES = 4.5
 BITS_WITHOUT_TUNING = 4.0
 """From here on tuning takes off perplexity and adds divergence on other text: not by default."""
 DEFAULT_TEXT = "self"
-EMBEDDING_BITS = (8, 4)
-"""What tables of tokens and output heads can have beside 8- or 4-bit matrices."""
+EMBEDDING_BITS = (8, 6, 5, 4)
+"""What tables of tokens and output heads can have beside matrices of codes."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Budget:
     """One of three ways to say it: a format for all weights, bits on average, or a size.
 
     Attributes:
-        bits: "f32", "f16", 8 or 4.
+        bits: "f32", "f16", 8, 6, 5 or 4.
         average_bits: of the linears, scales and all; 0 when not given.
         size_mb: megabytes of all weights; 0 when not given.
         group_size: input channels that share a scale.
@@ -63,13 +63,13 @@ class Budget:
         quantized = format_for_bits(bits, size).quantized
         if embedding_bits is not None and embedding_bits not in EMBEDDING_BITS:
             raise InputError(
-                f"embedding tables can have {' or '.join(map(str, EMBEDDING_BITS))} bits "
+                f"embedding tables can have {', '.join(map(str, EMBEDDING_BITS))} bits "
                 f"(got {embedding_bits})"
             )
         if embedding_bits is not None and not quantized:
             raise InputError(
                 f"embedding tables follow the rest where weights are floats (got bits {bits!r})",
-                hint="leave --embedding-bits out, or give --bits 8 or --bits 4",
+                hint="leave --embedding-bits out, or give --bits 8, 6, 5 or 4",
             )
         return cls(bits, average_bits or 0.0, size_mb or 0.0, size, embedding_bits or 8)
 
@@ -98,7 +98,7 @@ class Budget:
         if not format_for_bits(self.bits, self.group_size).quantized:
             raise InputError(
                 f"there is nothing to calibrate in float weights (got bits {self.bits!r}, "
-                "need 8 or 4)"
+                "need 8, 6, 5 or 4)"
             )
         return [calibrate] if isinstance(calibrate, str | Path) else list(calibrate)
 

@@ -17,7 +17,7 @@ from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
 from morendo.usage import whole_number
 
-_BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", "8": 8, "4": 4}
+_BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", **{str(n): n for n in (8, 6, 5, 4)}}
 
 _DESCRIPTION = """\
 Compile a model for a target and write an artifact: a directory with the weights, the machine code,
@@ -125,7 +125,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=EMBEDDING_BITS,
         help="of the table of tokens and the output head, most of a small model with a large "
-        "vocabulary (default: 8); 4 are best with a text",
+        "vocabulary (default: 8); less than 8 can be lowered by --level, 4 are best with a text",
     )
     parser.add_argument(
         "--calibrate",

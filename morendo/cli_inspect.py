@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from morendo.ir.formats import NESTED
 from morendo.ir.printable import printable
 from morendo.terminal import paint, size, table
 
@@ -112,11 +114,11 @@ def _average(parts: list[dict[str, Any]]) -> float:
 
 def _is_budgeted(part: dict[str, Any]) -> bool:
     orders = part["format"] == "u16"
-    return part.get("budgeted", orders or part["format"].startswith("q4"))
+    return part.get("budgeted", orders or part["format"].startswith(NESTED))
 
 
 _MATRIX_HEADER = (
-    "weight", "shape", "4 bit", "3 bit", "2 bit", "outliers", "bits",
+    "weight", "shape", "6 bit", "5 bit", "4 bit", "3 bit", "2 bit", "outliers", "bits",
     "all bits", "these bits", "kept",
 )  # fmt: skip
 
@@ -136,8 +138,8 @@ def _matrices(artifact: Path) -> str:
             hint="compile it again",
         ) from None
     notes = [
-        "4, 3 and 2 bit: groups of input channels stored with so many. The last three: part of the",
-        "output that is lost on the calibration text, rounded to nearest with 4 (or 8) bits in all",
+        "6 to 2 bit: groups of input channels stored with so many. The last three: part of the",
+        "output that is lost on the calibration text, rounded to nearest with all bits in all",
         "groups, with the bits that they have, and as calibrate-weights rounded them; - where the",
         "matrix was not calibrated.",
     ]
@@ -148,10 +150,11 @@ def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
     from morendo.ir.formats import WeightFormat
 
     fmt, columns = WeightFormat.parse(entry["format"]), entry["columns"]
-    groups: tuple[str | int, ...] = (fmt.name, "", "")
-    if fmt.kind == "q4":
-        plane3, plane4 = fmt.plane_groups(columns)
-        groups = (plane4, plane3 - plane4, fmt.groups(columns) - plane3)
+    groups: tuple[str | int, ...] = (fmt.name, "", "", "", "")
+    if fmt.nested:
+        ends = [fmt.groups(columns), *fmt.plane_groups(columns), 0]
+        counts = [end - above for end, above in itertools.pairwise(ends)]
+        groups = (*("" for _ in groups[len(counts) :]), *reversed(counts))
     bits = f"{8 * entry['nbytes'] / (sum(entry['rows']) * columns):.2f}"
     found: list[tuple[str | int, ...]] = []
     for name, rows, figures in zip(entry["names"], entry["rows"], entry["figures"], strict=True):

@@ -29,6 +29,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
+from morendo.ir.formats import NESTED
 from morendo.ir.schema import mismatch
 from morendo.kept_codes import calibration_key, kept_codes
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
@@ -72,13 +73,13 @@ def compile(
     Args:
         model: Hugging Face directory, hub id, .gguf or .onnx file.
         target: a name of `morendo targets`; "native" is this machine's CPU.
-        bits: format of the weights: "f32", "f16", 8 or 4.
+        bits: format of the weights: "f32", "f16", 8, 6, 5 or 4.
         out: the artifact's directory; by default named after model, target and bits.
         average_bits: instead of 4 bits everywhere, 2, 3 or 4 for each group of a linear's input
             channels so that this many are used on average, with scales and all: about 2.3 to 4.6.
         size_mb: the same for megabytes (10^6 bytes) of all weights.
         group_size: input channels that share a scale, 32, 64 or 128; by default 32.
-        embedding_bits: of the table of tokens and the output head, 8 or 4; by default 8.
+        embedding_bits: of the table of tokens and the output head, 8, 6, 5 or 4; by default 8.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
@@ -329,7 +330,7 @@ def _summarize(program: Program) -> list[WeightSummary]:
         summary.pieces += 1
         summary.weights += part.weights
         summary.bytes += part.nbytes
-        nested = part.format.startswith("q4") and part.name not in program.heads
+        nested = part.format.startswith(NESTED) and part.name not in program.heads
         summary.budgeted = nested or part.format == "u16"
     return sorted(summaries.values(), key=lambda s: -s.bytes)
 

@@ -30,7 +30,7 @@ def promotable_in(module: tvm.IRModule) -> Callable[[dict[str, Any]], bool]:
     """
     others = head_weights(module)
     return lambda attrs: (
-        WeightFormat.parse(attrs["format"]).kind == "q4" and attrs["weight"] not in others
+        WeightFormat.parse(attrs["format"]).nested and attrs["weight"] not in others
     )
 
 

@@ -28,8 +28,8 @@ class QuantizeWeights(Pass):
     Round to nearest with a min-max range for each row and group, in the target's tiles. The
     embedding table and the output head (the linear that the result comes from) get `head_bits`: a
     token's row is read alone, and errors of the head are not averaged by later layers. Tables of
-    positions, which are small, get 8 bits where `head_bits` is 4. With bits f32 or f16 the head
-    follows the rest. `compact` gives 4-bit matrices 4-bit scales and zeros instead of 8-bit ones.
+    positions, which are small, get 8 bits where `head_bits` are less. With bits f32 or f16 the head
+    follows the rest. `compact` gives nested codes 4-bit scales and zeros instead of 8-bit ones.
     Does not fire on weights of generic ops, which stay float32.
 
     Source: nested 2/3/4-bit codes with second-order scales as in arXiv 2311.16442.
@@ -59,15 +59,17 @@ class QuantizeWeights(Pass):
                 format_for_bits(bits, size)
             except InputError as error:
                 raise InputError(f"{self.name}: option {option}: {error.message}") from None
-        if self.compact and self.bits != "4":
-            raise InputError(f"{self.name}: only 4-bit scales are compact (got {self.spec})")
+        if self.compact and not format_for_bits(self.bits, group).nested:
+            raise InputError(
+                f"{self.name}: only nested codes have compact scales (got {self.spec})"
+            )
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         size, layout = self.group_size, context.layout
         body = replace(format_for_bits(self.bits, size, layout), compact=self.compact)
         head = format_for_bits(self.head_bits, size, layout) if body.quantized else body
-        head = replace(head, compact=self.compact and head.kind == "q4")
-        positions = format_for_bits(8, size, layout) if head.kind == "q4" else head
+        head = replace(head, compact=self.compact and head.nested)
+        positions = format_for_bits(8, size, layout) if head.nested else head
         heads, position_tables = head_weights(module), _position_tables(module)
 
         def visit(_: Any, var: relax.Var, value: Any) -> Any:

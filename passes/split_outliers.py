@@ -90,6 +90,6 @@ def outlier_slots(fmt: WeightFormat, rows: int, columns: int, fraction: float) -
 
 
 def _channels_at_2_bits(fmt: WeightFormat, columns: int) -> int:
-    if fmt.kind != "q4":
+    if not fmt.nested:
         return 0
     return max(columns - fmt.plane_groups(columns)[0] * fmt.group_size, 0)

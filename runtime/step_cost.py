@@ -41,7 +41,7 @@ def weights_read(plan: Plan, step: Step, level: int) -> dict[int, int]:
     indexes = [i for i in found if i is not None and plan.tensors[i].space == "weights"]
     read = {index: plan.tensors[index].byte_size(1) for index in indexes}
     bounds = [arg.values[level] for arg in step.args if isinstance(arg, Level)]
-    # A kernel with precision levels takes base, plane3, plane4, ... and reads n3 and n4 groups of
+    # A kernel with precision levels takes base, plane3, plane4, ... and reads n3, n4, ... groups of
     # the planes, whose second axis is the group. Outliers are its only tensors with two axes.
     for index, groups in zip(indexes[1:], bounds, strict=False):
         stored = plan.tensors[index].dims[1]

@@ -25,7 +25,7 @@ from morendo.ir.weight_views import parse_view
 from morendo.runtime.artifact import WEIGHT_LIST, WEIGHTS, read_plan, read_weight_list
 
 _ROWS = 4096  # of a matrix at a time: numpy computes in float64
-Bounds = tuple[int, int] | None  # (n3, n4); None reads all bits
+Bounds = tuple[int, ...] | None  # (n3, n4, ...); None reads all bits
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StoredMatrix:
         matrix: what lies there.
         offsets: bytes from the start of the file, one for each array of the format.
         order: where the order of its channels starts, None when it is the model's.
-        linear: (n3, n4) at every level where a linear reads it, () where none does.
+        linear: (n3, n4, ...) at every level where a linear reads it, () where none does.
         embedding: whether rows of it are embeddings; those are always read with all bits.
     """
 
@@ -102,7 +102,7 @@ def _stored(entry: dict[str, Any], uses: dict[int, list[_Use]]) -> StoredMatrix:
 
 @dataclass(frozen=True)
 class _Use:
-    """How a step reads a matrix: (n3, n4) at every level, or rows of it as embeddings."""
+    """How a step reads a matrix: (n3, n4, ...) at every level, or rows of it as embeddings."""
 
     embedding: bool
     bounds: tuple[Bounds, ...]

@@ -155,7 +155,7 @@ def _losses(groups: torch.Tensor, importance: torch.Tensor, fmt: WeightFormat) -
     weights = importance.T[:, :, None].expand(size, count, rows).reshape(size, -1)
     losses = torch.zeros(len(BITS), count, dtype=torch.float64)
     for index, bits in enumerate(BITS):
-        grid = Grid(bits, fmt.scales, fmt.zeros)
+        grid = Grid(bits, fmt.scales, fmt.zeros, fmt.bits)
         row_scale = grid.range(groups, 1)[0].amax(0).repeat(count)
         fit = fit_group(weight, weights, row_scale, grid)
         error = (fit.value(fit.round(weight)) - weight).square_().mul_(weights)

@@ -58,7 +58,7 @@ def round_with_feedback(
     Args:
         weight: float32 [N, K], columns as they are stored.
         hessian: float32 [K, K], X'X of the inputs; rows of dead channels are 0.
-        fmt: "q4" with any planes, or "q8".
+        fmt: nested with any planes, or "q8".
         where: for messages.
 
     Raises:
@@ -98,10 +98,10 @@ def padded_moments(hessian: torch.Tensor, fmt: WeightFormat, options: Feedback) 
 
 def reading_grids(fmt: WeightFormat, in_features: int, reading: int = 0) -> list[Grid]:
     """What the groups of a matrix can hold as a reading sees them, in storage order."""
-    if fmt.kind == "q8":
-        return [Grid(8)] * fmt.groups(in_features)
+    if not fmt.nested:
+        return [Grid(fmt.bits)] * fmt.groups(in_features)
     bits = fmt.group_bits(in_features, reading)
-    return [Grid(each, fmt.scales, fmt.zeros) for each in bits]
+    return [Grid(each, fmt.scales, fmt.zeros, fmt.bits) for each in bits]
 
 
 def rounding_order(diagonal: torch.Tensor, group: int, order: str) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Scale and zero of one group of columns, by search on the weighted error.
 
-Every candidate is one that the format can store (scale in 255ths of the row's, zero in eighths of
+Every candidate is one that the format can store (scale in 255ths of the row's, zero in parts of
 a step), so what is compared is what the kernels will read. All pairs of a shrunken range, as in
 arXiv 2206.01861 and others, and a moved middle are tried: the error as a function of both has many
 valleys. Least squares on the codes found come last.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from morendo.ir.formats import SCALE_STEPS, SCALES, ZEROS, Ladder
-from morendo.ir.reference import STEP
+from morendo.ir.formats import BYTE_BITS
+from morendo.ir.ladders import SCALE_STEPS, SCALES, ZEROS, Ladder
 
 ROUNDS = 2  # of least squares
 SHRINKS = 8
@@ -21,7 +21,7 @@ SHRINKS = 8
 SHRINK = 0.05
 MOVES = 4
 """Zeros that are tried on either side of the one that puts the range in the middle,"""
-MOVE = 3  # eighths of a step, from one to the next
+MOVE = 3  # units of zeros, from one to the next: the same part of the range for any bits
 _CACHED = 1 << 19  # numbers
 
 
@@ -36,19 +36,21 @@ class Grid:
     """The values that a group of one precision can hold: (spacing * code + middle - zero) * step.
 
     Attributes:
-        bits: 8, or 4, 3, 2 for the nested codes; those of fewer bits are codes of 4 bits, every
-            `spacing`-th of them, read in the `middle` of what is cut off.
+        bits: 8, or 2 to 6 for nested codes; those of fewer bits than the format's are every
+            `spacing`-th of its codes, read in the `middle` of what is cut off.
         scales, zeros: what can be stored of them.
+        whole: bits of the format's nested codes.
     """
 
     bits: int
     scales: Ladder = SCALES
     zeros: Ladder = ZEROS
+    whole: int = 4
 
     @property
     def nested(self) -> bool:
         """Unsigned codes with a zero, else signed ones without."""
-        return self.bits <= 4
+        return self.bits <= self.whole
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -58,7 +60,12 @@ class Grid:
     @property
     def spacing(self) -> int:
         """Steps of the format between two codes."""
-        return 1 << (4 - self.bits) if self.nested else 1
+        return 1 << (self.whole - self.bits) if self.nested else 1
+
+    @property
+    def unit(self) -> int:
+        """What zeros count of a step, as `WeightFormat.unit`."""
+        return 1 << (BYTE_BITS - self.whole)
 
     @property
     def middle(self) -> float:
@@ -74,8 +81,8 @@ class Grid:
         if not self.nested:
             return torch.maximum(high, -low) / 127, torch.zeros_like(low)
         top = self.limits[1] * self.spacing
-        above = top + self.middle - self.zeros.first / STEP
-        below = self.zeros.last / STEP - self.middle
+        above = top + self.middle - self.zeros.first / self.unit
+        below = self.zeros.last / self.unit - self.middle
         return torch.maximum((high - low) / top, torch.maximum(high / above, -low / below)), low
 
     @property
@@ -93,7 +100,7 @@ class Grid:
         code = self.code_of(step, row_scale)
         exact = row_scale * (code / SCALE_STEPS)
         inverse = torch.where(exact > 0, 1 / exact, 0.0)
-        zero = nearest((self.middle - low * inverse) * STEP, self.zeros)
+        zero = nearest((self.middle - low * inverse) * self.unit, self.zeros)
         return GroupFit(self, code, zero if self.nested else torch.zeros_like(zero), exact)
 
 
@@ -104,7 +111,7 @@ class GroupFit:
     Attributes:
         grid: of the group's precision.
         code: float32 [N], whole numbers of the grid's scales.
-        zero: float32 [N], whole numbers of eighths of a step, of the grid's zeros.
+        zero: float32 [N], whole numbers of the grid's zeros, of which `unit` are a step.
         step: float32 [N], row_scale * code / 255.
     """
 
@@ -116,7 +123,7 @@ class GroupFit:
     @property
     def shift(self) -> torch.Tensor:
         """What is added to values in spacings of codes before they are rounded: float32 [N]."""
-        return (self.zero / STEP - self.grid.middle) / self.grid.spacing
+        return (self.zero / self.grid.unit - self.grid.middle) / self.grid.spacing
 
     def round(self, values: torch.Tensor) -> torch.Tensor:
         """Codes of values [..., N]."""
@@ -125,7 +132,7 @@ class GroupFit:
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """What codes [..., N] stand for."""
-        shift = self.zero / STEP - self.grid.middle
+        shift = self.zero / self.grid.unit - self.grid.middle
         return (codes * self.grid.spacing - shift) * self.step
 
     def where(self, mask: torch.Tensor, other: GroupFit) -> GroupFit:
@@ -177,7 +184,7 @@ def _tried_pairs(
         code = nearest(largest - shrink * stride, grid.scales)
         exact = row_scale * (code / SCALE_STEPS)
         inverse = torch.where(exact > 0, 1 / exact, 0.0)
-        centered = nearest((grid.center - (high + low) / 2 * inverse) * STEP, grid.zeros)
+        centered = nearest((grid.center - (high + low) / 2 * inverse) * grid.unit, grid.zeros)
         zeros = (centered + moves).clamp_(grid.zeros.first, grid.zeros.last)
         zeros = zeros if grid.nested else torch.zeros_like(zeros)
         scaled = weight * (inverse / grid.spacing)
@@ -203,7 +210,7 @@ def _errors(
     at_once = max(_CACHED // scaled.numel(), 1)
     for start in range(0, len(zeros), at_once):
         part = zeros[start : start + at_once]
-        shift = ((part / STEP - grid.middle) / grid.spacing)[:, None]
+        shift = ((part / grid.unit - grid.middle) / grid.spacing)[:, None]
         codes = (scaled + shift).round_().clamp_(*grid.limits)
         off = codes.sub_(shift).sub_(scaled).square_()
         if importance.shape[1] == 1:

@@ -38,7 +38,7 @@ def nested_tables(function: relax.Function) -> list[Attrs]:
     for binding in bindings_of(function):
         if op_name(binding.value) == "embedding":
             attrs = attrs_of(binding.value)
-            if WeightFormat.parse(attrs["format"]).kind == "q4":
+            if WeightFormat.parse(attrs["format"]).nested:
                 found[attrs["weight"]] = attrs
     return list(found.values())
 

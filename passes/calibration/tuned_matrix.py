@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from morendo.ir.formats import SCALE_STEPS, WeightFormat
-from morendo.ir.reference import STEP, Quantized, group_scale, reading
+from morendo.ir.formats import WeightFormat
+from morendo.ir.ladders import SCALE_STEPS
+from morendo.ir.reference import Quantized, group_scale, reading
 
 from .error_feedback import reading_grids
 from .fit import nearest
@@ -52,10 +53,9 @@ class TunedMatrix:
     ) -> None:
         self.dtype, self.format = dtype, fmt
         read, zero = reading(codes, fmt, None)
-        nested = fmt.kind == "q4"
-        self.unit = STEP if nested else 1
+        self.unit = fmt.unit
         self.order = None if order is None else torch.from_numpy(order.astype(np.int64))
-        self.codes = torch.from_numpy(read.astype(np.int8))  # [N, G, g], at most 8 * 15 or 127
+        self.codes = torch.from_numpy(read.astype(np.int8))  # [N, G, g], at most 127
         self.zero = torch.from_numpy(zero.astype(np.float32))
         self.middle = torch.from_numpy(codes.zero.astype(np.float32)) - self.zero
         self.scale = torch.from_numpy(codes.scale.astype(np.float32))
@@ -63,11 +63,11 @@ class TunedMatrix:
         self.step = torch.from_numpy(group_scale(codes) / self.unit)
         self.sparse: tuple[torch.Tensor, ...] = ()
         if codes.outliers is not None:
-            plane3, _ = fmt.plane_groups(codes.codes.shape[1])
-            found = codes.outliers.take(codes.outliers.channel >= plane3 * fmt.group_size)
+            first = fmt.plane_groups(codes.codes.shape[1])[0] * fmt.group_size
+            found = codes.outliers.take(codes.outliers.channel >= first)
             self.sparse = tuple(torch.from_numpy(part) for part in vars(found).values())
         self.growth = torch.zeros_like(self.step, requires_grad=True)
-        self.shift = torch.zeros_like(self.step, requires_grad=nested)
+        self.shift = torch.zeros_like(self.step, requires_grad=fmt.nested)
         size = self.dense().square_().mean(-1).sqrt_()
         grids = reading_grids(fmt, codes.codes.shape[1])
         self.spacing = self.step * self.unit * torch.tensor([grid.spacing for grid in grids])

@@ -57,7 +57,7 @@ class DotISA(X86ISA):
 class MultiplyAddISA(X86ISA):
     """Processors without a dot instruction: vpmaddubsw, then vpmaddwd by ones.
 
-    vpmaddubsw saturates at 16 bits: two products of 120 * 127, or of 127 * 127, do not reach it.
+    vpmaddubsw saturates at 16 bits: two products of 127 * 127 do not reach it.
     """
 
     def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:

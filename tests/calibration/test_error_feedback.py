@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import COMPACT_SCALES, COMPACT_ZEROS, SCALE_STEPS, WeightFormat
+from morendo.ir.formats import WeightFormat
+from morendo.ir.ladders import COMPACT_SCALES, COMPACT_ZEROS, SCALE_STEPS
 from morendo.ir.reference import dequantize, pack_quantized, quantize, unpack
 from morendo.passes.calibration import error_feedback
 from morendo.passes.calibration.error_feedback import Feedback, round_with_feedback

@@ -102,6 +102,23 @@ def test_an_artifact_reads_one_table_in_two_ways(tmp_path: Path) -> None:
     assert 3.9 < 8 * sum(p["bytes"] for p in budgeted) / weights <= 4.1
 
 
+@pytest.mark.parametrize("options", [{"embedding_bits": 6}, {"bits": 6, "embedding_bits": 5}])
+def test_heads_of_more_planes_are_read_with_fewer_bits(options: dict, tmp_path: Path) -> None:
+    """At every level the kernels compute what the dequantized reading does in torch."""
+    out = morendo.compile(TINY, out=tmp_path / "out", chunk=32, **options)
+    text = prose(0.6, 0.62)
+    report = evaluate(
+        out, text, reference=TINY, window=128, windows=1, dequantized=True,
+        cached=False,
+    )  # fmt: skip
+    kernels = [row.score.kl_mean for row in report.rows if row.kind == "kernels"]
+    assert len(kernels) == 5 and max(kernels) < 0.01
+    read = [row.bytes_per_token for row in report.rows if row.kind == "artifact"]
+    assert read == sorted(set(read), reverse=True)
+    formats = {part["part"]: part["format"] for part in read_manifest(out)["weights"]}
+    assert formats[TABLE] == f"q{options['embedding_bits']}g32"
+
+
 def test_tables_that_are_no_head(prose_windows, tmp_path: Path) -> None:
     """gpt2: positions keep 8 bits; an untied head of 4 bits is no part of a budget."""
     save_model("gpt2", tmp_path / "gpt2")
@@ -113,23 +130,23 @@ def test_tables_that_are_no_head(prose_windows, tmp_path: Path) -> None:
 def test_embedding_bits_are_checked() -> None:
     assert "head_bits=4" in Budget.of(4, 2.9, None, None, 4).passes(True)
     assert "head_bits" not in Budget.of(4, 2.9, None, None, 8).passes(True)
-    with pytest.raises(InputError, match=r"embedding tables can have 8 or 4 bits \(got 6\)"):
-        Budget.of(4, None, None, None, 6)
+    with pytest.raises(InputError, match=r"embedding tables can have 8, 6, 5, 4 bits \(got 7\)"):
+        Budget.of(4, None, None, None, 7)
     with pytest.raises(InputError, match="follow the rest where weights are floats"):
         Budget.of("f16", None, None, None, 4)
     with pytest.raises(InputError, match=r"not both; write quantize-weights\{head_bits=N\}"):
         morendo.compile("x", passes="normalize", embedding_bits=4)
 
 
-@pytest.mark.parametrize("spec", ["q4g32c", "q8g32", "f16", "q4g32"])
+@pytest.mark.parametrize("spec", ["q4g32c", "q8g32", "f16", "q4g32", "q6g32", "q5g32c"])
 def test_packing_by_rows_is_packing_at_once(spec: str, tmp_path: Path, monkeypatch) -> None:
     fmt = WeightFormat.parse(spec)
     rng = np.random.default_rng(0)
     weights = WeightStore.of({"w": rng.standard_normal((200, 72), np.float32)})
     codes = CodeStore(tmp_path)
-    codes.put("w", fmt, quantize(2 * weights.get("w"), fmt)) if fmt.kind == "q4" else None
+    codes.put("w", fmt, quantize(2 * weights.get("w"), fmt)) if fmt.nested else None
     layout = WeightLayout()
-    layout.matrix(Matrix(("w",), (200,), 72, fmt, calibrated=fmt.kind == "q4"))
+    layout.matrix(Matrix(("w",), (200,), 72, fmt, calibrated=fmt.nested))
     found = []
     for rows in (4096, 64):
         monkeypatch.setattr(packed_matrix, "ROWS", rows)

@@ -31,26 +31,32 @@ def test_a_matrix_alone_falls_by_whole_planes() -> None:
     assert groups_read([DOWN])["down",] == [(48, 20), (48, 0), (48, 0), (0, 0), (0, 0)]
 
 
+def test_lower_planes_of_the_head_go_first() -> None:
+    head = NestedMatrix(("head",), stored=(18,) * 4, sizes=(90,) * 4, head=True)
+    read = groups_read([ATTENTION, GATED, DOWN, head])
+    assert read["head",][:3] == [(18, 18, 18, 18), (18, 18, 0, 0), (18, 0, 0, 0)]
+    assert read["q", "k", "v"][0] == (18, 18)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_bytes_fall_and_stay_within_their_parts(seed: int) -> None:
     rng = np.random.default_rng(seed)
     matrices = []
     for i in range(20):
-        plane3, size = rng.integers(0, 50), rng.integers(1, 1000)
-        stored = int(plane3), int(rng.integers(0, plane3 + 1))
-        sizes = int(stored[0] * size), int(stored[1] * size)
+        size = int(rng.integers(1, 1000))
+        stored = tuple(sorted(map(int, rng.integers(0, 50, 2 + i % 3)), reverse=True))
+        sizes = tuple(count * size for count in stored)
         matrices.append(NestedMatrix((str(i),), stored, sizes, head=False))
     read = groups_read(matrices)
-    totals = [sum(m.sizes[plane] for m in matrices) for plane in range(2)]
-    before = [float("inf")] * 2
+    having = [[m for m in matrices if plane < len(m.sizes)] for plane in range(4)]
+    before = [float("inf")] * 4
     for level, parts in enumerate(LEVELS):
-        bounds = [read[m.weights][level] for m in matrices]
-        assert all(n4 <= n3 for n3, n4 in bounds)
+        bounds = {m.weights: read[m.weights][level] for m in matrices}
+        assert all(list(each) == sorted(each, reverse=True) for each in bounds.values())
         for plane, part in enumerate(parts):
-            used = sum(
-                m.sizes[plane] for m, n in zip(matrices, bounds, strict=True) if n[plane] > 0
-            )
-            largest = max(m.sizes[plane] for m in matrices)
-            assert part * totals[plane] - largest < used <= part * totals[plane]
+            sizes = {m.weights: m.sizes[plane] for m in having[plane]}
+            used = sum(size for name, size in sizes.items() if bounds[name][plane] > 0)
+            total, largest = sum(sizes.values()), max(sizes.values())
+            assert part * total - largest < used <= part * total
             assert used <= before[plane]
             before[plane] = used

@@ -15,7 +15,7 @@ from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.ir import reference
-from morendo.ir.formats import Ladder
+from morendo.ir.ladders import Ladder
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized
 from tests.numerics.kernel_runner import Kernel, compile_function
@@ -62,18 +62,18 @@ class Activations:
 def random_weights(rng: np.random.Generator, spec: LinearSpec) -> Quantized:
     """Codes, scales and zeros over their whole ranges for the packed (padded) rows."""
     rows, columns = spec.tiles * 16, spec.groups * spec.format.group_size
-    low, high = (-127, 128) if spec.format.kind == "q8" else (0, 16)
+    low, high = (-127, 128) if spec.format.kind == "q8" else (0, 1 << spec.format.bits)
     codes = rng.integers(low, high, (rows, columns)).astype(np.int8)
     codes[: rows // 2, :2] = high - 1
     codes[rows // 2 :, :2] = low
-    zeros = spec.format.zeros if spec.format.kind == "q4" else Ladder(0, 0, 1)
+    zeros = spec.format.zeros if spec.format.nested else Ladder(0, 0, 1)
     scale, zero = (
         ladder.first + ladder.step * rng.integers(0, ladder.count, (rows, spec.groups))
         for ladder in (spec.format.scales, zeros)
     )
     row_scale = rng.uniform(0.1, 1.0, rows).astype(np.float32)
     row_scale = reference.stored_row_scale(row_scale, spec.format)
-    zero = np.minimum(zero, 15 * reference.STEP)
+    zero = np.minimum(zero, (high - 1) * spec.format.unit)
     return Quantized(codes, scale.astype(np.uint8), zero.astype(np.int8), row_scale)
 
 
@@ -94,7 +94,7 @@ def exact_scales(
     """The same codes with the least scale everywhere: results are multiples of the integer dot
     products.
     """
-    unit = 2040 if spec.format.kind == "q4" else 255
+    unit = 255 * spec.format.unit
     row_scale = np.full_like(weights.row_scale, unit)
     assert np.all(row_scale * np.float32(1 / unit) == 1)
     scale = np.full_like(weights.scale, spec.format.scales.first)
@@ -103,14 +103,14 @@ def exact_scales(
 
 
 def expected_sums(
-    spec: LinearSpec, weights: Quantized, x: Activations, level: tuple[int, int] | None
+    spec: LinearSpec, weights: Quantized, x: Activations, level: tuple[int, ...] | None
 ) -> NDArray[np.float64]:
     """The product [M, packed rows] in exact integers per group, float64 across groups."""
     codes, zero = reference.reading(weights, spec.format, level)
     by_group = x.codes.reshape(spec.max_tokens, spec.groups, -1).astype(np.int64)
     dots = np.einsum("mgk,ngk->mng", by_group, codes.astype(np.int64))
     dots -= zero[None].astype(np.int64) * x.sums[:, None].astype(np.int64)
-    unit = 2040 if spec.format.kind == "q4" else 255
+    unit = 255 * spec.format.unit
     scales = x.scales[:, None].astype(np.float64) * weights.scale[None] / unit
     sums = (dots * scales).sum(-1) * weights.row_scale
     if weights.outliers is None or level is None:

@@ -29,8 +29,8 @@ ISAS = [*NATIVE, *EMULATED]
 ALL_BUT_ONE_EMULATED = [*NATIVE, *EMULATED[:1]]
 """For outliers and epilogues, which have nothing to do with how an emulated unit multiplies."""
 CASES = [  # every vector unit reads every kind of code; the best one also other groups
-    *((isa, fmt) for isa in ISAS for fmt in ("q4g32", "q4g64", "q4g32c", "q8g32")),
-    *((isa, fmt) for isa in ISAS[:1] for fmt in ("q4g128", "q4g128c", "q8g64")),
+    *((isa, f) for isa in ISAS for f in ("q4g32", "q4g64", "q4g32c", "q6g32", "q8g32")),
+    *((isa, f) for isa in ISAS[:1] for f in ("q4g128", "q4g128c", "q5g32c", "q6g64c", "q8g64")),
 ]
 GATES = [
     *((isa, "silu", fmt) for isa in ALL_BUT_ONE_EMULATED for fmt in ("q4g32", "q4g32c", "q8g32")),
@@ -45,18 +45,22 @@ def label(value) -> str | None:
 
 def stored_formats(spec: LinearSpec) -> list[WeightFormat]:
     """The kernel's format with all planes, some groups of them, and none."""
-    if spec.format.kind != "q4":
+    if not spec.format.nested:
         return [spec.format]
-    groups = spec.groups
+    groups, more = spec.groups, spec.format.bits - 4
     counts = {(groups, groups // 2), (groups * 2 // 3, groups // 3), (groups // 2, 0), (0, 0)}
-    return [spec.format, *(replace(spec.format, planes=pair) for pair in sorted(counts))]
+    stored = sorted((n3, n4, *(n4 // 2, n4 // 3)[:more]) for n3, n4 in counts)
+    return [spec.format, *(replace(spec.format, planes=planes) for planes in stored)]
 
 
-def levels(spec: LinearSpec, fmt: WeightFormat) -> list[tuple[int, int]]:
-    """Levels (n3, n4) that mix all precisions that the planes allow."""
-    n3, n4 = fmt.plane_groups(spec.in_features)
+def levels(spec: LinearSpec, fmt: WeightFormat) -> list[tuple[int, ...]]:
+    """Levels (n3, n4, ...) that mix all precisions that the planes allow."""
+    n3, n4, *more = fmt.plane_groups(spec.in_features)
     mixes = [(n3, n4), (n3, n4 // 2), (n3 // 2, n3 // 3), (n3, 0), (0, 0)]
-    return sorted({(a, min(b, a, n4)) for a, b in mixes}, reverse=True)
+    pairs = {(a, min(b, a, n4)) for a, b in mixes}
+    lower = [(n3, n4, *more), (n3, n4, *(0 for _ in more))]
+    mixed = [(a, b, *(min(b, n) // (2 + i) for i, n in enumerate(more))) for a, b in pairs]
+    return sorted({*lower, *mixed}, reverse=True)
 
 
 SLOTS = 21
@@ -90,7 +94,7 @@ def run_case(
         if damage:
             damage(packed, spec)
         inputs = [x.codes, x.scales, x.sums, *packed.values(), *epilogue]
-        for level in levels(spec, fmt) if fmt.kind == "q4" else [None]:
+        for level in levels(spec, fmt) if fmt.nested else [None]:
             counts = (*level, *fmt.plane_groups(spec.in_features)) if level else ()
             counts += (SLOTS,) if spec.outliers else ()
             y = run_poisoned(run, spec, inputs, tokens, *counts)

@@ -255,7 +255,9 @@ def test_rope_append_kv_is_rope_then_append(isa, max_tokens, tokens, position):
 
 
 @ISAS
-@pytest.mark.parametrize("name", ["f32", "f16", "q8g32", "q4g32", "q4g64", "q4g32c"])
+@pytest.mark.parametrize(
+    "name", ["f32", "f16", "q8g32", "q4g32", "q4g64", "q4g32c", "q5g32c", "q6g32"]
+)
 @pytest.mark.parametrize(("rows", "features"), [(50, 128), (16, 100)])
 def test_embedding_gives_the_dequantized_rows(isa, name, rows, features):
     fmt, table = WeightFormat.parse(name), random(1, rows, features)

@@ -41,7 +41,7 @@ def test_spec_goes_round() -> None:
         ("quantize-weights{group_size=many}", r"group_size has a wrong value \(got 'many'"),
         ("quantize-weights{group_size}", r"group_size has a wrong value \(got ''"),
         ("normalize,", "pass spec ends with a comma"),
-        ("quantize-weights{bits=5}", r"quantize-weights: option bits: unknown bits \(got '5'"),
+        ("quantize-weights{bits=3}", r"quantize-weights: option bits: unknown bits \(got '3'"),
         ("quantize-weights{head_bits=x}", r"quantize-weights: option head_bits: unknown bits"),
         ("quantize-weights{group_size=7}", r"option group_size: .* \(got 7"),
         ("fuse-linears;normalize", "pass spec does not parse"),

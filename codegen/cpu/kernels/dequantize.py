@@ -7,7 +7,8 @@ each plane to the bit position where it belongs, masking, and combining with or.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -22,7 +23,8 @@ from morendo.codegen.cpu.vectors.vector import (
     shift_left,
     splat,
 )
-from morendo.ir.formats import SCALE_STEPS, WeightFormat
+from morendo.ir.formats import WeightFormat
+from morendo.ir.ladders import SCALE_STEPS
 
 from .scales import GroupScales, group_scales
 
@@ -30,9 +32,11 @@ BLOCK = 32
 """Input channels that are fetched together: one byte of a one-bit plane holds 8 steps of 4."""
 STEPS = BLOCK // 4
 
-_BASE_MASK, _LOWER_MASK, _PLANE3_MASK = 0x60, 0x18, 0x10
+_BASE_MASK = 0x60
 _ODD_BITS = 0xAAAAAAAA
-_ZERO_OF_MISSING_BITS = {4: 0, 3: 4, 2: 12}  # eighths of a step: the middle of what is cut off
+
+Level = Sequence[Expr]
+"""(n3, n4, ...): how many groups are read with the third, fourth, ... bit at least."""
 
 
 class CodeReader(Protocol):
@@ -82,13 +86,16 @@ class ByteReader:
 
 @dataclass(frozen=True)
 class PlaneReader:
-    """Nested codes read at 4, 3 or 2 bits; bytes are 8 times the code."""
+    """Nested codes read with some of their bits; bytes are `format.unit` times the code.
+
+    Attributes:
+        planes: those that are read, from plane 3 on.
+    """
 
     isa: VectorISA
-    bits: int
+    format: WeightFormat
     base: Any  # uint8 [T, G, g/16, 4R]
-    plane3: Any  # uint8 [T, P3, g/32, 4R], P3 and P4 known at run time
-    plane4: Any  # uint8 [T, P4, g/32, 4R]
+    planes: Sequence[Any]  # uint8 [T, P, g/32, 4R] each, P known at run time
     scales: GroupScales
     unsigned: bool = True
 
@@ -98,15 +105,13 @@ class PlaneReader:
             return
         for chunk in range(2):
             prefetch(self.base, (tile, group, 2 * block + chunk, ahead))
-        if self.bits >= 3:
-            prefetch(self.plane3, (tile, group, block, ahead // 2))
-        if self.bits >= 4:
-            prefetch(self.plane4, (tile, group, block, ahead // 2))
+        for plane in self.planes:
+            prefetch(plane, (tile, group, block, ahead // 2))
 
     def fetch(self, tile, group, block, half) -> list[Expr]:
         """Two chunks of the base plane, then the lower planes.
 
-        With both lower planes, their bits are first paired up for even steps and for odd steps:
+        Two lower planes have their bits paired up first, for even steps and for odd steps:
         two shifts and two selections here save one shift and one mask in each of the 8 steps.
         """
         lanes = self.isa.lanes
@@ -114,23 +119,26 @@ class PlaneReader:
         chunks = [
             load_words(self.base, (tile, group, 2 * block + i, byte), lanes) for i in range(2)
         ]
-        lower = [self.plane3, self.plane4][: self.bits - 2]
-        lower = [T.bind(load_words(plane, (tile, group, block, byte), lanes)) for plane in lower]
-        if self.bits == 4:
-            plane3, plane4 = lower
-            even = self._pair(shift_left(plane3, 1, lanes), plane4)  # step s: bits s+1, s
-            odd = self._pair(plane3, shift_left(plane4, -1, lanes))  # step s: bits s, s-1
-            lower = [even, odd]
+        lower = [
+            T.bind(load_words(plane, (tile, group, block, byte), lanes)) for plane in self.planes
+        ]
+        for i in range(0, len(lower) - 1, 2):
+            high, low = lower[i : i + 2]
+            even = self._pair(shift_left(high, 1, lanes), low)  # step s: bits s+1, s
+            odd = self._pair(high, shift_left(low, -1, lanes))  # step s: bits s, s-1
+            lower[i : i + 2] = [even, odd]
         return [T.bind(chunk) for chunk in chunks + lower]
 
     def unpack(self, fetched, step) -> Expr:
-        """8 * code: base bits to 6..5, plane 3 to bit 4, plane 4 to bit 3."""
+        """The byte of a code: base bits to 6..5, plane 3 to bit 4, plane 4 to bit 3, and so on."""
         words = self.isa.extract(fetched[step // 4], 5 - 2 * (step % 4), _BASE_MASK)
-        if self.bits == 4:
-            pair_at = step - step % 2
-            words = words | self._field(fetched[2 + step % 2], 3 - pair_at, _LOWER_MASK)
-        elif self.bits == 3:
-            words = words | self._field(fetched[2], 4 - step, _PLANE3_MASK)
+        for i in range(0, len(self.planes) - 1, 2):
+            low_bit, pair_at = 3 - i, step - step % 2
+            pair = fetched[2 + i + step % 2]
+            words = words | self._field(pair, low_bit - pair_at, 3 << low_bit)
+        if len(self.planes) % 2:
+            bit = 5 - len(self.planes)
+            words = words | self._field(fetched[-1], bit - step, 1 << bit)
         return words
 
     def _pair(self, high: Expr, low: Expr) -> Expr:
@@ -147,9 +155,9 @@ class PlaneReader:
 
     def minus_zero(self, tile, group, half) -> Expr:
         """The negated zero points: int32 x lanes in the units of the bytes."""
-        missing = T.int32(_ZERO_OF_MISSING_BITS[self.bits])
+        middle = T.int32(self.format.middle(2 + len(self.planes)))
         lanes = self.isa.lanes
-        return splat(missing, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
+        return splat(middle, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
 
 
 @dataclass(frozen=True)
@@ -174,31 +182,31 @@ class QuantizedWeights:
     @property
     def scale_unit(self) -> int:
         """Weights are row_scale * scale * code / scale_unit, codes as the readers give them."""
-        return SCALE_STEPS * (8 if self.format.kind == "q4" else 1)
+        return SCALE_STEPS * self.format.unit
 
-    def ranges(self, level: tuple[Expr, Expr] | None) -> Iterator[tuple[CodeReader, Any, Any]]:
-        """(reader, first group, end) for each precision of the level (n3, n4)."""
+    def ranges(self, level: Level | None) -> Iterator[tuple[CodeReader, Any, Any]]:
+        """(reader, first group, end) for each precision of the level, the most bits first."""
         if level is None:
             yield ByteReader(self.isa, self.buffers["codes"]), 0, self.groups
             return
-        n3, n4 = level
-        planes = [self.buffers[name] for name in ("base", "plane3", "plane4")]
-        for bits, first, end in ((4, 0, n4), (3, n4, n3), (2, n3, self.groups)):
-            yield PlaneReader(self.isa, bits, *planes, scales=self.scales), first, end
+        base, planes = self.buffers["base"], [self.buffers[n] for n in self.format.plane_names]
+        bounds = itertools.pairwise([0, *reversed(level), self.groups])
+        for count, (first, end) in zip(range(len(planes), -1, -1), bounds, strict=True):
+            reader = PlaneReader(self.isa, self.format, base, planes[:count], self.scales)
+            yield reader, first, end
 
     def scale(self, tile: Expr, group: Expr, half: int) -> Expr:
         """The scale codes of a tile's rows as float32 x lanes."""
         lanes = self.isa.lanes
         return self.scales.scale(tile, group, half * lanes, lanes)
 
-    def minus_zero(self, tile: Expr, group: Expr, half: int, level: tuple[Expr, Expr]) -> Expr:
+    def minus_zero(self, tile: Expr, group: Expr, half: int, level: Level) -> Expr:
         """The negated zero points at a level: int32 x lanes, in the units of the bytes."""
-        n3, n4 = level
-        of = _ZERO_OF_MISSING_BITS
-        lower = T.Select(group < n3, T.int32(of[3]), T.int32(of[2]))
-        missing = T.Select(group < n4, T.int32(of[4]), lower)
+        middle = T.int32(self.format.middle(2))
+        for bits, end in enumerate(level, start=3):
+            middle = T.Select(group < end, T.int32(self.format.middle(bits)), middle)
         lanes = self.isa.lanes
-        return splat(missing, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
+        return splat(middle, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
 
     def row_scale(self, tile: Expr, half: int) -> Expr:
         """row_scale / scale_unit of a tile's rows."""

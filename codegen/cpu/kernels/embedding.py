@@ -6,14 +6,14 @@ cache lines; a table of 8 or 4 bits touches fewer than one of floats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector_blocks import kernel, kernel_name, token_loop
-from morendo.ir.formats import CODE_SHIFT, SCALE_STEPS, WeightFormat
+from morendo.ir.formats import WeightFormat
+from morendo.ir.ladders import SCALE_STEPS
 
 from .scales import GroupScales, group_scales
 
@@ -21,7 +21,7 @@ from .scales import GroupScales, group_scales
 def embedding(
     isa: Any, *, max_tokens: int, rows: int, features: int, fmt: WeightFormat
 ) -> tirx.PrimFunc:
-    """Copy the rows `ids` of a packed [V, C] matrix to float32; "q4" has to have all planes.
+    """Copy the rows `ids` of a packed [V, C] matrix to float32; nested codes have all planes.
 
     Parameters of the kernel: ids i32[M], the arrays of `fmt.arrays(V, C)`, out f32[M, C], tokens.
     """
@@ -37,7 +37,8 @@ def embedding(
         with token_loop(tokens, max_tokens, features * 64) as m:
             tile, row = T.bind(ids[m] // fmt.row_tile), T.bind(ids[m] % fmt.row_tile)
             if fmt.quantized:
-                _EMIT[fmt.kind](arrays, fmt, features, tile, row, out, m)
+                emit = _emit_nested if fmt.nested else _emit_q8
+                emit(arrays, fmt, features, tile, row, out, m)
             else:
                 with T.serial(0, features) as c:
                     T.buffer_store(out, T.cast(arrays["data"][tile, c, row], "float32"), [m, c])
@@ -64,25 +65,27 @@ def _emit_q8(
             _store_within(out, m, group * size + c, features, size, T.cast(code, "float32") * scale)
 
 
-def _emit_q4(
+def _emit_nested(
     arrays: dict[str, Any], fmt: WeightFormat, features: int, tile: Any, row: Any, out: Any, m: Any
 ) -> None:
     size, scales = fmt.group_size, group_scales(fmt, arrays)
     with T.serial(0, fmt.groups(features)) as group:
-        scale = _group_scale(fmt, scales, tile, group, row, 1 << CODE_SHIFT)
+        scale = _group_scale(fmt, scales, tile, group, row, fmt.unit)
         zero = T.bind(scales.zero(tile, group, row, 1))
         with T.serial(0, size) as c:
-            code = _code(arrays, tile, group, row, c)
-            value = T.cast((code << CODE_SHIFT) - zero, "float32") * scale
+            code = _code(arrays, fmt, tile, group, row, c)
+            value = T.cast(code * fmt.unit - zero, "float32") * scale
             _store_within(out, m, group * size + c, features, size, value)
 
 
-def _code(arrays: dict[str, Any], tile: Any, group: Any, row: Any, c: Any) -> Any:
-    """The 4-bit code of channel `c` of a group."""
+def _code(
+    arrays: dict[str, Any], fmt: WeightFormat, tile: Any, group: Any, row: Any, c: Any
+) -> Any:
+    """The code of channel `c` of a group, all planes read."""
     byte, step = row * 4 + c % 4, c // 4
     base = T.cast(arrays["base"][tile, group, step // 4, byte], "int32")
-    code = ((base >> (step % 4 * 2)) & 3) << 2
-    for plane, shift in (("plane3", 1), ("plane4", 0)):
+    code = ((base >> (step % 4 * 2)) & 3) << (fmt.bits - 2)
+    for shift, plane in enumerate(reversed(fmt.plane_names)):
         bits = T.cast(arrays[plane][tile, group, step // 8, byte], "int32")
         code = code | (((bits >> (step % 8)) & 1) << shift)
     return code
@@ -95,6 +98,3 @@ def _store_within(out: Any, m: Any, c: Any, features: int, group_size: int, valu
         return
     with T.If(c < features), T.Then():
         T.buffer_store(out, value, [m, c])
-
-
-_EMIT: dict[str, Callable[..., None]] = {"q8": _emit_q8, "q4": _emit_q4}

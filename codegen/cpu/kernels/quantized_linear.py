@@ -1,4 +1,4 @@
-"""Linear kernels on quantized weights: int8 activations, 8-bit codes or nested 4/3/2-bit planes.
+"""Linear kernels on quantized weights: int8 activations, 8-bit codes or nested codes in planes.
 
 The dequantization pipeline has three stages: fetch packed codes, unpack them to bytes (both in
 `dequantize.py`), multiply-accumulate with the target's dot instruction (here). One token runs them
@@ -21,7 +21,7 @@ from morendo.codegen.cpu.vectors.vector import Registers, load, splat, store, ve
 from morendo.ir.formats import OUTLIER_ARRAYS, ceil_div
 
 from .activations import Activations
-from .dequantize import STEPS, CodeReader, QuantizedWeights
+from .dequantize import STEPS, CodeReader, Level, QuantizedWeights
 from .epilogue import Epilogue
 from .linear_spec import (
     LinearSpec,
@@ -44,7 +44,7 @@ class Kernel:
     weights: QuantizedWeights
     epilogue: Epilogue
     tokens: Any
-    level: tuple[Any, Any] | None
+    level: Level | None
     outliers: OutlierReader | None
 
     @property
@@ -67,8 +67,8 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
         tensor_argument("scales", (tokens, groups), "float32"),
         tensor_argument("sums", (tokens, groups), "int32"),
     )
-    p3, p4, slots = T.int32(), T.int32(), T.int32()
-    stored = {"plane3": p3, "plane4": p4}  # extents that are known at run time
+    planes, slots = {name: T.int32() for name in spec.format.plane_names}, T.int32()
+    stored = dict(planes)  # extents that are known at run time
     stored |= {f"outlier_{name}": slots for name in ("value", "channel", "row")}
     buffers = {}
     for array in spec.weight_arrays():
@@ -79,10 +79,11 @@ def _declare(spec: LinearSpec, isa: VectorISA) -> Kernel:
     epilogue = Epilogue.declare(spec, isa)
     count = scalar_argument("tokens")
     level, outliers = None, None
-    if spec.format.kind == "q4":
-        level = (scalar_argument("n3"), scalar_argument("n4"))
-        scalar_argument("p3", p3)
-        scalar_argument("p4", p4)
+    if spec.format.nested:
+        bits = [name.removeprefix("plane") for name in planes]
+        level = tuple(scalar_argument(f"n{bit}") for bit in bits)
+        for bit, stored_groups in zip(bits, planes.values(), strict=True):
+            scalar_argument(f"p{bit}", stored_groups)
         if spec.outliers:
             sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
             scalar_argument("slots", slots)
@@ -95,8 +96,8 @@ def build_quantized_linear(spec: LinearSpec, isa: VectorISA) -> tirx.PrimFunc:
     """Build the kernel of `spec`; its buffers are those of `LinearSpec` and `ir/formats.py`.
 
     Parameters of the kernel: codes, scales, sums, weights..., [bias], [residual], out, tokens,
-    for nested codes n3, n4 (the level) and p3, p4 (the groups that the planes have stored), and
-    with outliers their slots.
+    for nested codes n3, n4, ... (the level) and p3, p4, ... (the groups that the planes have
+    stored), and with outliers their slots.
     """
     with kernel_builder(spec.kernel_name(isa)) as builder:
         kernel = _declare(spec, isa)

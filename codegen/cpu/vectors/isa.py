@@ -53,7 +53,7 @@ class VectorISA(ABC):
 
         Args:
             acc: int32 x lanes.
-            codes: words of unsigned codes 0..120.
+            codes: words of unsigned codes 0..126.
             x: int32 x lanes, the same four int8 activations (-127..127) in every lane.
         """
 
