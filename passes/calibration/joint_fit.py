@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from morendo.ir.formats import SCALE_STEPS
-from morendo.ir.reference import STEP
+from morendo.ir.ladders import SCALE_STEPS
 
 from .fit import Grid, GroupFit, fit_group, nearest
 
@@ -104,7 +103,7 @@ def _aligned(targets: Sequence[Target], lead: int) -> list[GroupFit]:
     """The best fit of one reading, and fits of the others that cover the same range."""
     first = targets[lead]
     fit = fit_group(first.columns, first.importance, first.row_scale, first.grid)
-    middle = (first.grid.center - fit.zero / STEP) * fit.step
+    middle = (first.grid.center - fit.zero / fit.grid.unit) * fit.step
     fits = []
     for index, target in enumerate(targets):
         code = target.grid.code_of(fit.step.clone(), target.row_scale)
@@ -116,7 +115,7 @@ def _with_middle(target: Target, code: torch.Tensor, middle: torch.Tensor) -> Gr
     """The fit of a scale code whose range has its middle next to a value, all [N]."""
     step = target.row_scale * (code / SCALE_STEPS)
     inverse = torch.where(step > 0, 1 / step, 0.0)
-    zero = nearest((target.grid.center - middle * inverse) * STEP, target.grid.zeros)
+    zero = nearest((target.grid.center - middle * inverse) * target.grid.unit, target.grid.zeros)
     return GroupFit(target.grid, code, zero, step)
 
 
@@ -155,7 +154,7 @@ def refit(fit: GroupFit, target: Target, codes: torch.Tensor) -> GroupFit:
     for rung in range(-RUNGS, RUNGS + 1):
         code = nearest(middle + rung * fit.grid.scales.step, fit.grid.scales)
         step = target.row_scale * (code / SCALE_STEPS)
-        zero = nearest(sums.best_zero(step) * STEP, fit.grid.zeros)
+        zero = nearest(sums.best_zero(step) * fit.grid.unit, fit.grid.zeros)
         tried = GroupFit(fit.grid, code, zero, step)
         error = sums.error(tried)
         best = tried.where(error < least, best)
@@ -186,5 +185,5 @@ class _Sums:
 
     def error(self, fit: GroupFit) -> torch.Tensor:
         """[N]."""
-        off = fit.step * (self.u_mean - fit.zero / STEP) - self.mean
+        off = fit.step * (self.u_mean - fit.zero / fit.grid.unit) - self.mean
         return fit.step.square() * self.uu - 2 * fit.step * self.uw + self.ww + off.square()
