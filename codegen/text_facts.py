@@ -1,4 +1,4 @@
-"""What an executable knows about its model's text, compiled into it as C data."""
+"""What an executable knows about its model, compiled into it as C data."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class TextFacts:
         missing_tokenizer: why the tokenizer was not compiled; "" when it was.
         chat: the form of chats, or None.
         missing_chat: why there is no form; "" when the model has no template either.
+        level_bytes: of weights that a decode step reads, by precision level.
+        weights: how many these are.
     """
 
     name: str
@@ -55,6 +57,8 @@ class TextFacts:
     chat: ChatForm | None = None
     missing_chat: str = ""
     sampling: SamplingDefaults = field(default=SamplingDefaults())
+    level_bytes: Sequence[int] = ()
+    weights: int = 0
 
     def c_source(self) -> str:
         """The definition of `run_model` (runtime/c/run/run.h)."""
@@ -72,11 +76,15 @@ class TextFacts:
             f".user = {_texts(chat.user)}",
             f".system = {_texts(chat.system) if chat.system else '{0}'}",
             f".trims = {int(chat.trims)}",
+            ".level_bytes = level_bytes",
+            f".weights = {self.weights}",
             f".sampling = {{{drawn}, {float(s.repetition_penalty)!r}, {s.top_k}}}",
         ]
         stops = ", ".join(map(str, [*self.stops, -1]))
         body = "".join(f"    {line},\n" for line in fields)
+        sizes = ", ".join(map(str, [*self.level_bytes, 0]))
         head = f'#include "run/run.h"\n\nstatic const int32_t stops[] = {{{stops}}};\n'
+        head += f"static const int64_t level_bytes[] = {{{sizes}}};\n"
         return f"{head}\nconst Model run_model = {{\n{body}}};\n"
 
 

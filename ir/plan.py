@@ -172,6 +172,20 @@ class Plan:
             raise ArtifactError(message, where="plan.json") from None
 
 
+def row_caches(plan: Plan) -> list[int]:
+    """The cache tensors that hold one row for each token: [context, width] or [heads, context,
+    width], float.
+    """
+    return [
+        index
+        for index, tensor in enumerate(plan.tensors)
+        if tensor.space == "cache"
+        and tensor.dtype in ("float32", "float16")
+        and len(tensor.dims) in (2, 3)
+        and tensor.dims[-2] == plan.context
+    ]
+
+
 # The least and the most that each number may be, the same as in runtime/c/plan.c.
 _NUMBERS = {
     "chunk": (1, 1 << 20),

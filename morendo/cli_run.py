@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morendo.terminal import paint, read_standard_input, shown, size, table
+from morendo.terminal import paint, read_by_a_token, read_standard_input, shown, size, table
 from morendo.usage import MOST_THREADS, sampling_value, whole_number
 
 if TYPE_CHECKING:
@@ -24,16 +24,18 @@ otherwise: the likeliest token each time where it makes none. The repetition pen
 then temperature, top-k, top-p and min-p, as in transformers; --stats tells what was in effect.
 
 Lower precision levels of a 4-bit artifact (--level 1 to 4) read fewer bits of the same weights:
-they are faster and lose much quality, the most where the weights were rounded to nearest, as
-`morendo compile` does without a text. Until a schedule chooses levels, those below the first are
-for measuring speed. `morendo eval` measures every level."""
+they are faster and lose quality, the most where the weights were rounded to nearest, as `morendo
+compile` does without a text. A schedule reads the prompt at the most precise level and lets the
+level fall as the answer goes on, no lower than the bound that `morendo tune` was given; fixed:L is
+level L for the whole answer. `morendo eval` measures levels and schedules."""
 
 _EPILOG = """\
 examples:
   morendo run my-model "What is a monad?" --system "Answer in one sentence."
   morendo run my-model "The capital of France is" --raw --stop "." --temperature 0
   morendo run my-model "Tell me a story." --temperature 0.8 --min-p 0.1 --seed 7
-  cat question.txt | morendo run my-model --stats"""
+  cat question.txt | morendo run my-model --stats
+  morendo run my-model "Tell me a story." --schedule static --stats"""
 
 # Options that are those of Session.generate, which takes the model's own where they are left out.
 _SAMPLING = {
@@ -89,10 +91,27 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="default: one for each CPU",
     )
-    add("--level", type=whole_number(), metavar="L", help="precision level, 0 is the most precise")
-    add("--stats", action="store_true", help="print speed, bandwidth and memory at the end")
+    _add_precision(parser)
+    add("--stats", action="store_true", help="print speed, levels, bandwidth and memory at the end")
     parser.when_too_many = "put the prompt into quotes"
     parser.set_defaults(run=_run, refuse=parser.error)
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    """One level for all, or a schedule that chooses."""
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--level",
+        type=whole_number(),
+        metavar="L",
+        help="precision level of all, 0 is the most precise",
+    )
+    precision.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help="static, entropy, learned, fixed:L or off (the default): the level of each token "
+        "behind the prompt",
+    )
 
 
 def _add_form(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +163,7 @@ def _run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             ignore_eos=arguments.ignore_eos,
             stop=arguments.stop,
+            schedule=arguments.schedule,
         )
         said = False
         try:
@@ -221,8 +241,9 @@ def _stats(stats: Stats) -> str:
         (
             "weights",
             f"{stats.gigabytes_per_second:.1f} GB/s",
-            f"{size(stats.bytes_per_token)} a token",
+            read_by_a_token(stats.bytes_per_token, stats.bits_per_weight),
         ),
+        *([("levels", "", str(stats.levels))] if stats.decode_tokens else []),
         ("sampling", str(stats.sampling), ""),
         ("memory", size(stats.peak_memory_bytes), "peak, mapped weights included"),
     ]

@@ -21,11 +21,10 @@ from morendo.codegen.dump_program import dump_program
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
-from morendo.executable import describe_text
+from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
 from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
-from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
@@ -123,8 +122,7 @@ def compile(
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
         text_facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
         options = _options(loaded, machine, bits, context, chunk)
-        weights = DerivedWeights(loaded.weights)
-        setting = Context(weights, layout=machine.layout)
+        setting = Context(DerivedWeights(loaded.weights), layout=machine.layout)
         _foresee_budget(recipe, loaded, setting)
         if texts:
             writer = partial(_compile_writer, model, progress)
@@ -138,9 +136,9 @@ def compile(
             )
         lowered = _lower(loaded, machine, recipe, options, setting, dump, progress)
         program, plan, records = lowered
-        machine.build(program, plan, text_facts, artifact.path, progress.task, dump)
-        codes = setting.calibration and setting.calibration.codes
-        _write_data(program, plan, artifact.path, weights, codes, progress)
+        facts = with_step_cost(text_facts, program, plan)
+        machine.build(program, plan, facts, artifact.path, progress.task, dump)
+        _write_data(program, plan, artifact.path, setting, progress)
         artifact.finish(_manifest(loaded, context, machine, program, plan, records, tokenizer))
     return out
 
@@ -291,17 +289,14 @@ def _lower(
 
 
 def _write_data(
-    program: Program,
-    plan: Plan,
-    directory: Path,
-    weights: DerivedWeights,
-    codes: CodeStore | None,
-    progress: Progress,
+    program: Program, plan: Plan, directory: Path, context: Context, progress: Progress
 ) -> None:
+    assert context.weights is not None
+    codes = context.calibration.codes if context.calibration else None
     (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
     with progress.task("quantize and pack weights", program.weights.count) as advance:
         with (directory / WEIGHTS).open("wb") as file:
-            program.weights.write(file, weights, advance, codes)
+            program.weights.write(file, context.weights, advance, codes)
     listed = json.dumps(program.weights.describe(codes))
     (directory / WEIGHT_LIST).write_text(listed, "utf-8")
 

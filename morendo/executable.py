@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from morendo import __version__
 from morendo.chat_form import find_chat_form
 from morendo.codegen.build_cache import BuildCache
+from morendo.codegen.lowering import Program
 from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
 from morendo.codegen.tokenizer import UnsupportedTokenizer, kept_tokenizer
 from morendo.frontend import LoadedModel
-from morendo.ir.plan import TOKENIZER_TABLES
+from morendo.ir.plan import TOKENIZER_TABLES, Plan
 from morendo.ir.printable import printable
 from morendo.runtime.artifact import TOKENIZER
+from morendo.runtime.step_cost import StepCost
 from morendo.runtime.tokenizer import Tokenizer
 
 
@@ -45,6 +48,12 @@ def describe_text(
         missing_chat=form if isinstance(form, str) else "",
         sampling=SamplingDefaults(**loaded.generation.sampling),
     )
+
+
+def with_step_cost(facts: TextFacts, program: Program, plan: Plan) -> TextFacts:
+    """The same, and what a decode step reads at each level."""
+    cost = StepCost.of(plan, program.weights.describe()["matrices"])
+    return replace(facts, level_bytes=cost.level_bytes, weights=cost.weights)
 
 
 def _write_tables(directory: Path) -> str:

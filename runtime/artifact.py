@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from .lock import locked
 VERSION = 3
 MANIFEST, PLAN, WEIGHTS = "manifest.json", "plan.json", "weights.bin"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+SCHEDULE = "schedule.json"  # which precision level computes which token, by `morendo tune`
 WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
 AGAIN = "compile or copy it again"  # the hint where a file is not what it should be
 _MANIFEST = {
@@ -93,11 +94,19 @@ class ArtifactWriter:
         self.path = path
         self.finished = False
 
-    def finish(self, manifest: dict[str, Any]) -> None:
-        """Add version, sizes and checksums of all files to `manifest` and write it."""
-        files = {}
+    def finish(
+        self, manifest: dict[str, Any], known: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
+        """Add version, sizes and checksums of all files to `manifest` and write it.
+
+        Args:
+            manifest: what else it says.
+            known: entries of files that come from another artifact and are not looked at again.
+        """
+        files = dict(known or {})
         for file in sorted(self.path.iterdir()):
-            files[file.name] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+            if file.name not in files:
+                files[file.name] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
         complete = {"version": VERSION, **manifest, "files": files}
         check_manifest(complete)
         text = json.dumps(complete, indent=1, ensure_ascii=False)
@@ -177,7 +186,7 @@ def read_weight_list(directory: str | Path) -> dict[str, list[dict[str, Any]]]:
         ArtifactError: when the artifact was compiled without that list, or it is no such list.
     """
     path = Path(directory) / WEIGHT_LIST
-    text = _read_listed(Path(directory), WEIGHT_LIST)
+    text = read_listed(Path(directory), WEIGHT_LIST)
     if text is None:
         raise ArtifactError(
             f"the artifact does not say where its weights are (it has no {WEIGHT_LIST})",
@@ -193,12 +202,12 @@ def read_weight_list(directory: str | Path) -> dict[str, list[dict[str, Any]]]:
 
 def read_plan(directory: str | Path) -> Plan:
     """The checked plan of an artifact."""
-    text = _read_listed(Path(directory), PLAN)
+    text = read_listed(Path(directory), PLAN)
     assert text is not None  # no manifest is without it
     return Plan.from_json(text)
 
 
-def _read_listed(directory: Path, name: str) -> bytes | None:
+def read_listed(directory: Path, name: str) -> bytes | None:
     """A file that was compared with the manifest; None if that does not list it."""
     entry = read_manifest(directory)["files"].get(name)
     if entry is None:

@@ -76,7 +76,7 @@ class EmulatedExecutor:
         except MorendoError:
             self.close()
             raise
-        self.vocabulary, self.context = map(int, sizes)
+        self.vocabulary, self.context, self.levels = map(int, sizes)
         self._position = 0
 
     @property
@@ -104,6 +104,11 @@ class EmulatedExecutor:
     def set_level(self, level: int) -> None:
         with self._turns.turn():
             self._ask("L", as_int32("level", level))
+
+    def cache_means(self, tensor: int, window: int) -> np.ndarray:
+        numbers = np.asarray([as_int32("tensor", tensor), as_int32("window", window)], np.int32)
+        with self._turns.turn():
+            return np.frombuffer(self._ask("C", int(numbers[0]), numbers[1:].tobytes()))
 
     def cancel(self) -> None:
         if self._process.poll() is None:

@@ -33,6 +33,7 @@ class Executor(Protocol):
 
     vocabulary: int
     context: int  # most tokens it can remember
+    levels: int  # of precision
 
     @property
     def position(self) -> int:
@@ -57,6 +58,12 @@ class Executor(Protocol):
 
     def set_level(self, level: int) -> None:
         """Choose the precision of the next calls."""
+        ...
+
+    def cache_means(self, tensor: int, window: int) -> np.ndarray:
+        """Means of a cache tensor of the plan, [context, width] or [heads, context, width], over
+        the last `window` tokens: float64 [width] or [heads * width].
+        """
         ...
 
     def cancel(self) -> None:
@@ -84,6 +91,7 @@ class CExecutor:
         self._check(self._library.mr_open(path, threads, ctypes.byref(self._session)))
         self.vocabulary: int = self._library.mr_vocabulary(self._session)
         self.context: int = self._library.mr_context(self._session)
+        self.levels: int = self._library.mr_levels(self._session)
         self._logits = np.empty(self.vocabulary, np.float32)
 
     @property
@@ -110,6 +118,15 @@ class CExecutor:
 
     def set_level(self, level: int) -> None:
         self._call(self._library.mr_set_level, as_int32("level", level))
+
+    def cache_means(self, tensor: int, window: int) -> np.ndarray:
+        count, means = ctypes.c_int(), np.empty(0)
+        for _ in range(2):  # the first time tells how many there are
+            means = np.empty(count.value)
+            where = (means.ctypes.data, len(means), ctypes.byref(count))
+            numbers = as_int32("tensor", tensor), as_int32("window", window)
+            self._call(self._library.mr_cache_means, *numbers, *where)
+        return means
 
     def start_profile(self) -> None:
         """Add up the seconds of every step from now on."""
@@ -245,6 +262,13 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_position": (number, [session]),
         "mr_set_position": (number, [session, number]),
         "mr_set_level": (number, [session, number]),
+        "mr_levels": (number, [session]),
+        "mr_level": (number, [session]),
+        "mr_cache_means": (number, [session, number, number, pointer, number, pointer]),
+        "mr_schedule_open": (number, [session, ctypes.c_char_p, ctypes.c_char_p, pointer]),
+        "mr_schedule_close": (None, [pointer]),
+        "mr_schedule_begin": (number, [pointer]),
+        "mr_schedule_next": (number, [pointer, pointer]),
         "mr_set_profile": (number, [session, number]),
         "mr_step_seconds": (ctypes.c_double, [session, number, number]),
         "mr_plan": (ctypes.c_char_p, []),

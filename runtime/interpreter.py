@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
-from morendo.ir.plan import Argument, Const, Level, Plan, Step, tensor_index
+from morendo.ir.plan import Argument, Const, Level, Plan, Step, row_caches, tensor_index
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import WEIGHTS
 from morendo.runtime.executor import Ids, as_ids, load_library
@@ -68,6 +68,7 @@ class PythonExecutor:
         self.plan = Plan.from_json(self._library.mr_plan())
         self.trace = trace
         self.vocabulary, self.context = self.plan.vocabulary, self.plan.context
+        self.levels = self.plan.levels
         if self._library.mr_check_cpu():
             raise ArtifactError(self._library.mr_error().decode(errors="replace"))
         self._turns, self._cancelled = Turns(), False
@@ -112,6 +113,22 @@ class PythonExecutor:
                 message = f"precision level out of range (got {level}, need 0 to {most})"
                 raise InputError(message)
             self._level = level
+
+    def cache_means(self, tensor: int, window: int) -> np.ndarray:
+        with self._turns.turn():
+            cache = self._cache_rows(as_int32("tensor", tensor))
+            start = max(0, self._position - window)
+            if self._position <= start:
+                message = "there are no tokens to take the mean of"
+                raise InputError(f"{message} (got {self._position}, the last {window} of them)")
+            return cache[:, start : self._position].mean(axis=1, dtype=np.float64).reshape(-1)
+
+    def _cache_rows(self, index: int) -> np.ndarray:
+        """A tensor of the cache as [heads, context, width]."""
+        if index not in row_caches(self.plan):
+            raise InputError(f"tensor {index} is no cache of one row for each token")
+        array = self._array(index, 1)
+        return array.reshape(-1, *array.shape[-2:])
 
     def cancel(self) -> None:
         self._cancelled = True

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,57 +17,18 @@ import numpy as np
 from morendo.ir.errors import ArtifactError, Cancelled, InputError
 from morendo.ir.plan import Plan
 from morendo.runtime.arguments import as_int32, as_integer, as_path
-from morendo.runtime.artifact import read_manifest, read_plan
+from morendo.runtime.artifact import WEIGHT_LIST, read_manifest, read_plan, read_weight_list
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler, SamplingSettings
-from morendo.runtime.step_cost import decode_bytes
+from morendo.runtime.schedule import Levels, Schedule, find_schedule
+from morendo.runtime.stats import Stats
+from morendo.runtime.step_cost import StepCost
 from morendo.runtime.stop_texts import before_text, cut_before, split_stop
 from morendo.runtime.tokenizer import Message, Tokenizer
 from morendo.runtime.turns import require_process
 from morendo.runtime.verify import check_files, check_sizes, runs_here, start_verification
 
 T = TypeVar("T")
-
-
-@dataclass
-class Stats:
-    """What the last `generate` did and took; times in seconds.
-
-    Args:
-        load_seconds: from opening the artifact to being ready.
-        prompt_tokens, prompt_seconds: the prefill.
-        decode_tokens, decode_seconds: the decode steps, sampling included. The first new token
-            comes from the prefill.
-        bytes_per_token: weights that a decode step reads.
-        finish: why it ended: "length", "stop" or "context"; empty while it runs.
-        sampling: how tokens were drawn.
-    """
-
-    load_seconds: float = 0.0
-    prompt_tokens: int = 0
-    prompt_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
-    bytes_per_token: int = 0
-    finish: str = ""
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-
-    @property
-    def prompt_tokens_per_second(self) -> float:
-        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
-
-    @property
-    def gigabytes_per_second(self) -> float:
-        return self.bytes_per_token * self.decode_tokens_per_second / 1e9
-
-    @property
-    def peak_memory_bytes(self) -> int:
-        """Of this process so far, mapped weights included."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Session:
@@ -109,7 +69,7 @@ class Session:
         self.context = self.executor.context
         self._check_sizes()
         self.sampling = _own_sampling(self.manifest, self.directory)
-        self._level = 0
+        self._level = self._used_level = 0
         self._lock, self._turn, self._cancelled = threading.Lock(), 0, 0
         self._process = os.getpid()
         self._stats = Stats(load_seconds=time.perf_counter() - start)
@@ -155,9 +115,18 @@ class Session:
     @property
     def stats(self) -> Stats:
         """What the last `generate` did and took."""
-        if not self._stats.bytes_per_token:  # after the fact: the first token need not wait for it
-            self._stats.bytes_per_token = decode_bytes(self.plan, self._level)
-        return self._stats
+        stats = self._stats  # completed after the fact: the first token need not wait for it
+        counts = stats.levels.counts or {self._level: 1}
+        stats.bytes_per_token = self.step_cost.mean_bytes(counts)
+        stats.bits_per_weight = self.step_cost.mean_bits(counts)
+        return stats
+
+    @cached_property
+    def step_cost(self) -> StepCost:
+        """What a decode step reads at each level."""
+        listed = WEIGHT_LIST in self.manifest["files"]
+        matrices = read_weight_list(self.directory)["matrices"] if listed else []
+        return StepCost.of(self.plan, matrices)
 
     @property
     def level(self) -> int:
@@ -167,7 +136,11 @@ class Session:
     def set_level(self, level: int) -> None:
         """Choose the precision level of the next calls."""
         self.executor.set_level(level)
-        self._level = level
+        self._level = self._used_level = level
+
+    def schedule(self, name: str) -> Schedule | None:
+        """A schedule of the artifact: static, entropy, learned, fixed:L, or None for "off"."""
+        return find_schedule(self.directory, name, self.executor.levels)
 
     @property
     def has_chat_template(self) -> bool:
@@ -204,6 +177,7 @@ class Session:
         ignore_eos: bool = False,
         stop: str | int | Sequence[str | int] = (),
         chat: bool = False,
+        schedule: str | Schedule | None = None,
     ) -> Iterator[int]:
         """Token ids that continue `prompt`, one by one as they are computed.
 
@@ -218,6 +192,9 @@ class Session:
                 character that completes one of them are not given.
             chat: put the text into the model's chat template first; without, the text itself goes
                 on, also where there is a template. `morendo run` uses templates by default.
+            schedule: what chooses the level of each decode step, behind a prefill at level 0: a
+                name, as `schedule` takes it, or a schedule. Without one, or with "off", all is
+                computed at `level`.
         """
         ids = self._prompt_ids(prompt, chat)
         if as_integer("max_tokens", max_tokens) < 0:
@@ -231,7 +208,8 @@ class Session:
         ends, texts = split_stop(stop)
         if not ignore_eos:
             ends |= set(self.manifest["tokenizer"]["stop"])
-        tokens = self._generate(ids, sampler, ends, max_tokens)
+        levels = self.schedule(schedule) if isinstance(schedule, str) else schedule
+        tokens = self._generate(ids, sampler, ends, max_tokens, levels)
         return before_text(tokens, texts, self.tokenizer, self._stopped) if texts else tokens
 
     def stream(
@@ -301,14 +279,21 @@ class Session:
         return ids
 
     def _generate(
-        self, ids: np.ndarray, sampler: Sampler, ends: set[int], max_tokens: int
+        self,
+        ids: np.ndarray,
+        sampler: Sampler,
+        ends: set[int],
+        max_tokens: int,
+        schedule: Schedule | None,
     ) -> Iterator[int]:
         turn = self._next_turn()
         stats = self._stats = Stats(
             self._stats.load_seconds, prompt_tokens=len(ids), sampling=sampler.settings
         )
         start = time.perf_counter()
-        logits = self._follow(turn, lambda: self._restart(self.executor.prefill, ids))
+        level = 0 if schedule else None
+        logits = self._follow(turn, lambda: self._restart(self.executor.prefill, ids, level))
+        levels = schedule and self._follow(turn, lambda: schedule.start(self.executor.cache_means))
         stats.prompt_seconds = time.perf_counter() - start
         for count in range(1, max_tokens + 1):
             start = time.perf_counter()
@@ -323,7 +308,7 @@ class Session:
                 return
             if count < max_tokens:
                 start = time.perf_counter()
-                logits = self._follow(turn, lambda x=token: self.executor.decode(x))
+                logits = self._follow(turn, lambda x=token, y=logits: self._decode(x, y, levels))
                 stats.decode_tokens += 1
                 stats.decode_seconds += time.perf_counter() - start
         stats.finish = "length"
@@ -349,9 +334,24 @@ class Session:
                 )
             return work()
 
-    def _restart(self, work: Callable[[Ids], np.ndarray], ids: Ids) -> np.ndarray:
+    def _restart(
+        self, work: Callable[[Ids], np.ndarray], ids: Ids, level: int | None = None
+    ) -> np.ndarray:
+        self._use_level(self._level if level is None else level)
         self.executor.set_position(0)
         return work(ids)
+
+    def _decode(self, token: int, logits: np.ndarray, levels: Levels | None) -> np.ndarray:
+        """The logits behind `token`, which was drawn from `logits`."""
+        level = levels(logits) if levels else self._level
+        self._use_level(level)
+        self._stats.levels.add(level)
+        return self.executor.decode(token)
+
+    def _use_level(self, level: int) -> None:
+        if level != self._used_level:
+            self.executor.set_level(level)
+            self._used_level = level
 
 
 def load(directory: str | Path, threads: int = 0) -> Session:

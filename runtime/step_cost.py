@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from morendo.ir.plan import Level, Plan, Step, tensor_index
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What decode steps read.
+
+    Attributes:
+        level_bytes: of weights, by level.
+        weights: how many they stand for; 0 where that is not known.
+    """
+
+    level_bytes: tuple[int, ...]
+    weights: int
+
+    @classmethod
+    def of(cls, plan: Plan, matrices: Iterable[Mapping[str, Any]]) -> StepCost:
+        """The cost of a plan's steps; `matrices` as `WEIGHT_LIST` has them."""
+        level_bytes = tuple(decode_bytes(plan, level) for level in range(plan.levels))
+        return cls(level_bytes, decode_weights(plan, matrices))
+
+    def mean_bytes(self, counts: Mapping[int, int]) -> float:
+        """Bytes of a step, given the number of steps of each level."""
+        total = sum(self.level_bytes[level] * steps for level, steps in counts.items())
+        return total / sum(counts.values())
+
+    def mean_bits(self, counts: Mapping[int, int]) -> float:
+        """The same in bits of a weight, scales, outliers and head counted; 0 if not known."""
+        return 8 * self.mean_bytes(counts) / self.weights if self.weights else 0.0
 
 
 def decode_bytes(plan: Plan, level: int) -> int:

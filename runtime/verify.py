@@ -20,6 +20,7 @@ from morendo.runtime.artifact import (
     CHAT_TEMPLATE,
     MANIFEST,
     PLAN,
+    SCHEDULE,
     TOKENIZER,
     WEIGHT_LIST,
     WEIGHTS,
@@ -37,6 +38,7 @@ _USED = (
     TOKENIZER_TABLES,
     CHAT_TEMPLATE,
     WEIGHT_LIST,
+    SCHEDULE,
 )
 _READ_WHOLE = (
     PLAN,
@@ -44,6 +46,7 @@ _READ_WHOLE = (
     EXECUTABLE,
     TOKENIZER,
     CHAT_TEMPLATE,
+    SCHEDULE,
 )  # by a session, before its first token
 
 

@@ -10,7 +10,7 @@ import pytest
 import morendo
 from morendo import cli
 from morendo.runtime.sampling import SamplingSettings
-from morendo.runtime.session import Stats
+from morendo.runtime.stats import LevelRuns, Stats
 
 
 class FakeSession:
@@ -28,7 +28,9 @@ class FakeSession:
             prompt_seconds=0.25,
             decode_tokens=3,
             decode_seconds=1.5,
+            levels=LevelRuns([[0, 1], [2, 2]]),
             bytes_per_token=2_000_000_000,
+            bits_per_weight=3.914,
             finish=finish,
         )
         self.calls = []
@@ -81,6 +83,7 @@ def test_run_streams_text_and_nothing_else(fake_session, capsys):
         "seed": 0,
         "ignore_eos": False,
         "stop": [],
+        "schedule": None,
     }
     assert fake_session.calls == [
         (Path("dir"), 2),
@@ -157,6 +160,14 @@ def test_sampling_options_without_an_effect_are_said(fake_session, capsys):
     assert "note: --top-k, --min-p changes nothing at temperature 0; add --temperature" in said
 
 
+def test_run_hands_the_schedule_over(fake_session, capsys):
+    assert cli.main(["run", "dir", "Hi", "--schedule", "fixed:2"]) == 0
+    assert fake_session.calls[2][1]["schedule"] == "fixed:2"
+    with pytest.raises(SystemExit):
+        cli.main(["run", "dir", "Hi", "--schedule", "static", "--level", "1"])
+    assert "argument --level: not allowed with argument --schedule" in capsys.readouterr().err
+
+
 def test_run_reads_the_prompt_from_standard_input(fake_session, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("from a file\n"))
     assert cli.main(["run", "dir", "-"]) == 0
@@ -179,10 +190,10 @@ def test_stats_go_to_standard_error(fake_session, capsys):
         "start 0.50 s first token after 0.75 s",
         "prefill 40.0 tokens/s 10 tokens",
         "decode 2.0 tokens/s 3 tokens",
-        "weights 4.0 GB/s 2.00 GB a token",
+        "weights 4.0 GB/s 2.00 GB a token, 3.91 bits a weight",
     ]
-    assert lines[4] == "sampling temperature 0.7, top-k 20"
-    assert lines[5].startswith("memory ")
+    assert lines[4:6] == ["levels 0 x1, 2 x2", "sampling temperature 0.7, top-k 20"]
+    assert lines[6].startswith("memory ")
 
 
 def test_a_full_context_is_said(fake_session, capsys):

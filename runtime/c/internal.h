@@ -66,12 +66,13 @@ typedef struct {
 } Node;
 
 typedef struct {
+  const char *name; /* what messages call the document */
   const char *cursor, *end;
   Node *nodes;
   int count, capacity, depth;
 } Json;
 
-int json_parse(Json *json, const char *text, size_t length);
+int json_parse(Json *json, const char *name, const char *text, size_t length);
 void json_free(Json *json);
 const Node *json_get(const Json *json, const Node *object, const char *key);
 const Node *json_next(const Json *json, const Node *node);

@@ -9,7 +9,7 @@ enum { MAX_DEPTH = 32 };
 static int parse_value(Json *json);
 
 static int bad(const Json *json, const char *what) {
-  return fail(MR_ARTIFACT, "the plan: %s, %d bytes before its end", what,
+  return fail(MR_ARTIFACT, "%s: %s, %d bytes before its end", json->name, what,
               (int)(json->end - json->cursor));
 }
 
@@ -90,7 +90,7 @@ static char kind_of(int c) {
 static int parse_value(Json *json) {
   int c = skip_space(json);
   int index = add_node(json, kind_of(c));
-  if (index < 0) return fail(MR_RUNTIME, "not enough memory to read the plan");
+  if (index < 0) return fail(MR_RUNTIME, "not enough memory to read %s", json->name);
   int error;
   if (c == '{' || c == '[') {
     error = parse_children(json, index, c == '{' ? '}' : ']');
@@ -102,8 +102,8 @@ static int parse_value(Json *json) {
   return error;
 }
 
-int json_parse(Json *json, const char *text, size_t length) {
-  *json = (Json){.cursor = text, .end = text + length};
+int json_parse(Json *json, const char *name, const char *text, size_t length) {
+  *json = (Json){.name = name, .cursor = text, .end = text + length};
   int error = parse_value(json);
   if (!error && skip_space(json)) error = bad(json, "more than one value");
   if (error) json_free(json);

@@ -31,6 +31,7 @@ enum {
 };
 
 typedef struct mr_session mr_session;
+typedef struct mr_schedule mr_schedule;
 typedef struct mr_tokenizer mr_tokenizer;
 
 /* Whether the CPU can run this model's code; MR_ARTIFACT if it lacks an instruction set. mr_open
@@ -71,6 +72,9 @@ MR_API int mr_position(const mr_session *session);
 MR_API int mr_set_position(mr_session *session, int position);
 /* Chooses the precision of the next calls; 0 is the most precise. */
 MR_API int mr_set_level(mr_session *session, int level);
+/* The number of levels, and the one that the next call has. */
+MR_API int mr_levels(const mr_session *session);
+MR_API int mr_level(const mr_session *session);
 /* Starts (1) or stops (0) adding up the seconds of each step of the plan. */
 MR_API int mr_set_profile(mr_session *session, int on);
 /* Seconds so far of step `step` of prefill (0), score (1) or decode (2); -1 if there is none. */
@@ -79,6 +83,23 @@ MR_API double mr_step_seconds(mr_session *session, int function, int step);
 MR_API const char *mr_plan(void);
 MR_API int mr_vocabulary(const mr_session *session);
 MR_API int mr_context(const mr_session *session);
+
+/* Opens a schedule of the artifact, which chooses the level of each decode step of an answer:
+ * "static", "entropy" or "learned" as `morendo tune` left them, "fixed:L" for level L behind a
+ * prefill at level 0, or "off", which leaves the session's level alone. It follows one answer at a
+ * time, and is closed before its session. */
+MR_API int mr_schedule_open(mr_session *session, const char *artifact_dir, const char *name,
+                            mr_schedule **out);
+MR_API void mr_schedule_close(mr_schedule *schedule);
+/* Before the prefill of each prompt: an answer begins, and the prompt is read at level 0. */
+MR_API int mr_schedule_begin(mr_schedule *schedule);
+/* Before each mr_decode: sets its level. `logits` are those that its token was drawn from. */
+MR_API int mr_schedule_next(mr_schedule *schedule, const float *logits);
+/* What a learned schedule sees of a prompt: the means of a cache tensor of the plan, [context,
+ * width] or [heads, context, width], over the last `window` tokens. `count` becomes width or
+ * heads * width; what is behind `capacity` is not written. */
+MR_API int mr_cache_means(mr_session *session, int tensor, int window, double *means, int capacity,
+                          int *count);
 
 /* Opens the compiled tokenizer of an artifact directory. It does not change any more: any number
  * of threads may use it at the same time. */

@@ -315,7 +315,7 @@ static int read_root(Reader *reader) {
 
 int plan_read(Plan *plan, const char *text, size_t length) {
   Reader reader = {.plan = plan};
-  int error = json_parse(&reader.json, text, length);
+  int error = json_parse(&reader.json, "the plan", text, length);
   if (error) return error;
   error = read_root(&reader);
   json_free(&reader.json);

@@ -12,12 +12,13 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "schedule.h"
 
 struct mr_session {
   Plan plan;
   void *bases[SPACES];
-  int threads, level;
-  atomic_int position;
+  int threads;
+  atomic_int position, level;
   Interrupt interrupt;
   pid_t process;        /* that opened it */
   pthread_mutex_t turn; /* held by the call that runs */
@@ -272,5 +273,17 @@ double mr_step_seconds(mr_session *session, int function, int step) {
 const char *mr_plan(void) { return plan_text; }
 
 int mr_vocabulary(const mr_session *session) { return (int)session->plan.vocabulary; }
+
+int mr_levels(const mr_session *session) { return (int)session->plan.levels; }
+
+int mr_level(const mr_session *session) { return session->level; }
+
+int mr_cache_means(mr_session *session, int tensor, int window, double *means, int capacity,
+                   int *count) {
+  int error = enter(session);
+  return error ? error
+               : leave(session, cache_means(&session->plan, tensor, session->position, window,
+                                            means, capacity, count));
+}
 
 int mr_context(const mr_session *session) { return (int)session->plan.context; }

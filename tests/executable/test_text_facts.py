@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 from morendo.codegen.link import RUNTIME_SOURCES, _environment
 from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
@@ -19,6 +20,7 @@ int main(void) {
          run_model.missing_tokenizer ? run_model.missing_tokenizer : "tables", run_model.trims,
          run_model.sampling.temperature, run_model.sampling.top_p, run_model.sampling.min_p,
          run_model.sampling.repetition_penalty, run_model.sampling.top_k);
+  printf("%lld|%lld\n", (long long)run_model.level_bytes[0], (long long)run_model.weights);
   return 0;
 }
 """
@@ -39,10 +41,12 @@ def test_whole(tmp_path):
     sampling = SamplingDefaults(0.7, 40, 0.9, 0.05, 1.1)
     chat = ChatForm((nasty, "u"), ("s", nasty, "e"), trims=True)
     facts = TextFacts(nasty, "1.2", 1, [2, 7], chat=chat, sampling=sampling)
+    facts = replace(facts, level_bytes=(1 << 40, 7), weights=1 << 33)
     assert printed(facts, tmp_path) == [
         f"{nasty}|1.2|1|2|2|7",
         f"{nasty}|u|{nasty}|chat",
         "tables|1|0.700|0.900|0.050|1.100|40",
+        f"{1 << 40}|{1 << 33}",
         "",
     ]
 
@@ -53,5 +57,6 @@ def test_nothing_known(tmp_path):
         "m|1.2|-1|0|-1|0",
         "||none|",
         "the normalizer NFKC|0|0.000|1.000|0.000|1.000|0",
+        "0|0",
         "",
     ]

@@ -29,7 +29,7 @@ WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{RUNTIME_SOURCES}"]
 def build(compiler: list[str], main: str, out: Path, *flags: str) -> Path:
     """Link a test with the runtime; `flags` may name further sources."""
     sources = [str(HERE / main), *map(str, sorted(RUNTIME_SOURCES.glob("*.c")))]
-    command = [*compiler, *WARNINGS, *flags, *sources, "-lpthread", "-o", str(out)]
+    command = [*compiler, *WARNINGS, *flags, *sources, "-lm", "-lpthread", "-o", str(out)]
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out

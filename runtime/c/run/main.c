@@ -4,17 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "run.h"
-
-typedef struct {
-  double load, prefill, decode; /* seconds */
-  int prompt_tokens, decode_tokens;
-  const char *finish;
-} Stats;
 
 static volatile sig_atomic_t interrupted;
 static mr_session *volatile running; /* what Ctrl-C cancels */
@@ -55,8 +48,8 @@ static int is_stop(const Options *options, int32_t id) {
 }
 
 /* Decodes token after token; an exit code. */
-static int answer(mr_session *session, const Options *options, Sampler *sampler, Output *output,
-                  float *logits, Stats *stats) {
+static int answer(mr_session *session, mr_schedule *schedule, const Options *options,
+                  Sampler *sampler, Output *output, float *logits, Stats *stats) {
   stats->finish = "length";
   for (int count = 0; count < options->max_tokens && !interrupted; count++) {
     double start = now();
@@ -75,9 +68,8 @@ static int answer(mr_session *session, const Options *options, Sampler *sampler,
       stats->finish = "context";
       return DONE;
     }
-    if (mr_decode(session, id, logits)) return failed();
-    stats->decode_tokens++;
-    stats->decode += now() - start;
+    if (mr_schedule_next(schedule, logits) || mr_decode(session, id, logits)) return failed();
+    stats_add_step(stats, mr_level(session), now() - start);
   }
   return interrupted ? report(INTERRUPTED, "interrupted") : DONE;
 }
@@ -88,18 +80,11 @@ static void tell(const mr_session *session, const Options *options, const Stats 
     fprintf(stderr, "the context of %d tokens is full; compile with a larger --context\n",
             mr_context(session));
   }
-  if (!options->stats) return;
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  fprintf(stderr, "start    %.2f s\nprefill  %.1f tokens/s  %d tokens\n", stats->load,
-          stats->prefill > 0 ? stats->prompt_tokens / stats->prefill : 0, stats->prompt_tokens);
-  fprintf(stderr, "decode   %.1f tokens/s  %d tokens\nmemory   %.1f MB  peak, mapped weights included\n",
-          stats->decode > 0 ? stats->decode_tokens / stats->decode : 0, stats->decode_tokens,
-          (double)usage.ru_maxrss * 1024e-6);
+  if (options->stats) stats_print(stats);
 }
 
-static int generate(mr_session *session, const mr_tokenizer *tokenizer, const Options *options,
-                    Stats *stats) {
+static int generate(mr_session *session, mr_schedule *schedule, const mr_tokenizer *tokenizer,
+                    const Options *options, Stats *stats) {
   int32_t *ids = read_prompt(options, tokenizer, &stats->prompt_tokens);
   if (!ids) return WRONG_INPUT;
   Sampler sampler;
@@ -108,14 +93,15 @@ static int generate(mr_session *session, const mr_tokenizer *tokenizer, const Op
   int ready = sampler_start(&sampler, options->sampling, options->seed, mr_vocabulary(session));
   int code = ready && logits ? DONE : report(WRONG_INPUT, "not enough memory");
   double start = now();
-  if (!code && mr_prefill(session, ids, stats->prompt_tokens, logits)) {
+  if (!code && (mr_schedule_begin(schedule) ||
+                mr_prefill(session, ids, stats->prompt_tokens, logits))) {
     code = failed();
   }
   stats->prefill = now() - start;
   if (!code) {
     for (int i = 0; i < stats->prompt_tokens; i++) sampler_see(&sampler, ids[i]);
     output_start(&output, options, tokenizer);
-    code = answer(session, options, &sampler, &output, logits, stats);
+    code = answer(session, schedule, options, &sampler, &output, logits, stats);
     output_finish(&output);
     if (!code) tell(session, options, stats);
   }
@@ -130,6 +116,7 @@ int main(int count, char **words) {
   Options options;
   Stats stats = {0};
   mr_session *session = NULL;
+  mr_schedule *schedule = NULL;
   mr_tokenizer *tokenizer = NULL;
   double start = now();
   if (count == 4 && !strcmp(words[1], "--serve")) return serve(words[2], atoi(words[3]));
@@ -147,16 +134,19 @@ int main(int count, char **words) {
   }
   int error = mr_open(artifact, options.threads, &session);
   if (!error && !options.ids) error = mr_tokenizer_open(artifact, &tokenizer);
-  if (!error) error = mr_set_level(session, options.level);
+  if (!error) error = mr_set_level(session, options.level < 0 ? 0 : options.level);
+  const char *name = options.schedule ? options.schedule : "off";
+  if (!error) error = mr_schedule_open(session, artifact, name, &schedule);
   if (error) {
     code = failed();
   } else {
     running = session;
     stats.load = now() - start;
-    code = generate(session, tokenizer, &options, &stats);
+    code = generate(session, schedule, tokenizer, &options, &stats);
   }
   running = NULL;
   mr_tokenizer_close(tokenizer);
+  mr_schedule_close(schedule);
   mr_close(session);
   return code;
 }

@@ -26,8 +26,10 @@ static const char HELP[] =
     "                        bounds of the sampling (default: the model's)\n"
     "  --seed N              of the sampling (default: 0)\n"
     "  --threads N           default: one for each CPU\n"
-    "  --level L             precision level, 0 is the most precise\n"
-    "  --stats               print speed at the end\n"
+    "  --level L             precision level of all, 0 is the most precise\n"
+    "  --schedule NAME       static, entropy, learned, fixed:L or off: the level of each token\n"
+    "                        behind the prompt (default: off)\n"
+    "  --stats               print speed, levels and what was read at the end\n"
     "  --version             print morendo's version and the model's name\n"
     "\n"
     "exit codes: 0 done, 1 wrong input, 2 wrong command line, 130 interrupted\n";
@@ -152,7 +154,7 @@ static int check_chat(const Options *options, int chat) {
 int read_options(int count, char **words, Options *options) {
   int help = 0, chat = 0, version = 0;
   Sampling *sampling = &options->sampling;
-  *options = (Options){.max_tokens = 256, .sampling = run_model.sampling};
+  *options = (Options){.max_tokens = 256, .sampling = run_model.sampling, .level = -1};
   const Rule rules[] = {
       {"--help", FLAG, &help, 0, 0, NULL},
       {"-h", FLAG, &help, 0, 0, NULL},
@@ -163,6 +165,7 @@ int read_options(int count, char **words, Options *options) {
       {"--stats", FLAG, &options->stats, 0, 0, NULL},
       {"--ignore-eos", FLAG, &options->ignore_eos, 0, 0, NULL},
       {"--system", TEXT, &options->system, 0, 0, NULL},
+      {"--schedule", TEXT, &options->schedule, 0, 0, NULL},
       {"--stop", STOP, NULL, 0, 0, NULL},
       {"--seed", SEED, NULL, 0, 0, COUNT},
       {"--max-tokens", INTEGER, &options->max_tokens, 0, MOST_INTEGER, COUNT},
@@ -185,6 +188,9 @@ int read_options(int count, char **words, Options *options) {
   if (version) {
     printf("morendo %s, %s\n", run_model.version, run_model.name);
     return DONE;
+  }
+  if (options->level >= 0 && options->schedule) {
+    return report(WRONG_USAGE, "argument --schedule: not allowed with argument --level; see --help");
   }
   return check_chat(options, chat);
 }

@@ -27,6 +27,8 @@ typedef struct {
   const char *system[3];         /* with a system message: before, between, behind; or NULL */
   int trims;                     /* blanks around messages are taken away */
   Sampling sampling;
+  const int64_t *level_bytes; /* of weights that a decode step reads, by precision level */
+  int64_t weights;            /* how many these are */
 } Model;
 extern const Model run_model;
 
@@ -34,9 +36,9 @@ extern const Model run_model;
 enum { MOST_STOPS = 16 };
 
 typedef struct {
-  const char *prompt, *system;
+  const char *prompt, *system, *schedule;
   const char *stops[MOST_STOPS];
-  int stop_count, max_tokens, threads, level;
+  int stop_count, max_tokens, threads, level; /* level -1 if it is not given */
   int raw, ids, stats, ignore_eos;
   uint64_t seed;
   Sampling sampling;
@@ -77,6 +79,23 @@ void output_finish(Output *output);
 
 /* prompt.c: the ids of the prompt, from malloc; NULL after an error that is already reported. */
 int32_t *read_prompt(const Options *options, const mr_tokenizer *tokenizer, int *count);
+
+/* stats.c: what --stats tells. */
+enum { SHOWN_RUNS = 12 };
+
+typedef struct {
+  double load, prefill, decode; /* seconds */
+  int prompt_tokens, decode_tokens;
+  struct {
+    int level, steps;
+  } runs[SHOWN_RUNS]; /* of decode steps of the same level */
+  int run_count, last_level;
+  double bytes; /* that all decode steps read */
+  const char *finish;
+} Stats;
+
+void stats_add_step(Stats *stats, int level, double seconds);
+void stats_print(const Stats *stats);
 
 /* serve.c: gives logits to another program; see there. */
 int serve(const char *directory, int threads);

@@ -8,11 +8,13 @@
  *   's', n, n ids   score       float[n][vocabulary]
  *   'P', n          position    nothing
  *   'L', n          level       nothing
+ *   'C', n, window  means of cache tensor n, double[]
  *
  * The signal SIGUSR1 cancels the request that runs.
  *
  * A reply is two int32, a code of morendo.h and the number of bytes that follow: the result, or
- * after a failure its text. The first reply comes without a request: vocabulary and context. */
+ * after a failure its text. The first reply comes without a request:
+ * vocabulary, context and levels. */
 #define _POSIX_C_SOURCE 200809L
 #include <signal.h>
 #include <stdint.h>
@@ -54,6 +56,19 @@ static int decode(mr_session *session, int32_t id, float *logits) {
   return code ? reply_error(code) : reply(MR_OK, logits, bytes);
 }
 
+static int cache_means(mr_session *session, int tensor) {
+  int32_t window;
+  int count = 0;
+  if (fread(&window, sizeof window, 1, stdin) != 1) return 0;
+  int code = mr_cache_means(session, tensor, window, NULL, 0, &count);
+  if (code) return reply_error(code);
+  double *means = malloc(sizeof *means * (size_t)count);
+  int going = means && !mr_cache_means(session, tensor, window, means, count, &count) &&
+              reply(MR_OK, means, sizeof *means * (size_t)count);
+  free(means);
+  return going;
+}
+
 static int answer(mr_session *session, int32_t operation, int32_t number, float *logits) {
   int code = MR_OK;
   switch (operation) {
@@ -62,6 +77,8 @@ static int answer(mr_session *session, int32_t operation, int32_t number, float 
       return run_ids(session, (char)operation, number);
     case 'd':
       return decode(session, number, logits);
+    case 'C':
+      return cache_means(session, number);
     case 'P':
       code = mr_set_position(session, number);
       break;
@@ -91,7 +108,7 @@ int serve(const char *directory, int threads) {
     return 1;
   }
   served = session;
-  int32_t sizes[2] = {mr_vocabulary(session), mr_context(session)};
+  int32_t sizes[3] = {mr_vocabulary(session), mr_context(session), mr_levels(session)};
   float *logits = malloc(sizeof *logits * (size_t)sizes[0]);
   int going = logits && reply(MR_OK, sizes, sizeof sizes);
   int32_t request[2];
