@@ -77,14 +77,13 @@ class Bench:
 
         if dtype.startswith("float"):
             return tvm.runtime.tensor(self.rng.standard_normal(shape, np.float32).astype(dtype))
+        if dtype == "uint8":  # codes
+            return tvm.runtime.tensor(self.rng.integers(0, 256, shape, dtype=np.uint8))
         return tvm.runtime.tensor(np.zeros(shape, dtype))
 
-    def caches(self, cache) -> list:
-        return [
-            (self.tensor(*cache.key_shape, dtype=cache.dtype),
-             self.tensor(*cache.value_shape, dtype=cache.dtype))
-            for _ in range(LAYERS)
-        ]  # fmt: skip
+    def cache(self, cache) -> list:
+        """The arrays of one layer's cache."""
+        return [self.tensor(*array.shape, dtype=array.dtype) for array in cache.arrays]
 
     def attention(self, max_tokens: int, cache) -> Callable:
         from morendo.codegen.cpu.kernels.attention import Scores, cached_attention
@@ -126,14 +125,14 @@ def prefill(bench: Bench, dtype: str) -> None:
     from morendo.codegen.cpu.kernels.kv_cache import KVCache
 
     cache, prompt = KVCache(KV_HEADS, HEAD_DIM, CONTEXT, dtype), 512
-    run, caches = bench.attention(CHUNK, cache), bench.caches(cache)
+    run, caches = bench.attention(CHUNK, cache), [bench.cache(cache) for _ in range(LAYERS)]
     q = bench.tensor(CHUNK, (HEADS + 2 * KV_HEADS) * HEAD_DIM)
     out = bench.tensor(CHUNK, HEADS * HEAD_DIM)
 
     def all_layers() -> None:
         for position in range(0, prompt, CHUNK):
-            for keys, values in caches:
-                run(q, keys, values, out, CHUNK, position)
+            for arrays in caches:
+                run(q, *arrays, out, CHUNK, position)
 
     duration = measure(all_layers, bench.options.rounds)
     operations = 4 * HEAD_DIM * HEADS * LAYERS * (prompt * (prompt + 1) // 2)
@@ -150,16 +149,16 @@ def decode(bench: Bench, dtype: str) -> None:
     from morendo.codegen.cpu.kernels.kv_cache import KVCache
 
     cache = KVCache(KV_HEADS, HEAD_DIM, CONTEXT, dtype)
-    run, caches = bench.attention(1, cache), bench.caches(cache)
+    run, caches = bench.attention(1, cache), [bench.cache(cache) for _ in range(LAYERS)]
     q, out = bench.tensor(1, (HEADS + 2 * KV_HEADS) * HEAD_DIM), bench.tensor(1, HEADS * HEAD_DIM)
     for position in (0, 15, 63, 127, 255, 511, 1023, 2047):
 
         def all_layers(position: int = position) -> None:
-            for keys, values in caches:
-                run(q, keys, values, out, 1, position)
+            for arrays in caches:
+                run(q, *arrays, out, 1, position)
 
         duration = measure(all_layers, bench.options.rounds, calls=3)
-        nbytes = 2 * KV_HEADS * HEAD_DIM * (position + 1) * np.dtype(dtype).itemsize * LAYERS
+        nbytes = cache.key_bytes * (position + 1) * LAYERS
         print(
             f"decode at {position}, cache {dtype}: {duration.text(1e6 / LAYERS, 'us')} a layer,"
             f" {nbytes / duration.best / 1e9:.1f} GB/s"
@@ -190,7 +189,6 @@ def small(bench: Bench) -> None:
         ]
         normed, wide = bench.tensor(tokens, WIDTH), bench.tensor(tokens, FFN)
         row, frequencies = bench.tensor(tokens, stacked), bench.tensor(HEAD_DIM // 2)
-        keys, values = bench.tensor(*cache.key_shape), bench.tensor(*cache.value_shape)
         kernels = [
             (norms.rms_norm(bench.isa, eps=1e-5, **common), (x, weight, normed, tokens)),
             (
@@ -212,7 +210,7 @@ def small(bench: Bench) -> None:
                     bench.isa, max_tokens=tokens, heads=HEADS, cache=cache,
                     rotation=Rotation(HEAD_DIM, HEAD_DIM),
                 ),
-                (row, frequencies, keys, values, tokens, 100),
+                (row, frequencies, *bench.cache(cache), tokens, 100),
             ),
         ]  # fmt: skip
         for function, arguments in kernels:

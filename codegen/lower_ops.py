@@ -173,11 +173,11 @@ def _cached_attention(
     tokens, count = lowering.rows(call.args[0])
     heads, head_dim = shape_of(call.args[0].ty)[2:]
     kv_heads = shape_of(call.args[1].ty)[2]
-    cache, keys, values = lowering.program.cache(attrs["layer"], kv_heads, head_dim)
+    cache, stored = lowering.program.cache(attrs["layer"], kv_heads, head_dim, attrs["cache_bits"])
     query, key, value = (lowering.storage(arg) for arg in call.args)
     append = lowering.build(append_kv, max_tokens=tokens, cache=cache)
     note = f"layer {attrs['layer']} attention"
-    lowering.call(append, [key, value, keys, values, count, "position"], note)
+    lowering.call(append, [key, value, *stored, count, "position"], note)
     return _attend(lowering, attrs, query, heads, (tokens, count), Rows(heads * head_dim))
 
 
@@ -186,7 +186,7 @@ def _cached_stacked_attention(
 ) -> Storage:
     tokens, count = lowering.rows(call.args[0])
     heads, kv_heads, head_dim = attrs["heads"], attrs["kv_heads"], attrs["head_dim"]
-    cache, keys, values = lowering.program.cache(attrs["layer"], kv_heads, head_dim)
+    cache, stored = lowering.program.cache(attrs["layer"], kv_heads, head_dim, attrs["cache_bits"])
     stacked = lowering.storage(call.args[0])
     append = lowering.build(
         rope_append_kv,
@@ -195,7 +195,7 @@ def _cached_stacked_attention(
         cache=cache,
         rotation=_rotation(attrs, head_dim),
     )
-    args = [stacked, _frequencies(lowering, attrs), keys, values, count, "position"]
+    args = [stacked, _frequencies(lowering, attrs), *stored, count, "position"]
     lowering.call(append, args, f"layer {attrs['layer']} rope, append to the cache")
     rows = Rows((heads + 2 * kv_heads) * head_dim)
     return _attend(lowering, attrs, stacked, heads, (tokens, count), rows)
@@ -209,7 +209,7 @@ def _attend(
     tokens: tuple[int, Any],
     rows: Rows,
 ) -> Storage:
-    cache, keys, values = lowering.program.caches[attrs["layer"]]
+    cache, stored = lowering.program.caches[attrs["layer"]]
     scores = Scores(
         scale=attrs["scale"],
         window=attrs["window"],
@@ -221,7 +221,7 @@ def _attend(
     function = lowering.build(
         cached_attention, max_tokens=tokens[0], heads=heads, cache=cache, scores=scores, q_rows=rows
     )
-    args = [query, keys, values, *slopes, out, tokens[1], "position"]
+    args = [query, *stored, *slopes, out, tokens[1], "position"]
     lowering.call(function, args, f"layer {attrs['layer']} attention")
     return out
 

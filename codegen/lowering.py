@@ -12,6 +12,7 @@ from tvm import relax, tirx
 from morendo.ir.dialect import shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
+from morendo.ir.layout import CACHE_DTYPES
 from morendo.ir.plan import ITEM_BYTES, Const, Level
 
 from .cpu.kernels.kv_cache import KVCache
@@ -41,12 +42,12 @@ class Options:
     Attributes:
         chunk: most tokens of one prefill call.
         context: positions of the KV cache, a multiple of the layout's key tile.
-        cache_dtype: "float16" or "float32".
+        half_cache: whether the cache of keys and values is float16 where the graph leaves it open.
     """
 
     chunk: int
     context: int
-    cache_dtype: str
+    half_cache: bool
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Program:
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     unscheduled: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     functions: dict[str, FunctionLowering] = field(default_factory=dict)
-    caches: dict[int, tuple[KVCache, Storage, Storage]] = field(default_factory=dict)
+    caches: dict[int, tuple[KVCache, list[Storage]]] = field(default_factory=dict)
     cache_bytes: int = 0
     _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
 
@@ -91,17 +92,28 @@ class Program:
         self.kernels.setdefault(name, function)
         return name
 
-    def cache(self, layer: int, kv_heads: int, head_dim: int) -> tuple[KVCache, Storage, Storage]:
-        """The KV cache of a layer, placed when first asked for."""
+    @property
+    def cache_dtype(self) -> str:
+        """What keys and values are stored as, "" without any."""
+        return ", ".join(sorted({cache.dtype for cache, _ in self.caches.values()}))
+
+    def cache(
+        self, layer: int, kv_heads: int, head_dim: int, bits: int
+    ) -> tuple[KVCache, list[Storage]]:
+        """The KV cache of a layer and its arrays, placed when first asked for.
+
+        Args:
+            bits: 32, 16, 8, or 0 for what the options say.
+        """
         if layer not in self.caches:
             options, tile = self.options, self.target.layout.key_tile
-            cache = KVCache(kv_heads, head_dim, options.context, options.cache_dtype, tile)
-            nbytes = kv_heads * head_dim * cache.context * ITEM_BYTES[cache.dtype]
+            dtype = CACHE_DTYPES[bits or (16 if options.half_cache else 32)]
+            cache = KVCache(kv_heads, head_dim, options.context, dtype, tile)
             places = []
-            for _ in range(2):
-                places.append(Storage("cache", nbytes, self.cache_bytes))
-                self.cache_bytes += self.target.layout.aligned(nbytes)
-            self.caches[layer] = (cache, places[0], places[1])
+            for array in cache.arrays:
+                places.append(Storage("cache", array.nbytes, self.cache_bytes))
+                self.cache_bytes += self.target.layout.aligned(array.nbytes)
+            self.caches[layer] = (cache, places)
         return self.caches[layer]
 
 

@@ -100,6 +100,7 @@ NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0}  # no weight is zeros
 LAYER_NORM: Attrs = {"weight": str, "bias": "", "eps": float, "offset": 0.0}
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
+CACHED: Attrs = {**ATTENTION, "cache_bits": 0}  # of CACHE_DTYPES; 0 is what the target likes best
 FUSED: Attrs = {
     "weights": list,
     "biases": [],
@@ -203,14 +204,14 @@ _DEFS = (
     OpDef(
         "cached_attention",
         ("q", "k", "v"),
-        ATTENTION,
+        CACHED,
         _same,
         "appends k and v to the layer's KV cache in place, then attends to all of it",
     ),
     OpDef(
         "cached_stacked_attention",
         ("qkv", "position_ids"),
-        {**HEADS, **ROPE, **ATTENTION},
+        {**HEADS, **ROPE, **CACHED},
         _stacked,
         "stacked_attention over the layer's KV cache, which grows in place",
     ),

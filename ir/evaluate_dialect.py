@@ -125,7 +125,8 @@ def _rope(state: State, attrs: Attrs, x: Any, positions: Any) -> Any:
 
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:
     rest = {key: attrs[key] for key in ("scale", "window", "softcap")}
-    return ref.attention(q, k, v, alibi=state.weight(attrs["alibi"]), **rest)
+    bits = attrs.get("cache_bits", 0)
+    return ref.attention(q, k, v, alibi=state.weight(attrs["alibi"]), cache_bits=bits, **rest)
 
 
 def _cached_attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from .reference_attention import integer_output, integer_scores, scores_to_weights
+
 Array = NDArray[np.float32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -113,16 +115,22 @@ def attention(
     window: int = 0,
     softcap: float = 0.0,
     alibi: Array | None = None,
+    cache_bits: int = 0,
 ) -> Array:
     """Causal attention of q (1, n, H, D) to k, v (1, m, Hkv, D) with m >= n: (1, n, H, D).
 
     Query i has position i + m - n; it sees keys j with position - window < j <= position (window
     0: all j <= position). Head h reads key head h * Hkv // H. Scores are capped to
-    softcap * tanh(score / softcap), alibi adds slope * j.
+    softcap * tanh(score / softcap), alibi adds slope * j. With `cache_bits` 8 both products are of
+    integers (`reference_attention.py`).
     """
+    integers = cache_bits == 8
     heads, kv_heads = q.shape[2], k.shape[2]
     k, v = (np.repeat(t, heads // kv_heads, axis=2) for t in (k, v))
-    scores = np.einsum("bihd,bjhd->bhij", q, k, dtype=np.float32) * np.float32(scale)
+    if integers:
+        scores = integer_scores(q, k, scale)
+    else:
+        scores = np.einsum("bihd,bjhd->bhij", q, k, dtype=np.float32) * np.float32(scale)
     if softcap:
         scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
     key = np.arange(k.shape[1])
@@ -130,10 +138,11 @@ def attention(
     if alibi is not None:
         scores = scores + alibi[:, None, None] * key.astype(np.float32)
     visible = (key <= query) & ((key > query - window) if window else True)
-    scores = np.where(visible, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights = weights / weights.sum(axis=-1, keepdims=True)
-    return np.einsum("bhij,bjhd->bihd", weights, v, dtype=np.float32)
+    weights = scores_to_weights(scores, visible)
+    totals = weights.sum(axis=-1, keepdims=True)
+    if integers:
+        return integer_output(weights, v) / totals.transpose(0, 2, 1, 3)
+    return np.einsum("bhij,bjhd->bihd", weights / totals, v, dtype=np.float32)
 
 
 def gated(gate: Array, up: Array, activation: str) -> Array:

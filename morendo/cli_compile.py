@@ -13,6 +13,7 @@ from typing import Any
 from morendo.budget import EMBEDDING_BITS
 from morendo.cli_inspect import bits_of
 from morendo.compile_stats import json_lines, print_times
+from morendo.ir.layout import CACHE_DTYPES
 from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
 from morendo.usage import whole_number
@@ -70,6 +71,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         metavar="TOKENS",
         help="tokens computed at once in prefill (default: 256)",
+    )
+    add(
+        "--cache-bits",
+        type=int,
+        choices=list(CACHE_DTYPES),
+        help="of the keys and values that the model remembers: 8 take half of the memory of 16, "
+        "and attention computes with integers, faster for long texts (default: 16, or 32 with "
+        "--bits f32 and on CPUs that are slow with 16)",
     )
     add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
     add(
@@ -178,7 +187,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         key: value
         for key in (
-            "out", "average_bits", "group_size", "embedding_bits", "calibrate",
+            "out", "average_bits", "group_size", "embedding_bits", "cache_bits", "calibrate",
             "calibration_windows",
             "tuning_steps", "context", "chunk", "dump_ir", "passes",
         )

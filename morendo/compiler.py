@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -36,6 +36,7 @@ from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.passes.promote_groups import PromoteGroups
+from morendo.passes.specialize_phases import SpecializePhases
 from morendo.progress import Progress
 from morendo.provenance import digests
 from morendo.runtime.artifact import PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
@@ -59,6 +60,7 @@ def compile(
     embedding_bits: int | None = None,
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
+    cache_bits: int | None = None,
     calibrate: str | Path | Sequence[str | Path] | None = None,
     calibration_windows: int | None = None,
     tuning_steps: int | None = None,
@@ -81,6 +83,8 @@ def compile(
         embedding_bits: of the table of tokens and the output head, 8, 6, 5 or 4; by default 8.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
+        cache_bits: of keys and values, 32, 16 or 8; with 8, attention computes with integers. By
+            default 16 where the target converts them as it reads, else 32.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, the default under a budget, "pydoc" for the text
             of Python's help. Without a text or a budget weights are rounded to nearest.
@@ -108,9 +112,9 @@ def compile(
     budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits)
     texts = budget.texts(calibrate)
     if passes is not None:
-        _check_alone(tuning_steps, average_bits, size_mb, group_size, embedding_bits)
+        _check_alone(tuning_steps, average_bits, size_mb, group_size, embedding_bits, cache_bits)
     spec = budget.passes(bool(texts), tuning_steps)
-    recipe = _recipe(machine, spec, passes)
+    recipe = _recipe(machine, spec, passes, cache_bits or 0)
     _check_calibrated(recipe, texts, calibration_windows)
     out = Path(out or default_name(model, machine.name, budget.label))
     out = out if out.name else out.absolute()  # "." has no name to put others beside
@@ -149,6 +153,7 @@ _NUMBERS = {
     "size_mb?": float,
     "group_size?": int,
     "embedding_bits?": int,
+    "cache_bits?": int,
     "context?": int,
     "calibration_windows?": int,
     "tuning_steps?": int,
@@ -178,18 +183,22 @@ def _load(model: str | Path, context: int | None, check: bool, progress: Progres
     return loaded
 
 
-def _recipe(machine: Target, default: str, given: str | None) -> Sequence[Pass]:
+def _recipe(machine: Target, default: str, given: str | None, cache_bits: int) -> Sequence[Pass]:
     """The passes that the user gives as they are, or the default ones as the target wants them."""
     if given is not None:
         return parse_spec(given, known_passes())
-    return machine.recipe(parse_spec(default, known_passes()))
+    steps = machine.recipe(parse_spec(default, known_passes()))
+    return [
+        replace(step, cache_bits=cache_bits) if isinstance(step, SpecializePhases) else step
+        for step in steps
+    ]
 
 
 def _check_alone(*options: float | None) -> None:
     """Refuse options that only the default passes heed.
 
     Args:
-        options: tuning steps, average bits, size, group size and embedding bits.
+        options: tuning steps, average bits, size, group size, embedding bits and cache bits.
     """
     spellings = (
         "tune-scales{steps=N}",
@@ -197,11 +206,13 @@ def _check_alone(*options: float | None) -> None:
         "promote-groups{size_mb=N}",
         "quantize-weights{group_size=N}",
         "quantize-weights{head_bits=N}",
+        "specialize-phases{cache_bits=N}",
     )
     given = [s for s, value in zip(spellings, options, strict=True) if value is not None]
     if given:
         raise InputError(
-            "give passes, or a budget, a group size, embedding bits or tuning steps, not both",
+            "give passes, or a budget, a group size, embedding bits, cache bits or tuning steps, "
+            "not both",
             hint=f"write {', '.join(given)} in --passes",
         )
 
@@ -258,7 +269,7 @@ def _options(
     return Options(
         chunk=min(chunk, wanted),
         context=-(-wanted // tile) * tile,
-        cache_dtype="float16" if half else "float32",
+        half_cache=half,
     )
 
 
@@ -354,7 +365,11 @@ def _manifest(
             "cpu_flags": list(machine.device.cpu_flags),
             "layout": asdict(machine.layout),
         },
-        "options": asdict(program.options),
+        "options": {
+            "chunk": program.options.chunk,
+            "context": program.options.context,
+            "cache_dtype": program.cache_dtype,
+        },
         "passes": [
             {"spec": r.spec, "counts": r.report.counts, "missed": r.report.reasons} for r in records
         ],

@@ -9,8 +9,9 @@ import tvm
 from tvm import relax
 
 from morendo.ir.dialect import NORMS, attrs_of, call, op_name
-from morendo.ir.errors import CompileError
+from morendo.ir.errors import CompileError, InputError
 from morendo.ir.invariants import relax_functions
+from morendo.ir.layout import CACHE_DTYPES
 
 from .base import Context, Pass
 from .rewrite import Rebuilder
@@ -30,7 +31,11 @@ class SpecializePhases(Pass):
     Attention becomes attention over the layer's KV cache, which grows in place: nothing is
     computed twice. In prefill only the last token goes through the final norm and the head.
 
-    Source: the split into phases of PMPD, arXiv 2410.13461, section 3.
+    With `cache_bits` 8 the cache holds codes, and attention is of integers; 0 leaves the choice
+    between float32 and float16 to the target.
+
+    Source: the split into phases of PMPD, arXiv 2410.13461, section 3; integer attention of
+    Agile-Quant, arXiv 2312.05693.
     """
 
     name: ClassVar[str] = "specialize-phases"
@@ -41,6 +46,16 @@ class SpecializePhases(Pass):
         "activations-float",
     )
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "specialized")
+
+    cache_bits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cache_bits and self.cache_bits not in CACHE_DTYPES:
+            choices = ", ".join(map(str, CACHE_DTYPES))
+            raise InputError(
+                f"{self.name}: cache_bits is no width of a cache (got {self.cache_bits}, "
+                f"need one of {choices})"
+            )
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         main = relax_functions(module)["main"]
@@ -55,9 +70,9 @@ class SpecializePhases(Pass):
         dtype = str(tokens.ty.dtype)
         one, fresh = tvm.tirx.IntImm(dtype, 1), tvm.tirx.Var(tokens.name, dtype)
         functions = {
-            "prefill": Rebuilder(main).run(_visitor(head), "prefill"),
-            "score": Rebuilder(main, {tokens: fresh}).run(_visitor(None), "score"),
-            "decode": Rebuilder(main, {tokens: one}).run(_visitor(None), "decode"),
+            "prefill": Rebuilder(main).run(self._visitor(head), "prefill"),
+            "score": Rebuilder(main, {tokens: fresh}).run(self._visitor(None), "score"),
+            "decode": Rebuilder(main, {tokens: one}).run(self._visitor(None), "decode"),
         }
         for name, op in ((n, o) for n, f in functions.items() for o in _ops(f)):
             if op.startswith("cached"):
@@ -65,6 +80,23 @@ class SpecializePhases(Pass):
         if head is None:
             context.report.missed("prefill", "no final linear found: logits of all tokens computed")
         return tvm.IRModule(functions)
+
+    def _visitor(self, head: relax.Var | None) -> Any:
+        """Swap attention for its cached form; after `head`, later ops read its last token."""
+        last_norm: list[Any] = []
+
+        def visit(rebuilder: Rebuilder, var: relax.Var, value: Any) -> Any:
+            name = op_name(value)
+            if name in CACHED:
+                attrs = {**attrs_of(value), "cache_bits": self.cache_bits}
+                return call(CACHED[name], *value.args, **attrs)
+            if head is not None and _is_final(rebuilder, var, head):
+                if not last_norm:
+                    last_norm.append(rebuilder.emit(call("last_token", rebuilder.new[head])))
+                return call(name, last_norm[0], *value.args[1:], **attrs_of(value))
+            return value
+
+        return visit
 
 
 def _ops(function: relax.Function) -> list[str]:
@@ -80,23 +112,6 @@ def _head(main: relax.Function) -> relax.Var | None:
     x = linears[-1].args[0]
     producer = values.get(x)
     return producer.args[0] if op_name(producer) in NORMS else x
-
-
-def _visitor(head: relax.Var | None) -> Any:
-    """Swap attention for its cached form; after `head`, later ops read its last token."""
-    last_norm: list[Any] = []
-
-    def visit(rebuilder: Rebuilder, var: relax.Var, value: Any) -> Any:
-        name = op_name(value)
-        if name in CACHED:
-            return call(CACHED[name], *value.args, **attrs_of(value))
-        if head is not None and _is_final(rebuilder, var, head):
-            if not last_norm:
-                last_norm.append(rebuilder.emit(call("last_token", rebuilder.new[head])))
-            return call(name, last_norm[0], *value.args[1:], **attrs_of(value))
-        return value
-
-    return visit
 
 
 def _is_final(rebuilder: Rebuilder, var: relax.Var, head: relax.Var) -> bool:

@@ -242,7 +242,7 @@ def test_opt_without_passes_checks_and_prints(ir_file, capsys):
 
 def test_opt_refuses_ir_that_no_pass_could_have_made(ir_file, capsys):
     text = ir_file.read_text(encoding="utf-8")
-    ir_file.write_text(text.replace("features=64", 'features=64, format="q5g32"', 1), "utf-8")
+    ir_file.write_text(text.replace("features=64", 'features=64, format="q7g32"', 1), "utf-8")
     assert cli.main(["opt", str(ir_file)]) == cli.USER_ERROR
     assert "the module is not formats-known as it was read" in capsys.readouterr().err
 

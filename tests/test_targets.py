@@ -90,7 +90,7 @@ def test_a_target_may_have_kernels_and_lowerings_of_its_own() -> None:
         raise AssertionError("replaced")
 
     target = dataclasses.replace(find_target("x86-64-v3"), builders={shared: own})
-    assert Program(target, Options(8, 64, "float32")).build(shared, width=3) == "3 wide"
+    assert Program(target, Options(8, 64, False)).build(shared, width=3) == "3 wide"
 
 
 def test_a_target_may_change_the_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import morendo
-from morendo.ir.errors import ArtifactError
+from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.layout import TileLayout
 from morendo.runtime.artifact import read_plan
 from morendo.targets import find_target, known_targets
@@ -70,6 +70,42 @@ def test_phases_agree(compile_tiny: Callable[..., Path], ids: np.ndarray) -> Non
         decoded = [executor.decode(int(token)).copy() for token in ids[70:]]
     assert relative_error(prefill, score[69]) < 2e-5
     assert relative_error(np.stack(decoded), score[70:]) < 2e-5
+
+
+@pytest.mark.parametrize("target", [target.name for target in known_targets()])
+def test_a_cache_of_8_bits_is_close_to_torch(
+    target: str, compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
+) -> None:
+    """Integer attention alone: weights and linears are floats. Phases cut chunks alike."""
+    artifact = compile_tiny(bits="f32", cache_bits=8, target=target)
+    try:
+        with morendo.load(artifact) as session:
+            score = session.logits(ids)
+            executor = session.executor
+            executor.set_position(0)
+            prefill = executor.prefill(ids[:70]).copy()
+            decoded = [executor.decode(int(token)).copy() for token in ids[70:]]
+    except ArtifactError as error:
+        pytest.skip(f"compiled, but cannot run here: {error}")
+    want = torch_logits(tiny_torch, ids)
+    assert relative_error(score, want) < 0.01
+    assert kl_divergence(want, score) < 5e-4
+    assert relative_error(prefill, score[69]) < 2e-3
+    assert relative_error(np.stack(decoded), score[70:]) < 2e-3
+
+
+def test_a_cache_of_8_bits_takes_half_of_the_memory(compile_tiny: Callable[..., Path]) -> None:
+    plans = [read_plan(compile_tiny(bits=4, cache_bits=bits)) for bits in (8, 16, 32)]
+    eight, half, full = (plan.cache_bytes for plan in plans)
+    assert full == 2 * half
+    assert 0.5 * half < eight < 0.7 * half  # 4 bytes of scale for each head of 32 elements
+
+
+def test_a_width_that_no_cache_has_is_refused(compile_tiny: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="cache_bits is no width.*got 5, need one of 32, 16, 8"):
+        compile_tiny(cache_bits=5)
+    with pytest.raises(InputError, match="write specialize-phases{cache_bits=N} in --passes"):
+        compile_tiny(cache_bits=8, passes="normalize")
 
 
 @pytest.mark.parametrize("bits", ["f32", 4])

@@ -69,7 +69,7 @@ def test_accepted_activations_can_be_calibrated_and_lowered(activation: str) -> 
     machine = find_target("native")
     recipe = machine.recipe(parse_spec(LOWERED, known_passes()))
     module, _ = run_passes(module, recipe, Context(layout=machine.layout))
-    _, plan = lower_module(module, machine, Options(chunk=32, context=64, cache_dtype="float32"))
+    _, plan = lower_module(module, machine, Options(chunk=32, context=64, half_cache=False))
     assert plan.functions
 
 

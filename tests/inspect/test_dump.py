@@ -118,7 +118,7 @@ def test_generic_kernels_show_what_they_were_before_scheduling(tmp_path):
     functions = [("prefill", "n"), ("score", "n"), ("decode", "1")]
     text = "".join(function.format(name=name, n=n) for name, n in functions)
     text = f'n = TypeVar("n")\n@I.ir_module\nclass Module:\n{text}'
-    options = Options(chunk=32, context=64, cache_dtype="float32")
+    options = Options(chunk=32, context=64, half_cache=False)
     program, plan = lower_module(parse_module(text), find_target("native"), options)
     dump_program(Dump(tmp_path), program, plan, 0.0)
     names = [path.name for path in (tmp_path / "00_kernels").iterdir()]

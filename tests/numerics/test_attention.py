@@ -13,6 +13,8 @@ from morendo.codegen.cpu.kernels.attention_tile import Scores
 from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector_blocks import Rows
+from morendo.ir import reference_ops
+from morendo.ir.reference_attention import quantized_heads
 from tests.numerics.kernel_runner import (
     compile_function,
     frozen,
@@ -24,16 +26,40 @@ from tests.numerics.kernel_runner import (
 WIDTHS = runnable_widths()
 
 
-def filled(cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
+def filled(cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray, ...]:
     """The caches that hold keys and values [length, Hkv, D]; the rest is NaN."""
+    if cache.integers:
+        return filled_with_codes(cache, keys, values)
     length = keys.shape[0]
     by_position = poisoned((cache.context, cache.kv_heads, cache.head_dim))
     by_position[:length] = keys
     tiles = by_position.reshape(-1, 16, cache.kv_heads, cache.head_dim).transpose(2, 0, 3, 1)
-    v_cache = poisoned(cache.value_shape)
+    v_cache = poisoned(cache.arrays[1].shape)
     v_cache[:, :length] = values.transpose(1, 0, 2)
     as_stored = [np.ascontiguousarray(a).astype(cache.dtype) for a in (tiles, v_cache)]
     return frozen(as_stored[0]), frozen(as_stored[1])
+
+
+def filled_with_codes(
+    cache: KVCache, keys: NDArray, values: NDArray, offset: int = 0
+) -> tuple[NDArray, ...]:
+    """The same with codes; where nothing is written codes are random and scales NaN."""
+    shapes = [array.shape for array in cache.arrays]
+    rng = np.random.default_rng(1)
+    codes = [rng.integers(0, 256, shape).astype(np.uint8) for shape in shapes[:2]]
+    scales = [poisoned(shape) for shape in shapes[2:]]
+    for at, (key, value) in enumerate(zip(keys, values, strict=True)):
+        for part, heads in enumerate((key, value)):
+            own, scale = quantized_heads(heads[None, None])
+            scales[part][:, at] = scale[0, 0]
+            stored = np.full((cache.kv_heads, cache.padded_dim), offset, np.uint8)
+            stored[:, : cache.head_dim] = (own[0, 0].astype(np.int16) + offset).astype(np.uint8)
+            if part:
+                codes[1][:, at // 4, :, at % 4] = stored
+            else:
+                words = stored.reshape(cache.kv_heads, -1, 4)
+                codes[0][:, at // cache.tile, :, at % cache.tile] = words
+    return tuple(frozen(array) for array in (*codes, *scales))
 
 
 def attention(
@@ -137,4 +163,69 @@ def test_cached_attention_is_close_to_float64(isa, case: Case):
         tolerance = 1e-5 * max(1.0, case.spread)
         got = out[:tokens].reshape(tokens, case.heads, dim)
         np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=f"at {position}")
+        assert np.isnan(out[tokens:]).all()
+
+
+CODES, LONG_CODES = KVCache(3, 64, 256, "int8"), KVCache(1, 64, 1040, "int8")
+INTEGER_CASES = [
+    Case(CODES, 9, 1, STARTS),
+    Case(CODES, 9, 17, CHUNKS),
+    Case(LONG_CODES, 2, 1, [(1, 1039), (1, 600)]),
+    Case(LONG_CODES, 2, 256, [(256, 784), (100, 900)]),
+    *(
+        Case(KVCache(1, dim, 176, "int8"), 2, m, [(m, 0), (m, 77), (1, 175)])
+        for dim in (6, 8, 24, 80, 128)
+        for m in (1, 9)
+    ),
+    Case(KVCache(1, 16, 96, "int8"), 19, 1, [(1, 0), (1, 95)]),
+    *(
+        Case(KVCache(2, 32, 400, "int8"), 4, m, [(m, p) for p in (0, 3, 64, 383)], scores)
+        for m in (1, 16)
+        for scores in (
+            Scores(0.2, window=40),
+            Scores(0.2, softcap=3.0),
+            Scores(0.2, window=70, softcap=20.0, alibi=True),
+        )
+    ),
+    Case(CODES, 9, 16, [(16, 100)], spread=30.0),
+    Case(CODES, 9, 16, [(16, 100)], spread=0.0),
+]
+INTEGER_RUNS = [
+    (isa, case)
+    for isa in WIDTHS
+    for case in (INTEGER_CASES if isa in native_isas() else INTEGER_CASES[::5])
+]
+
+
+@pytest.mark.parametrize(
+    ("isa", "case"), INTEGER_RUNS, ids=lambda x: x.name if isinstance(x, VectorISA) else str(x)
+)
+def test_attention_over_codes_is_the_references(isa, case: Case):
+    """All sums are of integers, so what is left is exp's error, and a weight that it moves over
+    the middle between two codes: one of 127 of the largest weight.
+    """
+    cache, dim = case.cache, case.cache.head_dim
+    rng = np.random.default_rng(0)
+    function = cached_attention(
+        isa, max_tokens=case.max_tokens, heads=case.heads, cache=cache, scores=case.scores
+    )
+    kernel = compile_function(function, isa)
+    slopes = frozen(np.geomspace(0.5, 0.01, case.heads).astype(np.float32))
+    extra, alibi = ([slopes], slopes) if case.scores.alibi else ([], None)
+    for tokens, position in case.points:
+        q = rng.standard_normal((case.max_tokens, case.heads, dim)).astype(np.float32) * case.spread
+        length = position + tokens
+        keys, values = rng.standard_normal((2, length, cache.kv_heads, dim)).astype(np.float32)
+        out = poisoned((case.max_tokens, case.heads * dim))
+        stored = filled_with_codes(cache, keys, values, isa.signed_offset)
+        rows = frozen(q.reshape(case.max_tokens, -1))
+        kernel(rows, *stored, *extra, out, tokens, position)
+        expected = reference_ops.attention(
+            q[None, :tokens], keys[None], values[None], case.scores.scale, case.scores.window,
+            case.scores.softcap, alibi, cache_bits=8,
+        )[0]  # fmt: skip
+        off = np.abs(out[:tokens].reshape(expected.shape) - expected)
+        scale = max(1.0, case.spread)
+        assert off.max() < 0.06 * scale, f"at {position}"
+        assert np.mean(off > 1e-4 * scale) < 0.01, f"at {position}"
         assert np.isnan(out[tokens:]).all()

@@ -18,6 +18,7 @@ from morendo.codegen.cpu.kernels.rope import Rotation, rope, rope_append_kv
 from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir import reference, reference_activation
 from morendo.ir.formats import WeightFormat
+from morendo.ir.reference_attention import quantized_heads
 from tests.numerics.kernel_runner import compile_function, frozen, poisoned, runnable_widths
 
 ISAS = pytest.mark.parametrize("isa", runnable_widths(), ids=lambda isa: isa.name)
@@ -208,6 +209,10 @@ def test_rope_is_close_to_float64_up_to_128k(isa, rotation, max_tokens, tokens, 
     np.testing.assert_allclose(got[:tokens], expected[:tokens], rtol=0, atol=2e-6)
 
 
+def shapes(cache: KVCache) -> list[tuple[int, ...]]:
+    return [array.shape for array in cache.arrays]
+
+
 def cache_views(cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
     """The caches as [ctx, Hkv, D]."""
     by_position = keys.transpose(1, 3, 0, 2).reshape(cache.context, cache.kv_heads, cache.head_dim)
@@ -223,13 +228,40 @@ def test_append_kv_writes_only_the_new_positions(isa, dtype, max_tokens, tokens,
     function = append_kv(
         isa, max_tokens=max_tokens, cache=cache, k_rows=Rows(150, 50), v_rows=Rows(150, 98)
     )
-    keys, values = (poisoned(s, np.dtype(dtype).type) for s in (cache.key_shape, cache.value_shape))
+    keys, values = (poisoned(s, np.dtype(dtype).type) for s in shapes(cache))
     compile_function(function, isa)(row, row, keys, values, tokens, position)
     written = slice(position, position + tokens)
     for view, offset in zip(cache_views(cache, keys, values), (50, 98), strict=True):
         expected = row[:tokens, offset : offset + 48].reshape(tokens, 2, 24).astype(dtype)
         np.testing.assert_array_equal(view[written], expected)
         assert np.isnan(np.delete(view, np.s_[written], axis=0)).all()
+
+
+@ISAS
+@pytest.mark.parametrize("dim", [24, 32, 6])
+@pytest.mark.parametrize(("max_tokens", "tokens", "position"), [(1, 1, 17), (16, 15, 30)])
+def test_append_kv_makes_the_references_codes(isa, dim, max_tokens, tokens, position):
+    cache = KVCache(kv_heads=2, head_dim=dim, context=48, dtype="int8")
+    row = random(1, max_tokens, 4 * dim).copy()
+    row[0, :dim] = 0.0  # a head of zeros
+    function = append_kv(
+        isa, max_tokens=max_tokens, cache=cache, k_rows=Rows(4 * dim), v_rows=Rows(4 * dim, 2 * dim)
+    )
+    codes = [np.full(shape, 85, np.uint8) for shape in shapes(cache)[:2]]
+    scales = [poisoned(shape) for shape in shapes(cache)[2:]]
+    compile_function(function, isa)(row, row, *codes, *scales, tokens, position)
+    padded = cache.padded_dim
+    keys = codes[0].transpose(1, 3, 0, 2, 4).reshape(48, 2, padded)[..., :dim]
+    values = codes[1].transpose(1, 3, 0, 2).reshape(48, 2, padded)[..., :dim]
+    written = slice(position, position + tokens)
+    for part, stored in enumerate((keys, values)):
+        heads = row[:tokens].reshape(tokens, 2, 2, dim)[:, part]
+        expected, scale = quantized_heads(heads[None])
+        as_stored = (expected[0].astype(np.int16) + isa.signed_offset).astype(np.uint8)
+        np.testing.assert_array_equal(stored[written], as_stored)
+        assert (np.delete(stored, np.s_[written], axis=0) == 85).all()
+        np.testing.assert_array_equal(scales[part][:, written], scale[0].T)
+        assert np.isnan(np.delete(scales[part], np.s_[written], axis=1)).all()
 
 
 @ISAS
@@ -240,7 +272,7 @@ def test_rope_append_kv_is_rope_then_append(isa, max_tokens, tokens, position):
     function = rope_append_kv(
         isa, max_tokens=max_tokens, heads=3, cache=cache, rotation=rotation, rows=Rows(120, 4)
     )
-    keys, values = poisoned(cache.key_shape), poisoned(cache.value_shape)
+    keys, values = (poisoned(shape) for shape in shapes(cache))
     out = row.copy()
     compile_function(function, isa)(out, inv_freq, keys, values, tokens, position)
     positions = position + np.arange(max_tokens)

@@ -27,7 +27,9 @@ from morendo.codegen.cpu.vectors.vector_math import fast_exp
 from morendo.ir.formats import ceil_div
 
 from .attention_tile import CHUNK, MASKED, Row, Scores, Tile, most_rows
-from .kv_cache import KVCache
+from .attention_tile_float import FloatTile
+from .attention_tile_integer import IntegerTile
+from .kv_cache import CacheBuffers, KVCache
 
 _TASKS = 16
 """Tasks that decode aims at, so that a few threads are evenly loaded."""
@@ -46,8 +48,7 @@ class _Problem:
     scores: Scores
     q: Any
     q_offset: int
-    k_cache: Any
-    v_cache: Any
+    buffers: CacheBuffers
     slopes: Any
     out: Any
     tokens: Any
@@ -57,6 +58,11 @@ class _Problem:
     def group(self) -> int:
         """Query heads that share a kv head."""
         return self.heads // self.cache.kv_heads
+
+    def tile(self, rows: int, prefetch: bool) -> Tile:
+        """The tile of query rows that reads this cache."""
+        kind = IntegerTile if self.cache.integers else FloatTile
+        return kind(self.cache, self.scores, self.isa, rows, prefetch)
 
     def row(self, position: Any, head: Any) -> Row:
         """The row of a query head at an absolute position."""
@@ -82,7 +88,7 @@ def cached_attention(
 ) -> tirx.PrimFunc:
     """Causal attention of the queries at position..position+tokens-1 over the cache.
 
-    Parameters of the kernel: q f32[M, H, D], k_cache, v_cache, [slopes f32[H] with alibi,]
+    Parameters of the kernel: q f32[M, H, D], the cache, [slopes f32[H] with alibi,]
     out f32[M, H, D], tokens, position. The keys and values of the new tokens are in the cache
     already; what lies beyond them may hold anything. With `q_rows` q is f32[M, stride], read
     from the offset on.
@@ -95,13 +101,12 @@ def cached_attention(
     )  # fmt: skip
     with kernel(name) as k:
         q = k.buffer("q", (max_tokens, q_rows.stride))
-        k_cache, v_cache = cache.declare(k)
+        buffers = cache.declare(k)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
         out = k.buffer("out", (max_tokens, width))
         tokens, position = k.scalar("tokens"), k.scalar("position")
         problem = _Problem(
-            isa, heads, cache, scores, q, q_rows.offset, k_cache, v_cache, slopes, out,
-            tokens, position,
+            isa, heads, cache, scores, q, q_rows.offset, buffers, slopes, out, tokens, position,
         )  # fmt: skip
         if max_tokens == 1:
             _decode(problem)
@@ -121,13 +126,12 @@ def _prefill(p: _Problem, max_tokens: int) -> None:
         block = index(tirx.Select(order % 2 == 0, order // 2, back))
         queries = [index(T.min(block * rows + r, p.tokens - 1)) for r in range(rows)]
         positions = [index(p.position + m) for m in queries]
-        tile = Tile(p.cache, p.scores, p.isa, rows, prefetch=False)
+        tile = p.tile(rows, prefetch=False)
         tile.allocate()
         tile.start(p.q, [(m, p.q_offset + head * dim) for m in queries])
-        tile.attend(
-            p.k_cache, p.v_cache, index(head // p.group), [p.row(at, head) for at in positions],
-            p.first_key(positions[0]), index(positions[-1] + 1),
-        )  # fmt: skip
+        lines = [p.row(at, head) for at in positions]
+        low, high = p.first_key(positions[0]), index(positions[-1] + 1)
+        tile.attend(p.buffers, index(head // p.group), lines, low, high)
         for r, m in enumerate(queries):
             _store_row(p, tile, r, m, head)
 
@@ -154,25 +158,24 @@ def _decode(p: _Problem) -> None:
     low = p.first_key(p.position)
     chunks = index((p.position - low) // CHUNK + 1)
     splits = index(T.min(chunks, T.int32(most)))
-    bytes_per_key = 2 * kv_heads * dim * (2 if p.cache.dtype == "float16" else 4)
-    long = p.position - low >= max(CHUNK, _PARALLEL_BYTES // bytes_per_key)
+    long = p.position - low >= max(CHUNK, _PARALLEL_BYTES // p.cache.key_bytes)
 
     # Converting halves keeps the core too busy to run ahead of its loads by itself: 50 instead of
     # 58 us for 0.8 MB. Reading floats is 15 % slower with prefetches than without.
-    prefetch = p.cache.dtype == "float16"
+    prefetch = p.cache.dtype != "float32"
 
     def task(number: Any) -> None:
         unit, split = index(number // splits), index(number % splits)
         kv_head, first = index(unit // tiles), unit % tiles * rows
         queries = [T.min(first + r, T.int32(group - 1)) for r in range(rows)]
         heads = [index(kv_head * group + query) for query in queries]
-        tile = Tile(p.cache, p.scores, p.isa, rows, prefetch)
+        tile = p.tile(rows, prefetch)
         tile.allocate()
         tile.start(p.q, [(0, p.q_offset + head * dim) for head in heads])
         start = index(low + chunks * split // splits * CHUNK)
         end = index(T.min(low + chunks * (split + 1) // splits * CHUNK, p.position + 1))
         lines = [p.row(p.position, head) for head in heads]
-        tile.attend(p.k_cache, p.v_cache, kv_head, lines, start, end)
+        tile.attend(p.buffers, kv_head, lines, start, end)
         for r in range(rows):
             slot = index((unit * most + split) * rows + r)
             T.buffer_store(maxima, tile.maximum[r], [slot])

@@ -3,11 +3,13 @@
 Online softmax (Milakov and Gimelshein 2018; FlashAttention): keys are taken in chunks; each row
 keeps its running maximum, the sum of exponentials and the unnormalized output, rescaled when a
 chunk raises the maximum. Both products are register blocks of rows x vectors: scores have key
-positions in the lanes, outputs have elements of the value.
+positions in the lanes, outputs have elements of the value. A cache of floats and one of codes
+multiply in their own ways (`attention_tile_float.py`, `attention_tile_integer.py`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,6 @@ from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import (
     Registers,
     load,
-    prefetch,
     splat,
     splat_float,
     store,
@@ -32,12 +33,9 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     variable,
 )
 from morendo.codegen.cpu.vectors.vector_math import fast_exp
-from morendo.ir.formats import ceil_div
+from morendo.ir.reference_attention import CHUNK
 
-from .kv_cache import KVCache
-
-CHUNK = 64
-"""Keys between two rescalings; a multiple of every score block."""
+from .kv_cache import CacheBuffers, KVCache
 
 MASKED = -1e30
 """The score of a key that a query does not see; exp(MASKED - maximum) is 0."""
@@ -85,8 +83,10 @@ def block_width(rows: int, isa: VectorISA) -> int:
 
 
 @dataclass
-class Tile:
+class Tile(ABC):
     """A tile of query rows of one kv head, with its running state.
+
+    A subclass multiplies: queries with keys, and weights with values.
 
     Attributes:
         cache: layout of the cache.
@@ -110,6 +110,22 @@ class Tile:
         """32-bit lanes of a vector."""
         return self.isa.lanes
 
+    @property
+    def width(self) -> int:
+        """Columns of the output: D, and padding where a subclass wants some."""
+        return self.cache.head_dim
+
+    @property
+    def query_width(self) -> int:
+        """Columns of the state that hold the query, behind everything else."""
+        return 0
+
+    def key_places(self, start: Any, block: Any) -> list[Any]:
+        """The tiles of the key cache in a block of scores; none beyond the last one."""
+        first = index(start // self.cache.tile + block * self.key_tiles)
+        last = self.cache.context // self.cache.tile - 1
+        return [index(T.min(first + t, T.int32(last))) for t in range(self.key_tiles)]
+
     def allocate(self) -> None:
         """Reserve the state: of each row the output, weights of a chunk, their sums, the query.
 
@@ -117,8 +133,8 @@ class Tile:
         output, and leaves the output in memory between chunks. In buffers of their own it would
         promote all of them to registers, and spill inside the innermost loops.
         """
-        dim = self.cache.head_dim
-        self.state = T.alloc_buffer((self.count, dim + CHUNK + self.lanes + dim))
+        columns = self.width + CHUNK + self.lanes + self.query_width
+        self.state = T.alloc_buffer((self.count, columns))
         self.maximum = Registers(self.count, "float32", 1)
         self.rescale = Registers(self.count, "float32", 1)
 
@@ -131,41 +147,50 @@ class Tile:
         tiles = block_width(self.count, self.isa) // (self.cache.tile // self.lanes)
         return 4 if tiles >= 4 and self.count <= 2 else max(1, min(tiles, 2))
 
-    def _weight(self, key: Any) -> Any:
+    def weight(self, key: Any) -> Any:
         """The column of the state with the weight of a key of the chunk."""
-        return self.cache.head_dim + key
+        return self.width + key
 
     @property
     def _total(self) -> int:
         """The column of the state where a row's sums of weights begin, one for each lane."""
-        return self.cache.head_dim + CHUNK
-
-    def _query(self, d: Any) -> Any:
-        """The column of the state with element d of the query."""
-        return self.cache.head_dim + CHUNK + self.lanes + d
+        return self.width + CHUNK
 
     def start(self, q: Any, sources: list[tuple[Any, Any]]) -> None:
         """Load the scaled queries, row r from q[sources[r]], and clear the running state."""
-        dim = self.cache.head_dim
-        lanes = common_lanes(dim, self.lanes)
-        with T.serial(0, dim // lanes) as i:
-            for r, (m, offset) in enumerate(sources):
-                value = load_float(q, [m, offset + i * lanes], lanes)
-                scaled = value * splat_float(self.scores.scale, lanes)
-                store(self.state, [r, self._query(i * lanes)], scaled, lanes)
+        for r, source in enumerate(sources):
+            self.load_query(r, q, source)
+            lanes = common_lanes(self.width, self.lanes)
+            with T.serial(0, self.width // lanes) as i:
                 store(self.state, [r, i * lanes], splat_float(0.0, lanes), lanes)
-        for r in range(self.count):
             self.maximum[r] = T.float32(MASKED)
             store(self.state, [r, self._total], splat_float(0.0, self.lanes), self.lanes)
 
+    @abstractmethod
+    def load_query(self, r: int, q: Any, source: tuple[Any, Any]) -> None:
+        """Keep the query of row r, D elements of q from `source` on, times the scores' scale."""
+
+    @abstractmethod
+    def score_block(self, buffers: CacheBuffers, head: Any, start: Any, block: Any) -> None:
+        """weights[r, keys of the block] = query r . keys, for the chunk that begins at `start`."""
+
+    @abstractmethod
+    def add_values(self, buffers: CacheBuffers, where: tuple[Any, Any, Any], vectors: Any) -> None:
+        """output[r] = output[r] * rescale[r] + weights[r] . values, only over written keys.
+
+        Args:
+            buffers: the cache.
+            where: kv head, first key of the chunk, and how many of its keys are written.
+            vectors: of weights that the chunk has.
+        """
+
     def attend(
-        self, k_cache: Any, v_cache: Any, head: Any, rows: list[Row], low: Any, high: Any
+        self, buffers: CacheBuffers, head: Any, rows: list[Row], low: Any, high: Any
     ) -> None:
         """Add the keys low..high-1 to the running state.
 
         Args:
-            k_cache: keys as in `kv_cache.py`.
-            v_cache: values.
+            buffers: the cache.
             head: kv head.
             rows: the rows of this tile, in the order of their positions.
             low: first key, a multiple of CHUNK.
@@ -177,40 +202,11 @@ class Tile:
             block = self.key_tiles * self.cache.tile
             blocks = index((keys + (block - 1)) // block)
             with T.serial(0, blocks) as i:
-                self._score_block(k_cache, head, start, i)
+                self.score_block(buffers, head, start, i)
             vectors = index(blocks * (block // self.lanes))
             self._adjust(rows, start, vectors)
             self._softmax(vectors)
-            self._add_values(v_cache, head, start, keys)
-
-    def _score_block(self, k_cache: Any, head: Any, start: Any, block: Any) -> None:
-        """weights[r, keys of the block] = query r . keys."""
-        key_tile = self.cache.tile
-        per_tile = key_tile // self.lanes
-        width = self.key_tiles * per_tile
-        sums = Registers(self.count * width, "float32", self.lanes)
-        for i in range(len(sums)):
-            sums[i] = splat_float(0.0, self.lanes)
-        first = index(start // key_tile + block * self.key_tiles)
-        last_tile = self.cache.context // key_tile - 1
-        tiles = [index(T.min(first + t, T.int32(last_tile))) for t in range(self.key_tiles)]
-        with T.serial(0, self.cache.head_dim) as d:
-            keys = [
-                load_float(k_cache, [head, tile, d, part * self.lanes], self.lanes)
-                for tile in tiles
-                for part in range(per_tile)
-            ]
-            if self.prefetch:
-                for tile in tiles:
-                    prefetch(k_cache, [head, tile + CHUNK // key_tile, d, 0])
-            for r in range(self.count):
-                query = T.bind(splat(self.state[r, self._query(d)], self.lanes))
-                for i, key in enumerate(keys):
-                    sums[r * width + i] = sums[r * width + i] + query * key
-        for r in range(self.count):
-            for i in range(width):
-                at = self._weight((block * width + i) * self.lanes)
-                store(self.state, [r, at], sums[r * width + i], self.lanes)
+            self.add_values(buffers, (head, start, keys), vectors)
 
     def _adjust(self, rows: list[Row], start: Any, vectors: Any) -> None:
         """Apply softcap, alibi and the mask to the scores of the chunk, where needed."""
@@ -229,7 +225,7 @@ class Tile:
         lanes, scores = self.lanes, self.scores
         key = T.ramp(start + v * lanes, 1, lanes)
         for r, row in enumerate(rows):
-            value = load_float(self.state, [r, self._weight(v * lanes)], lanes)
+            value = load_float(self.state, [r, self.weight(v * lanes)], lanes)
             if scores.softcap:
                 value = _softcap(value, scores.softcap, lanes)
             distance = variable(key - splat(row.position, lanes), lanes, "int32")
@@ -241,7 +237,7 @@ class Tile:
             if scores.window:
                 seen = distance > splat(T.int32(-scores.window), lanes)
                 value = tirx.Select(seen, value, masked)
-            store(self.state, [r, self._weight(v * lanes)], value, lanes)
+            store(self.state, [r, self.weight(v * lanes)], value, lanes)
 
     def _softmax(self, vectors: Any) -> None:
         """Turn the scores of the chunk into exponentials; update maximum, total, rescale."""
@@ -252,9 +248,7 @@ class Tile:
             highest[r] = splat_float(MASKED, lanes)
         with T.serial(0, vectors) as v:
             for r in range(self.count):
-                highest[r] = T.max(
-                    highest[r], load(self.state, [r, self._weight(v * lanes)], lanes)
-                )
+                highest[r] = T.max(highest[r], load(self.state, [r, self.weight(v * lanes)], lanes))
         for r in range(self.count):
             new = variable(T.max(self.maximum[r], reduce_lanes(highest[r], lanes, T.max)), 1)
             self.rescale[r] = fast_exp(variable(self.maximum[r] - new, 1), 1)
@@ -263,50 +257,13 @@ class Tile:
             sums[r] = old * splat(self.rescale[r], lanes)
         with T.serial(0, vectors) as v:
             for r in range(self.count):
-                score = load_float(self.state, [r, self._weight(v * lanes)], lanes)
+                score = load_float(self.state, [r, self.weight(v * lanes)], lanes)
                 weight = variable(score - splat(self.maximum[r], lanes), lanes)
                 weight = variable(fast_exp(weight, lanes), lanes)
                 sums[r] = sums[r] + weight
-                store(self.state, [r, self._weight(v * lanes)], weight, lanes)
+                store(self.state, [r, self.weight(v * lanes)], weight, lanes)
         for r in range(self.count):
             store(self.state, [r, self._total], sums[r], lanes)
-
-    def _add_values(self, v_cache: Any, head: Any, start: Any, keys: Any) -> None:
-        """output[r] = output[r] * rescale[r] + weights[r] . values, only over written keys."""
-        lanes = common_lanes(self.cache.head_dim, self.lanes)
-        vectors = self.cache.head_dim // lanes
-        width = ceil_div(vectors, ceil_div(vectors, block_width(self.count, self.isa)))
-        for first in range(0, vectors, width):
-            part = min(width, vectors - first)
-            self._add_value_block(v_cache, (head, start, keys), first * lanes, part)
-
-    def _add_value_block(
-        self, v_cache: Any, where: tuple[Any, Any, Any], first: int, width: int
-    ) -> None:
-        """The part of `_add_values` for `width` vectors from column `first` on."""
-        head, start, keys = where
-        lanes = common_lanes(self.cache.head_dim, self.lanes)
-        columns = [first + i * lanes for i in range(width)]
-        sums = Registers(self.count * width, "float32", lanes)
-        slots = [(r, i) for r in range(self.count) for i in range(width)]
-        for slot, (r, i) in enumerate(slots):
-            old = load(self.state, [r, columns[i]], lanes)
-            sums[slot] = old * splat(self.rescale[r], lanes)
-        with T.serial(0, keys) as j:
-            values = [load_float(v_cache, [head, start + j, c], lanes) for c in columns]
-            if self.prefetch:
-                for column in columns[:: self._vectors_per_line(lanes)]:
-                    prefetch(v_cache, [head, start + j + CHUNK, column])
-            for r in range(self.count):
-                weight = T.bind(splat(self.state[r, self._weight(j)], lanes))
-                for i, value in enumerate(values):
-                    sums[r * width + i] = sums[r * width + i] + weight * value
-        for slot, (r, i) in enumerate(slots):
-            store(self.state, [r, columns[i]], sums[slot], lanes)
-
-    def _vectors_per_line(self, lanes: int) -> int:
-        """Vectors of values in a cache line of 64 bytes."""
-        return max(1, 64 // (lanes * (2 if self.cache.dtype == "float16" else 4)))
 
     def output(self, r: int, column: Any, lanes: int) -> Any:
         """Part of the unnormalized output of row r."""

@@ -6,13 +6,14 @@ one product and one rounding per element, nothing that a compiler may contract.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.cpu.vectors.vector import splat, splat_float, store, vector_type
+from morendo.codegen.cpu.vectors.vector import Registers, splat, splat_float, store, vector_type
 from morendo.codegen.cpu.vectors.vector_blocks import (
     Element,
     Kernel,
@@ -106,19 +107,49 @@ def _quantize_group(
 ) -> None:
     """Quantize one group, held as vectors that cover it."""
     largest = reduce_lanes(fold([T.abs(v) for v in vectors], T.max), lanes, T.max)
-    usable = largest >= T.float32(SMALLEST_MAXIMUM)
-    inverse = tirx.Select(usable, T.float32(CODE_LIMIT) / largest, T.float32(0.0))
-    inverse = variable(inverse, 1)
-    integer = vector_type("int32", lanes)
-    rounded = [
-        variable(T.cast(T.nearbyint(v * splat(inverse, lanes)), integer), lanes, "int32")
-        for v in vectors
-    ]
+    inverse = codes_per_unit(largest)
+    rounded = [rounded_codes(v, inverse, lanes) for v in vectors]
     for i, value in enumerate(rounded):
         index = group * group_size + i * lanes
         store(outputs.codes, [m, index], T.cast(value, vector_type("int8", lanes)), lanes)
     store(outputs.scales, [m, group], largest / T.float32(CODE_LIMIT), 1)
     store(outputs.sums, [m, group], reduce_lanes(fold(rounded, _add), lanes, _add, "int32"), 1)
+
+
+def codes_per_unit(largest: Any) -> Any:
+    """What values are multiplied with to become codes, by the largest magnitude of their group."""
+    usable = largest >= T.float32(SMALLEST_MAXIMUM)
+    return variable(tirx.Select(usable, T.float32(CODE_LIMIT) / largest, T.float32(0.0)), 1)
+
+
+def rounded_codes(values: Any, inverse: Any, lanes: int) -> Any:
+    """The codes of a vector of values, as int32 in a variable."""
+    codes = T.nearbyint(values * splat(inverse, lanes))
+    return variable(T.cast(codes, vector_type("int32", lanes)), lanes, "int32")
+
+
+def quantize_vector(
+    element: Callable[[Any], Any], length: int, lanes: int, keep: Callable[[Any, Any], None]
+) -> tuple[Any, Any]:
+    """Round `length` elements to codes with one scale, in loops: (scale, sum of the codes).
+
+    Args:
+        element: gives the float32 x lanes from an index on.
+        length: a multiple of `lanes`.
+        keep: is given an index and the int32 codes from it on.
+    """
+    largest, total = Registers(1, "float32", lanes), Registers(1, "int32", lanes)
+    largest[0], total[0] = splat_float(0.0, lanes), splat(T.int32(0), lanes)
+    with T.serial(0, length // lanes) as i:
+        largest[0] = T.max(largest[0], T.abs(element(i * lanes)))
+    most = variable(reduce_lanes(largest[0], lanes, T.max), 1)
+    inverse = codes_per_unit(most)
+    with T.serial(0, length // lanes) as i:
+        rounded = rounded_codes(element(i * lanes), inverse, lanes)
+        total[0] = total[0] + rounded
+        keep(i * lanes, rounded)
+    scale = variable(most / T.float32(CODE_LIMIT), 1)
+    return scale, variable(reduce_lanes(total[0], lanes, _add, "int32"), 1, "int32")
 
 
 def _add(a: Any, b: Any) -> Any:

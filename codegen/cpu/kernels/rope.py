@@ -30,7 +30,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     token_loop,
 )
 
-from .kv_cache import KVCache, store_keys, store_values
+from .kv_cache import KVCache, store_key, store_value
 
 # pi/2 in three parts, each the float32 nearest to what the parts before left over.
 _HALF_PI = (1.57079637050628662109375, -4.37113900018624283e-8, -1.71512449e-15)
@@ -109,7 +109,7 @@ def rope_append_kv(
     """Rotate q in place, rotate k and write k and v to the cache, in one pass over q, k, v.
 
     Parameters of the kernel: qkv f32[M, stride] (q, k and v of a token side by side from the
-    offset on: (H + 2*Hkv)*D elements), inv_freq f32[R/2], k_cache, v_cache, tokens, position.
+    offset on: (H + 2*Hkv)*D elements), inv_freq f32[R/2], the cache, tokens, position.
     """
     dim, kv_heads = cache.head_dim, cache.kv_heads
     rows = rows or Rows((heads + 2 * kv_heads) * dim)
@@ -120,7 +120,7 @@ def rope_append_kv(
     with kernel(name) as k:
         qkv = k.buffer("qkv", (max_tokens, rows.stride))
         inv_freq = k.buffer("inv_freq", (rotation.rotary_dim // 2,))
-        k_cache, v_cache = cache.declare(k)
+        buffers = cache.declare(k)
         tokens, position = k.scalar("tokens"), k.scalar("position")
         with token_loop(tokens, max_tokens, rows.stride * 8) as m:
             table = _Table(rotation, inv_freq, position + m, isa.lanes)
@@ -129,10 +129,9 @@ def rope_append_kv(
                 table.rotate(qkv, [m, start], qkv, [m, start])
             keys = rows.offset + heads * dim
             with T.serial(0, kv_heads) as head:
-                at = position + m
-                store_keys(cache, k_cache, head, at, qkv, m, keys + head * dim)
-                values = keys + (kv_heads + head) * dim
-                store_values(cache, v_cache, head, at, qkv, m, values, isa.lanes)
+                to, values = (head, position + m), keys + (kv_heads + head) * dim
+                store_key(isa, cache, buffers, to, qkv, (m, keys + head * dim))
+                store_value(isa, cache, buffers, to, qkv, (m, values))
     return k.function
 
 
