@@ -322,6 +322,12 @@ class WeightFormat:
         """Bytes of all arrays of a packed W[N, K]."""
         return sum(array.nbytes for array in self.arrays(out_features, in_features))
 
+    def first_reading_bytes(self, out_features: int, in_features: int) -> int:
+        """Bytes of a packed W[N, K] without the scales of further readings."""
+        if not self.readings:
+            return self.nbytes(out_features, in_features)
+        return self.bytes_read(out_features, in_features, self.bounds(in_features))
+
     def bytes_read(self, out_features: int, in_features: int, level: tuple[int, ...]) -> int:
         """Bytes that one pass over the matrix reads at the level (n3, n4, ...), in any reading.
 

@@ -53,6 +53,13 @@ def calls(module: tvm.IRModule) -> Iterator[tuple[str, relax.Call]]:
                 yield name, binding.value
 
 
+def readings_of(module: tvm.IRModule) -> tuple[int, ...]:
+    """The bits of each reading of the module's matrices, () where no format has several."""
+    specs = (attrs_of(call).get("format", "") for _, call in calls(module))
+    found = (WeightFormat.parse(spec).readings for spec in dict.fromkeys(filter(None, specs)))
+    return max(found, key=len, default=())
+
+
 def _well_formed(module: tvm.IRModule) -> str:
     try:
         relax.analysis.well_formed(module)

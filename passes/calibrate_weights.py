@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +14,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
-from morendo.ir.invariants import CALIBRATED
+from morendo.ir.invariants import CALIBRATED, readings_of
 
 from .base import Context, Pass, needed_calibration
 from .rewrite import map_functions
@@ -38,6 +39,9 @@ class CalibrateWeights(Pass):
     rounded to make up for a part of what those before it lost. Options: `damping` of the second
     moments, `order` of columns (natural, groups, channels), `feedback=False` and `compensation=0`
     to see what these are worth, megabytes of activations kept in memory.
+    A format with several readings (r43) gets codes made for all of them, each for what arrives at
+    it: every window streams through once for each. `reading_weights`, such as 0.85/0.15, says how
+    much their errors count.
     An embedding table of 4 bits is rounded before all else, if it is the head as well, by the
     second moments of the head's input in the float model. Does not fire on float formats, and on
     tables of 8 bits and heads tied to them: those are rounded to nearest when packed.
@@ -62,6 +66,7 @@ class CalibrateWeights(Pass):
     feedback: bool = True
     compensation: float = 0.5
     memory_mb: int = 256
+    reading_weights: str = ""
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         known = self.order in ORDERS and 0 <= self.compensation <= 1
@@ -71,6 +76,7 @@ class CalibrateWeights(Pass):
                 hint=f"order is one of {', '.join(ORDERS)}, damping is positive, "
                 "compensation from 0 to 1",
             )
+        parts = self._reading_weights(readings_of(module))
         calibration, weights = needed_calibration(self.name, context)
         # torch takes seconds to import: not before it is needed
         from .calibration.activations import ActivationStore
@@ -82,7 +88,7 @@ class CalibrateWeights(Pass):
             weights,
             calibration.codes,
             ActivationStore(calibration.scratch, self.memory_mb << 20),
-            Feedback(self.damping, self.order, feedback=self.feedback),
+            Feedback(self.damping, self.order, feedback=self.feedback, weights=parts),
             self.compensation,
         )
         context.report.count("windows of text", len(calibration.windows))
@@ -101,6 +107,28 @@ class CalibrateWeights(Pass):
                 _report(context, results)
                 advance()
         return _with_codes(module, calibration.codes)
+
+    def _reading_weights(self, readings: tuple[int, ...]) -> tuple[float, ...]:
+        """How much errors of each reading count; () is as it is by default.
+
+        Args:
+            readings: of the module's formats.
+        """
+        if readings and self.order == "channels":
+            raise InputError(
+                f"{self.name}: several readings are rounded group by group (got {self.spec})",
+                hint="order is groups or natural",
+            )
+        try:
+            parts = tuple(map(float, filter(None, self.reading_weights.split("/"))))
+        except ValueError:
+            parts = (0.0,)
+        if parts and (len(parts) != len(readings) or not all(0 < p < math.inf for p in parts)):
+            raise InputError(
+                f"{self.name}: reading_weights are positive, one for each reading "
+                f"(got {self.reading_weights}, {len(readings)} readings)"
+            )
+        return parts
 
 
 def _with_codes(module: tvm.IRModule, store: CodeStore) -> tvm.IRModule:
@@ -126,6 +154,7 @@ def _report(context: Context, results: Sequence[Rounded]) -> None:
             "error": rounded.feedback,
             "error_to_nearest": rounded.promoted,
             "error_to_nearest_all_bits": rounded.nearest,
+            **({"error_of_lower_readings": list(rounded.lower)} if rounded.lower else {}),
         }
         if rounded.dead:
             why = f"{rounded.dead:.0f} input channels are always 0: rounded to nearest"

@@ -50,8 +50,9 @@ def check_budget(
     """
     linears = _promotable(module)
     weights = sum(a["out_features"] * a["in_features"] for a in linears)
-    least = sum(_nbytes(attrs, (0, 0), outliers) for attrs in linears)
-    most = sum(_nbytes(attrs, None, 0.0) for attrs in linears)
+    stored = bool(size_mb)
+    least = sum(_nbytes(attrs, (0, 0), outliers, stored) for attrs in linears)
+    most = sum(_nbytes(attrs, None, 0.0, stored) for attrs in linears)
     others = bytes_of_others(module, {a["weight"] for a in linears}) if size_mb else 0
     budget = size_mb * 1e6 - others if size_mb else average_bits * weights / 8
     if not linears or (least <= budget and (budget <= SLACK * most or size_mb)):
@@ -79,20 +80,25 @@ def _promotable(module: tvm.IRModule) -> list[dict[str, Any]]:
     return [attrs for stage in single for attrs in stage.linears]
 
 
-def nbytes_with_outliers(fmt: WeightFormat, rows: int, columns: int, outliers: float) -> int:
+def counted_bytes(fmt: WeightFormat, rows: int, columns: int, outliers: float, stored: bool) -> int:
     """Bytes of a matrix [rows, columns] once split-outliers has given it its slots.
 
     Args:
         fmt: without slots.
         outliers: the part of 2-bit weights that will be kept in 16 bits beside.
+        stored: all that lies in the file; else without the scales of further readings, which no
+            step reads beside those of the first.
     """
-    return replace(fmt, slots=outlier_slots(fmt, rows, columns, outliers)).nbytes(rows, columns)
+    fmt = replace(fmt, slots=outlier_slots(fmt, rows, columns, outliers))
+    return fmt.nbytes(rows, columns) if stored else fmt.first_reading_bytes(rows, columns)
 
 
-def _nbytes(attrs: dict[str, Any], planes: tuple[int, int] | None, outliers: float) -> int:
+def _nbytes(
+    attrs: dict[str, Any], planes: tuple[int, int] | None, outliers: float, stored: bool
+) -> int:
     """Bytes of a linear's matrix with so many groups in the planes."""
     fmt = replace(WeightFormat.parse(attrs["format"]), planes=planes)
-    return nbytes_with_outliers(fmt, attrs["out_features"], attrs["in_features"], outliers)
+    return counted_bytes(fmt, attrs["out_features"], attrs["in_features"], outliers, stored)
 
 
 def bytes_of_others(module: tvm.IRModule, promoted: Collection[str]) -> int:

@@ -16,7 +16,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 
 from .base import Context, Pass, needed_calibration
-from .promotable import bytes_of_others, check_budget, nbytes_with_outliers
+from .promotable import bytes_of_others, check_budget, counted_bytes
 from .rewrite import map_functions
 from .split_outliers import LARGEST_FRACTION
 
@@ -37,10 +37,11 @@ class PromoteGroups(Pass):
     precision keep the model's order: groups of sorted channels are worse.
     A group of 32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is
     aligned.
-    The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, or
-    `size_mb` megabytes for all weights. `outliers` reserves that part of the 2-bit weights for
-    split-outliers. With `ranked=False` every matrix gets the same part of each plane, to see what
-    the ranking is worth. Does not fire on matrices that are not nested 4-bit codes.
+    The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, as a
+    step reads them that reads all bits, or `size_mb` megabytes for all weights. `outliers` reserves
+    that part of the 2-bit weights for split-outliers. With `ranked=False` every matrix gets the
+    same part of each plane, to see what the ranking is worth. Does not fire on matrices that are
+    not nested 4-bit codes.
 
     Source: 4-bit group promotion of arXiv 2311.16442, with 3 bits between.
     """
@@ -64,7 +65,8 @@ class PromoteGroups(Pass):
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         self.foresee(module)
         calibration, weights = needed_calibration(self.name, context)
-        inputs = [_Input(a, self.outliers, module) for a in _unique(calibration.analyses, context)]
+        analyses, stored = _unique(calibration.analyses, context), self.size_mb > 0
+        inputs = [_Input(each, self.outliers, stored, module) for each in analyses]
         if not inputs:
             raise CompileError(
                 f"{self.name}: no matrix is analyzed", hint="run analyze-group-ranges before it"
@@ -103,10 +105,17 @@ class PromoteGroups(Pass):
 
 
 class _Input:
-    """The planes of the matrices that read one input, as far as they are promoted."""
+    """The planes of the matrices that read one input, as far as they are promoted.
 
-    def __init__(self, analysis: InputAnalysis, outliers: float, module: tvm.IRModule) -> None:
-        self.analysis, self.outliers = analysis, outliers
+    Args:
+        outliers, stored: as of `counted_bytes`.
+    """
+
+    def __init__(
+        self, analysis: InputAnalysis, outliers: float, stored: bool, module: tvm.IRModule
+    ) -> None:
+        self.analysis, self.outliers, self.stored = analysis, outliers, stored
+        self.kinds = analysis.format.most_bits - 2  # of steps: 2 -> 3, and 3 -> 4 where it is read
         self.groups = analysis.losses.shape[1]
         self.planes = [0, 0]
         self.sorted = not np.array_equal(analysis.order, np.arange(analysis.columns))
@@ -142,14 +151,15 @@ class _Input:
         return self.sorted and any(0 < count < self.groups for count in planes)
 
     def _format(self, plane3: int, plane4: int) -> WeightFormat:
-        planes = None if plane4 == self.groups else (plane3, plane4)
-        return replace(self.analysis.format, planes=planes)
+        fmt = self.analysis.format
+        whole = (plane3, plane4) == fmt.plane_groups(self.analysis.columns)
+        return replace(fmt, planes=None if whole else (plane3, plane4))
 
     def nbytes(self, plane3: int, plane4: int) -> int:
         """Bytes of the matrices with so many planes, of their order and of outliers to come."""
         columns = self.analysis.columns
         fmt = self._format(plane3, plane4)
-        total = sum(nbytes_with_outliers(fmt, n, columns, self.outliers) for n in self.rows)
+        total = sum(counted_bytes(fmt, n, columns, self.outliers, self.stored) for n in self.rows)
         return total + (2 * columns if self._ordered(plane3, plane4) else 0)
 
     def steps(self) -> list[tuple[float, int]]:
@@ -160,7 +170,7 @@ class _Input:
         """
         steps = []
         cost = self.nbytes(1, 1) - self.nbytes(1, 0)
-        for plane in range(2):
+        for plane in range(self.kinds):
             gains = self.analysis.losses[plane] - self.analysis.losses[plane + 1]
             steps += [(gain / cost, plane) for gain in np.maximum.accumulate(gains[::-1])[::-1]]
         return steps
@@ -168,7 +178,7 @@ class _Input:
     def even_steps(self) -> list[tuple[float, int]]:
         """Steps whose rank is the part of the groups that they complete: plane 3, then plane 4."""
         parts = [(g + 1) / self.groups for g in range(self.groups)]
-        return [(-plane - part, plane) for plane in range(2) for part in parts]
+        return [(-plane - part, plane) for plane in range(self.kinds) for part in parts]
 
 
 def promote(inputs: Sequence[_Input], budget: float, ranked: bool = True) -> None:

@@ -10,7 +10,7 @@ from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import InputError
-from morendo.ir.formats import WeightFormat, format_for_bits
+from morendo.ir.formats import WeightFormat, check_readings, format_for_bits
 from morendo.ir.invariants import calls, relax_functions
 from morendo.ir.text import bindings_of
 
@@ -30,6 +30,8 @@ class QuantizeWeights(Pass):
     token's row is read alone, and errors of the head are not averaged by later layers. Tables of
     positions, which are small, get 8 bits where `head_bits` are less. With bits f32 or f16 the head
     follows the rest. `compact` gives nested codes 4-bit scales and zeros instead of 8-bit ones.
+    `readings`, such as 43 or 432, gives 4-bit codes scales for reading 4, 3 or 2 of their bits,
+    and calibrate-weights makes the codes for all of them; tables and heads have one reading.
     Does not fire on weights of generic ops, which stay float32.
 
     Source: nested 2/3/4-bit codes with second-order scales as in arXiv 2311.16442.
@@ -49,6 +51,7 @@ class QuantizeWeights(Pass):
     group_size: int = 32
     compact: bool = False
     head_bits: str = "8"
+    readings: str = ""
 
     def __post_init__(self) -> None:
         """Refuse options that mean no format, before any model is loaded."""
@@ -63,10 +66,21 @@ class QuantizeWeights(Pass):
             raise InputError(
                 f"{self.name}: only nested codes have compact scales (got {self.spec})"
             )
+        if self.readings and (self.bits != "4" or not self.readings.isdecimal()):
+            raise InputError(
+                f"{self.name}: only 4-bit codes have several readings, such as 43 (got {self.spec})"
+            )
+        if self.readings:
+            check_readings(self._readings)
+
+    @property
+    def _readings(self) -> tuple[int, ...]:
+        return tuple(map(int, self.readings))
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         size, layout = self.group_size, context.layout
-        body = replace(format_for_bits(self.bits, size, layout), compact=self.compact)
+        body = format_for_bits(self.bits, size, layout)
+        body = replace(body, compact=self.compact, readings=self._readings)
         head = format_for_bits(self.head_bits, size, layout) if body.quantized else body
         head = replace(head, compact=self.compact and head.nested)
         positions = format_for_bits(8, size, layout) if head.nested else head

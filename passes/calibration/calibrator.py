@@ -16,8 +16,9 @@ from morendo.ir.reference import ROWS
 from .activations import ActivationStore
 from .compensation import sum_moments
 from .error_feedback import Feedback, round_with_feedback
-from .figures import Energies
-from .stages import Attrs, Stage
+from .figures import LOWER, measure
+from .joint_rounding import round_for_readings
+from .stages import Attrs, Stage, split_stages
 from .stream import Arrived, Stream, Weights, float_matrix, stored_order
 from .tables import head_moments, nested_tables, round_table
 
@@ -32,6 +33,7 @@ class Rounded:
             moved, for rounding to nearest with all bits of the format's kind, for the same with
             the bits that its groups have, and for what was kept.
         dead: input channels that were always 0.
+        lower: the same as `feedback` for the further readings, each on what arrives there at it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Rounded:
     promoted: float
     feedback: float
     dead: float
+    lower: tuple[float, ...] = ()
 
 
 class Calibrator:
@@ -64,8 +67,18 @@ class Calibrator:
     ) -> None:
         self.weights, self.codes, self.options = weights, codes, options
         self.compensation = compensation
-        beside = compensation > 0
-        self.stream = Stream(function, weights, codes, activations, _is_quantized, beside)
+        stages = split_stages(function, _is_quantized)
+        formats = {WeightFormat.parse(a["format"]) for stage in stages for a in stage.linears}
+        self.readings = max((fmt.reading_count for fmt in formats), default=1)
+        self.stream = Stream(
+            function,
+            weights,
+            codes,
+            activations,
+            _is_quantized,
+            beside_float=compensation > 0,
+            readings=self.readings,
+        )
         self.stages = self.stream.stages
         self.tables = nested_tables(function)
 
@@ -100,13 +113,19 @@ class Calibrator:
 
     def _compensated(
         self, stage: Stage, inputs: Iterator[Arrived]
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Moments [K, K] of a stage's inputs, and its matrices [N, K] after they moved."""
+    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """Moments [K, K] of a stage's inputs at each reading, and for each of its matrices [N, K]
+        what it is after it moved, at each reading.
+        """
         stacked = np.concatenate([float_matrix(self.weights, attrs) for attrs in stage.linears])
         matrix = torch.from_numpy(stacked)
-        moments = sum_moments(inputs, matrix)
-        moments.move(matrix, self.compensation, stage.linears[0]["weight"])
-        return moments.inputs, matrix.split([attrs["out_features"] for attrs in stage.linears])
+        sums, where = sum_moments(inputs, matrix, self.readings), stage.linears[0]["weight"]
+        copies = [matrix.clone() for _ in sums[1:]] + [matrix]
+        for moments, copy in zip(sums, copies, strict=True):
+            moments.move(copy, self.compensation, where)
+        rows = [attrs["out_features"] for attrs in stage.linears]
+        parts = [list(each) for each in zip(*(copy.split(rows) for copy in copies), strict=True)]
+        return [moments.inputs for moments in sums], parts
 
     def _known(self, stage: Stage) -> list[Rounded]:
         """What an earlier run found; empty when it did not come so far."""
@@ -119,37 +138,46 @@ class Calibrator:
         return results
 
     def _round(
-        self, linears: list[tuple[Attrs, torch.Tensor]], moments: torch.Tensor
+        self, linears: list[tuple[Attrs, list[torch.Tensor]]], moments: list[torch.Tensor]
     ) -> list[Rounded]:
         """Round linears of one input, order and format together.
 
         Args:
-            linears: with their matrices [N, K], which may be overwritten.
-            moments: of their input, float32 [K, K].
+            linears: with their matrices [N, K] at each reading, which may be overwritten.
+            moments: of their input at each reading, float32 [K, K].
         """
         first = linears[0][0]
         fmt = WeightFormat.parse(first["format"])
-        order = stored_order(self.weights, first)
-        moved = torch.cat([matrix for _, matrix in linears]) if linears[1:] else linears[0][1]
-        for rows in moved.split(ROWS):
-            rows.copy_(rows[:, order])
-        stored = moments[order][:, order]
-        rounded = round_with_feedback(moved, stored, fmt, self.options, first["weight"])
+        order, count = stored_order(self.weights, first), fmt.reading_count
+        moved = [_stacked([copies[r] for _, copies in linears], order) for r in range(count)]
+        stored = [each[order][:, order] for each in moments[:count]]
+        if count > 1:
+            rounded = round_for_readings(moved, stored, fmt, self.options, first["weight"])
+        else:
+            rounded = round_with_feedback(moved[0], stored[0], fmt, self.options, first["weight"])
         results, start = [], 0
         for attrs, _ in linears:
             stop = start + attrs["out_features"]
             part = rounded.rows(start, stop)
-            energies = Energies(fmt, stored)
-            energies.add(moved[start:stop].numpy(), part)
-            figures = energies.figures()
+            figures = measure(fmt, stored, [each[start:stop].numpy() for each in moved], part)
             self.codes.put(attrs["weight"], fmt, part, figures)
-            results.append(Rounded(attrs["weight"], **figures))
+            results.append(_rounded(attrs["weight"], figures))
             start = stop
         return results
 
 
+def _stacked(matrices: list[torch.Tensor], order: np.ndarray) -> torch.Tensor:
+    """Matrices one below the other, columns as they are stored; a single one is overwritten."""
+    moved = torch.cat(matrices) if matrices[1:] else matrices[0]
+    for rows in moved.split(ROWS):
+        rows.copy_(rows[:, order])
+    return moved
+
+
 def _rounded(name: str, figures: Mapping[str, float]) -> Rounded:
-    return Rounded(name, **{field.name: figures[field.name] for field in fields(Rounded)[1:]})
+    single = {field.name: figures[field.name] for field in fields(Rounded)[1:-1]}
+    lower = tuple(value for key, value in figures.items() if key.startswith(LOWER))
+    return Rounded(name, **single, lower=lower)
 
 
 def _is_quantized(attrs: Attrs) -> bool:

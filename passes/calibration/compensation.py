@@ -66,33 +66,56 @@ class Moments:
         return self.drift @ rows.T
 
 
-def sum_moments(arrivals: Iterator[Arrived], matrix: torch.Tensor) -> Moments:
-    """The moments of what arrives in all windows at linears with one input.
+def sum_moments(
+    arrivals: Iterator[Arrived], matrix: torch.Tensor, readings: int = 1
+) -> list[Moments]:
+    """The moments of what arrives in all windows at linears with one input, at each reading.
+
+    Args:
+        matrix: of all linears together, float32 [N, K].
+        readings: how many of them the arrivals have.
+    """
+    factor = matrix.T.to(fastest_dtype())
+    sums = [_Sums(factor) for _ in range(readings)]
+    for each in arrivals:
+        for total, arrived in zip(sums, (each, *each.lower), strict=True):
+            total.add(arrived, each.float)
+    return [total.moments() for total in sums]
+
+
+class _Sums:
+    """What `Moments` has, of the windows so far.
 
     Drifts are differences, and only a part of what they ask for is done: they are multiplied in
     the fastest dtype.
 
     Args:
-        matrix: of all linears together, float32 [N, K].
+        factor: the matrix [K, N] in that dtype.
     """
-    dtype, features = fastest_dtype(), matrix.shape[1]
-    inputs = torch.zeros(features, features)
-    drift: torch.Tensor | None = None
-    missing: torch.Tensor | None = None
-    factor: torch.Tensor | None = None
-    for each in arrivals:
-        weighted = (each.x * token_weights(len(each.x))[:, None]).T
-        add_lower(inputs, weighted, each.x)
-        if each.float is None:
-            continue
-        moved, weighted = (each.float.x - each.x).to(dtype), weighted.to(dtype)
-        if each.residual is None or each.float.residual is None:
-            drift = _add(drift, weighted @ moved)
+
+    def __init__(self, factor: torch.Tensor) -> None:
+        self.factor, features = factor, len(factor)
+        self.inputs = torch.zeros(features, features)
+        self.drift: torch.Tensor | None = None
+        self.missing: torch.Tensor | None = None
+
+    def add(self, arrived: Arrived, aim: Arrived | None) -> None:
+        """Add a window; `aim` is what arrives in the float model."""
+        weighted = (arrived.x * token_weights(len(arrived.x))[:, None]).T
+        add_lower(self.inputs, weighted, arrived.x)
+        if aim is None:
+            return
+        dtype = self.factor.dtype
+        moved, weighted = (aim.x - arrived.x).to(dtype), weighted.to(dtype)
+        if arrived.residual is None or aim.residual is None:
+            self.drift = _add(self.drift, weighted @ moved)
         else:
-            factor = matrix.T.to(dtype) if factor is None else factor
-            lost = (moved @ factor).float() + (each.float.residual - each.residual)
-            missing = _add(missing, weighted @ lost.to(dtype))
-    return Moments(symmetric(inputs), drift, missing)
+            lost = (moved @ self.factor).float() + (aim.residual - arrived.residual)
+            self.missing = _add(self.missing, weighted @ lost.to(dtype))
+
+    def moments(self) -> Moments:
+        """Of all windows that were added."""
+        return Moments(symmetric(self.inputs), self.drift, self.missing)
 
 
 def _add(total: torch.Tensor | None, product: torch.Tensor) -> torch.Tensor:

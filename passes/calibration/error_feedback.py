@@ -40,14 +40,15 @@ class Feedback:
             found before).
         search: find scale and zero by search, not by the range alone.
         feedback: without it errors stay where they are, to see what the feedback is worth.
-        weights: of the errors of the readings, for formats that have several.
+        weights: of the errors of the readings, for formats that have several; () are those of
+            `joint_rounding.reading_weights`.
     """
 
     damping: float = 0.01
     order: str = "groups"
     search: bool = True
     feedback: bool = True
-    weights: tuple[float, ...] = (1.0,)
+    weights: tuple[float, ...] = ()
 
 
 def round_with_feedback(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import ROWS, Quantized, dequantize, quantize
+
+LOWER = "feedback_"
+"""Begins the names of further readings' figures; the reading's bits follow."""
 
 
 class Energies:
@@ -28,14 +32,22 @@ class Energies:
         fmt = self.format
         for start in range(0, len(matrix), ROWS):
             rows = matrix[start : start + ROWS]
-            columns, part = rows.shape[1], kept.rows(start, start + len(rows))
-            self.total += self._energy(rows)
+            columns = rows.shape[1]
             whole = fmt.of_kernel
             self.nearest += self._energy(rows - dequantize(quantize(rows, whole), whole, columns))
             if fmt.planes:
                 cut = replace(fmt, slots=0)
                 self.promoted += self._energy(rows - dequantize(quantize(rows, cut), cut, columns))
-            self.feedback += self._energy(rows - dequantize(part, fmt, columns))
+        self.add_reading(matrix, kept, 0)
+
+    def add_reading(self, matrix: np.ndarray, kept: Quantized, reading: int) -> None:
+        """Add what was kept of rows, float32 [n, K], as a reading has it, and nothing else."""
+        for start in range(0, len(matrix), ROWS):
+            rows = matrix[start : start + ROWS]
+            part = kept.rows(start, start + len(rows))
+            self.total += self._energy(rows)
+            left = rows - dequantize(part, self.format, rows.shape[1], at=reading)
+            self.feedback += self._energy(left)
 
     def _energy(self, rows: np.ndarray) -> float:
         weight = torch.from_numpy(np.ascontiguousarray(rows))
@@ -55,3 +67,22 @@ class Energies:
         dead = float((self.hessian.diagonal() == 0).sum())
         figures = {name: float(f"{part / total:.4g}") for name, part in parts.items()}
         return {**figures, "dead": dead}
+
+
+def measure(
+    fmt: WeightFormat, moments: Sequence[torch.Tensor], moved: Sequence[np.ndarray], kept: Quantized
+) -> dict[str, float]:
+    """The figures of a matrix.
+
+    Args:
+        moments: of its input at each reading.
+        moved: what it was to be at each reading, float32 [N, K] as stored.
+    """
+    energies = Energies(fmt, moments[0])
+    energies.add(moved[0], kept)
+    figures = energies.figures()
+    for reading, bits in enumerate(fmt.readings[1:], 1):
+        lower = Energies(fmt, moments[reading])
+        lower.add_reading(moved[reading], kept, reading)
+        figures[f"{LOWER}{bits}"] = lower.figures()["feedback"]
+    return figures

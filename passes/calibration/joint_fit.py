@@ -9,7 +9,7 @@ for each row. Every candidate is one that the format can store.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -37,10 +37,6 @@ class Target:
     importance: torch.Tensor
     row_scale: torch.Tensor
     grid: Grid
-
-    def with_columns(self, columns: torch.Tensor) -> Target:
-        """The same for other columns."""
-        return replace(self, columns=columns)
 
 
 class CodeTable:

@@ -35,11 +35,13 @@ class Arrived:
         x: their input, float32 [n, K].
         residual: what their output is added to, float32 [n, N]; None where it is not known.
         float: what arrives there in the float model; None where the stream does not run it.
+        lower: what arrives there where all matrices before are read at each further reading.
     """
 
     x: torch.Tensor
     residual: torch.Tensor | None
     float: Arrived | None = None
+    lower: tuple[Arrived, ...] = ()
 
 
 SINKS = 4
@@ -63,10 +65,11 @@ class StageWeights:
         weights: of the model.
         codes: matrices that are rounded already; others run as floats, and tables as their rows
             will be. None for the model as it came.
+        reading: at which matrices that have several are read.
     """
 
-    def __init__(self, weights: Weights, codes: CodeStore | None) -> None:
-        self.weights, self.codes = weights, codes
+    def __init__(self, weights: Weights, codes: CodeStore | None, reading: int = 0) -> None:
+        self.weights, self.codes, self.reading = weights, codes, reading
         self.dtype = fastest_dtype()
         self._kept: dict[str, np.ndarray] = {}
         self._matrices: dict[str, torch.Tensor] = {}
@@ -119,7 +122,8 @@ class StageWeights:
             if codes is None:
                 matrix = float_matrix(self.weights, attrs)
             else:
-                matrix = dequantize(codes, fmt, attrs["in_features"])
+                at = min(self.reading, fmt.reading_count - 1)
+                matrix = dequantize(codes, fmt, attrs["in_features"], at=at)
                 matrix = matrix[:, np.argsort(stored_order(self.weights, attrs))]
             self._matrices[name] = torch.from_numpy(np.ascontiguousarray(matrix)).to(self.dtype)
         return self._matrices[name]
@@ -173,6 +177,7 @@ class Stream:
         activations: for values between stages.
         wanted: whether to stop at a linear with these attributes.
         beside_float: run the float model beside it.
+        readings: at how many readings the matrices are run, one beside the other.
         tables: stop at wanted linears whose matrices are embedding tables, too.
     """
 
@@ -185,9 +190,11 @@ class Stream:
         wanted: Callable[[Attrs], bool],
         beside_float: bool = False,
         tables: bool = False,
+        readings: int = 1,
     ) -> None:
         self.function, self.activations = function, activations
         self.weights = StageWeights(weights, codes)
+        self.lower_weights = [StageWeights(weights, codes, r) for r in range(1, readings)]
         self.float_weights = StageWeights(weights, None) if beside_float else None
         self.stages = split_stages(function, wanted, tables)
         self.prepared = Prepared()
@@ -215,16 +222,16 @@ class Stream:
         self, stage: Stage, windows: np.ndarray, previous: list[relax.Var]
     ) -> Iterator[Arrived]:
         """Run window after window up to the stage's linears."""
-        self.weights.forget()
-        if self.float_weights:
-            self.float_weights.forget()
+        beside = [*self.lower_weights, *([self.float_weights] if self.float_weights else [])]
+        for weights in (self.weights, *beside):
+            weights.forget()
         for index, ids in enumerate(windows):
-            arrived = self._run_window(stage, ids[None], index, previous, self.weights)
-            if self.float_weights:
-                place = len(windows) + index
-                aim = self._run_window(stage, ids[None], place, previous, self.float_weights)
-                arrived = replace(arrived, float=aim)
-            yield arrived
+            first, *others = [
+                self._run_window(stage, ids[None], number * len(windows) + index, previous, weights)
+                for number, weights in enumerate((self.weights, *beside))
+            ]
+            aim = others.pop() if self.float_weights else None
+            yield replace(first, float=aim, lower=tuple(others))
 
     def _run_window(
         self,

@@ -47,7 +47,7 @@ def test_moved_all_the_way_outputs_are_nearest_to_the_float_ones(
         wanted.append(output.numpy() * roots)
         given.append(each.x.numpy() * roots)
     expected = np.linalg.lstsq(np.concatenate(given), np.concatenate(wanted), rcond=None)[0].T
-    moments = sum_moments(iter(windows), matrix)
+    (moments,) = sum_moments(iter(windows), matrix)
     monkeypatch.setattr(compensation, "ROWS", rows_at_once)
     for part in (1.0, 0.5):
         moved = matrix.clone()
@@ -58,8 +58,8 @@ def test_moved_all_the_way_outputs_are_nearest_to_the_float_ones(
 
 def test_nothing_moves_without_the_float_model_or_errors() -> None:
     matrix, same = random(N, K), random(TOKENS, K)
-    alone = sum_moments(iter([Arrived(same, None)]), matrix)
-    equal = sum_moments(iter([Arrived(same, None, Arrived(same, None))]), matrix)
+    (alone,) = sum_moments(iter([Arrived(same, None)]), matrix)
+    (equal,) = sum_moments(iter([Arrived(same, None, Arrived(same, None))]), matrix)
     for moments in (alone, equal):
         moved = matrix.clone()
         moments.move(moved, 0.5, "w")
@@ -72,7 +72,7 @@ def test_channels_that_are_always_0_are_left_alone() -> None:
         each.x[:, 4] = 0
     matrix = random(N, K)
     moved = matrix.clone()
-    sum_moments(iter(windows), matrix).move(moved, 0.5, "w")
+    sum_moments(iter(windows), matrix)[0].move(moved, 0.5, "w")
     assert torch.equal(moved[:, 4], matrix[:, 4])
     assert not torch.equal(moved, matrix)
 
