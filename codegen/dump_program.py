@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from morendo.ir.dump import Dump
-from morendo.ir.plan import FUNCTIONS, Plan
+from morendo.ir.plan import FUNCTIONS, Plan, tensor_index
 from morendo.ir.plan_text import print_plan
 
 from .lowering import FunctionLowering, Program
@@ -63,7 +63,8 @@ def _kernel_facts(plan: Plan) -> dict[str, Any]:
         for step in steps:
             found = facts[plan.kernels[step.kernel]]
             found["calls"][function] = found["calls"].get(function, 0) + 1
-            tensors = [plan.tensors[arg] for arg in step.args if isinstance(arg, int)]
+            indexes = [tensor_index(arg, 0) for arg in step.args]
+            tensors = [plan.tensors[index] for index in indexes if index is not None]
             read = sum(t.byte_size(1) for t in tensors if t.space == "weights")
             found["weight_bytes"] = max(found["weight_bytes"], read)
     return facts

@@ -21,6 +21,7 @@ from types import FrameType
 from morendo import (
     __version__,
     cli_compile,
+    cli_debug,
     cli_eval,
     cli_inspect,
     cli_opt,
@@ -38,6 +39,7 @@ start here:
   morendo run my-model "The capital of France is" --max-tokens 64
   morendo inspect my-model
   morendo eval my-model --text my-text.txt --reference path/to/model
+  morendo debug my-model --against path/to/model "The capital of France is"
   morendo verify my-model
 
 exit codes: 0 done, 1 wrong input, 2 wrong command line, 3 internal error, 130 interrupted
@@ -58,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--debug", action="store_true", help="show stack traces and the libraries' warnings"
     )
-    for module in (cli_compile, cli_run, cli_eval, cli_opt, cli_inspect, cli_verify):
+    for module in (cli_compile, cli_run, cli_eval, cli_opt, cli_inspect, cli_debug, cli_verify):
         module.add_commands(commands, common)
     return parser
 

@@ -30,6 +30,7 @@ from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
 from morendo.ir.formats import NESTED
 from morendo.ir.schema import mismatch
+from morendo.ir.text import print_module
 from morendo.kept_codes import calibration_key, kept_codes
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
@@ -39,10 +40,12 @@ from morendo.passes.promote_groups import PromoteGroups
 from morendo.passes.specialize_phases import SpecializePhases
 from morendo.progress import Progress
 from morendo.provenance import digests
-from morendo.runtime.artifact import PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
+from morendo.runtime.artifact import GRAPH, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
+    import tvm
+
     from morendo.ir.plan import Plan
 
 DEFAULT_CHUNK = 256
@@ -138,8 +141,8 @@ def compile(
             setting.calibration = Calibration(
                 text.rounding, codes, scratch, forecast.task, tuning=text.tuning
             )
-        lowered = _lower(loaded, machine, recipe, options, setting, dump, progress)
-        program, plan, records = lowered
+        module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
+        program, plan = _lower(module, machine, options, artifact.path, dump, progress)
         facts = with_step_cost(text_facts, program, plan)
         machine.build(program, plan, facts, artifact.path, progress.task, dump)
         _write_data(program, plan, artifact.path, setting, progress)
@@ -273,15 +276,14 @@ def _options(
     )
 
 
-def _lower(
+def _run_passes(
     loaded: LoadedModel,
     machine: Target,
     recipe: Sequence[Pass],
-    options: Options,
     context: Context,
     dump: Dump | None,
     progress: Progress,
-) -> tuple[Program, Plan, list[PassRecord]]:
+) -> tuple[tvm.IRModule, list[PassRecord]]:
     if dump:
         dump.facts |= {"model": loaded.name, "target": machine.name}
     with progress.task("passes", len(recipe)) as advance:
@@ -290,13 +292,24 @@ def _lower(
             progress.took(record.name, record.seconds)
             advance()
 
-        module, records = run_passes(loaded.module, recipe, context, dump, done)
+        return run_passes(loaded.module, recipe, context, dump, done)
+
+
+def _lower(
+    module: tvm.IRModule,
+    machine: Target,
+    options: Options,
+    directory: Path,
+    dump: Dump | None,
+    progress: Progress,
+) -> tuple[Program, Plan]:
+    (directory / GRAPH).write_text(print_module(module), encoding="utf-8")
     with progress.task("lower to kernels", 3) as advance:
         begin = time.perf_counter()
         program, plan = lower_module(module, machine, options, advance)
         if dump:
             dump_program(dump, program, plan, time.perf_counter() - begin)
-    return program, plan, records
+    return program, plan
 
 
 def _write_data(

@@ -17,7 +17,8 @@ from typing import Any, TextIO
 
 from morendo.ir.printable import one_line, printable
 
-_RED, _YELLOW, _BOLD, _OFF = "\x1b[1;31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
+_OFF = "\x1b[0m"
+_STYLES = {"red": "\x1b[1;31m", "yellow": "\x1b[33m", "green": "\x1b[32m", "bold": "\x1b[1m"}
 
 
 def has_color(stream: TextIO) -> bool:
@@ -26,8 +27,8 @@ def has_color(stream: TextIO) -> bool:
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:
-    """`text`, printable, in "red", "yellow" or "bold" where the stream shows colors."""
-    code = {"red": _RED, "yellow": _YELLOW, "bold": _BOLD}[style]
+    """`text`, printable, in one of `_STYLES` where the stream shows colors."""
+    code = _STYLES[style]
     text = printable(text)
     return f"{code}{text}{_OFF}" if has_color(stream) else text
 

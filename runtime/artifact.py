@@ -31,6 +31,7 @@ MANIFEST, PLAN, WEIGHTS = "manifest.json", "plan.json", "weights.bin"
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 SCHEDULE = "schedule.json"  # which precision level computes which token, by `morendo tune`
 WEIGHT_LIST = "weights.json"  # what is where in WEIGHTS, for tools; no device reads it
+GRAPH = "graph.py"  # the IR that became PLAN, for tools; no device reads it
 AGAIN = "compile or copy it again"  # the hint where a file is not what it should be
 _MANIFEST = {
     "model": {"name": str, "architecture": str, "context?": COUNT, "digests?": {str: str}},
