@@ -1,7 +1,8 @@
 /* A C program that continues a text with a compiled model.
  *
  *   cc generate.c -I MORENDO/runtime/c DIR/model.so -Wl,-rpath,DIR -o generate
- *   ./generate DIR "Once upon a time" 32
+ *   ./generate DIR "Once upon a time" 32             the likeliest text
+ *   ./generate DIR "Once upon a time" 32 0.8 7       one that is drawn: temperature, seed
  *
  * DIR is an artifact of `morendo compile`; morendo.h describes every function. */
 #include <stdio.h>
@@ -10,58 +11,77 @@
 
 #include "morendo.h"
 
-static int give_up(void) {
-  fprintf(stderr, "error: %s\n", mr_error());
-  return 1;
+typedef struct {
+  mr_session *session;
+  mr_tokenizer *tokenizer;
+  mr_sampler *sampler;
+  float *logits;
+  int32_t *ids; /* the prompt's, and behind them those that are drawn */
+  int prompt, wanted;
+} Text;
+
+static int open_all(Text *text, const char *dir, const mr_sampling *sampling, uint64_t seed) {
+  int error = mr_open(dir, 0, &text->session); /* 0: all CPUs */
+  if (!error) error = mr_tokenizer_open(dir, &text->tokenizer);
+  if (error) return error;
+  int vocabulary = mr_vocabulary(text->session);
+  text->logits = malloc(sizeof *text->logits * (size_t)vocabulary);
+  return mr_sampler_open(vocabulary, sampling, seed, &text->sampler);
 }
 
-static int likeliest(const float *logits, int vocabulary) {
-  int best = 0;
-  for (int id = 1; id < vocabulary; id++) {
-    if (logits[id] > logits[best]) best = id;
+/* Token ids of the prompt: a first call counts them, a second writes them. */
+static int read_prompt(Text *text, const char *prompt) {
+  int64_t bytes = (int64_t)strlen(prompt);
+  int error = mr_tokenize(text->tokenizer, prompt, bytes, NULL, 0, &text->prompt);
+  if (error) return error;
+  text->ids = malloc(sizeof *text->ids * (size_t)(text->prompt + text->wanted + 1));
+  return mr_tokenize(text->tokenizer, prompt, bytes, text->ids, text->prompt, &text->prompt);
+}
+
+static int generate(Text *text) {
+  int error = mr_sampler_see(text->sampler, text->ids, text->prompt);
+  if (!error) error = mr_prefill(text->session, text->ids, text->prompt, text->logits);
+  for (int i = 0; !error && i < text->wanted; i++) {
+    int32_t *next = &text->ids[text->prompt + i];
+    error = mr_sample(text->sampler, text->logits, next);
+    if (!error && i + 1 < text->wanted) error = mr_decode(text->session, *next, text->logits);
   }
-  return best;
+  return error;
 }
 
-/* Prints the text of `ids`, all at once: a character may be spelled by several tokens. */
-static int print_text(const mr_tokenizer *tokenizer, const int32_t *ids, int count) {
+/* Prints everything at once: a character may be spelled by several tokens. */
+static int print_text(const Text *text) {
   int64_t bytes;
-  if (mr_detokenize(tokenizer, ids, count, NULL, 0, &bytes)) return give_up();
-  char *text = malloc((size_t)bytes + 1);
-  if (!text || mr_detokenize(tokenizer, ids, count, text, bytes, &bytes)) return give_up();
-  text[bytes] = 0;
-  puts(text);
-  free(text);
-  return 0;
+  int count = text->prompt + text->wanted;
+  int error = mr_detokenize(text->tokenizer, text->ids, count, NULL, 0, &bytes);
+  if (error) return error;
+  char *out = malloc((size_t)bytes + 1);
+  error = mr_detokenize(text->tokenizer, text->ids, count, out, bytes, &bytes);
+  if (!error) printf("%.*s\n", (int)bytes, out);
+  free(out);
+  return error;
 }
 
 int main(int count, char **words) {
-  if (count != 4) {
-    fprintf(stderr, "usage: %s DIR PROMPT TOKENS\n", words[0]);
+  if (count < 4 || count > 6) {
+    fprintf(stderr, "usage: %s DIR PROMPT TOKENS [TEMPERATURE [SEED]]\n", words[0]);
     return 2;
   }
-  mr_session *session;
-  mr_tokenizer *tokenizer;
-  if (mr_open(words[1], 0, &session)) return give_up();
-  if (mr_tokenizer_open(words[1], &tokenizer)) return give_up();
+  mr_sampling sampling = MR_GREEDY;
+  if (count > 4) sampling.temperature = strtof(words[4], NULL);
+  uint64_t seed = count > 5 ? strtoull(words[5], NULL, 10) : 0;
+  Text text = {.wanted = atoi(words[3])};
 
-  int wanted = atoi(words[3]), length;
-  int64_t bytes = (int64_t)strlen(words[2]);
-  if (mr_tokenize(tokenizer, words[2], bytes, NULL, 0, &length)) return give_up();
-  int32_t *ids = malloc(sizeof *ids * (size_t)(length + wanted));
-  float *logits = malloc(sizeof *logits * (size_t)mr_vocabulary(session));
-  if (!ids || !logits) return 1;
-  if (mr_tokenize(tokenizer, words[2], bytes, ids, length, &length)) return give_up();
+  int error = open_all(&text, words[1], &sampling, seed);
+  if (!error) error = read_prompt(&text, words[2]);
+  if (!error) error = generate(&text);
+  if (!error) error = print_text(&text);
+  if (error) fprintf(stderr, "error: %s\n", mr_error());
 
-  if (mr_prefill(session, ids, length, logits)) return give_up();
-  for (int i = 0; i < wanted; i++) {
-    ids[length + i] = likeliest(logits, mr_vocabulary(session));
-    if (i + 1 < wanted && mr_decode(session, ids[length + i], logits)) return give_up();
-  }
-  int error = print_text(tokenizer, ids, length + wanted);
-  free(ids);
-  free(logits);
-  mr_tokenizer_close(tokenizer);
-  mr_close(session);
+  free(text.ids);
+  free(text.logits);
+  mr_sampler_close(text.sampler);
+  mr_tokenizer_close(text.tokenizer);
+  mr_close(text.session);
   return error;
 }

@@ -143,6 +143,11 @@ int plan_run(Plan *plan, enum Function function, int tokens, int position, int l
              Interrupt *interrupt);
 void plan_free(Plan *plan);
 
+/* weights.c: weights.bin of a directory, which must have `bytes` bytes; the same memory for all
+ * sessions of the process that open that file. */
+int weights_map(const char *dir, int64_t bytes, void **memory);
+void weights_unmap(void *memory);
+
 /* pool.c */
 void pool_use(int threads);
 

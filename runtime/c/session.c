@@ -1,14 +1,11 @@
 /* A session: one model opened from its artifact, its memory, and how much text it remembers. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -39,43 +36,9 @@ static int leave(mr_session *session, int result) {
   return result;
 }
 
-/* Opens DIR/NAME and gives its size; -1 after a failure that is already reported. */
-static int open_file(const char *dir, const char *name, int64_t *bytes) {
-  char path[4096];
-  struct stat info;
-  if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) {
-    fail(MR_ARTIFACT, "the artifact's path is too long");
-    return -1;
-  }
-  int file = open(path, O_RDONLY | O_CLOEXEC);
-  if (file < 0 || fstat(file, &info)) {
-    fail(MR_ARTIFACT, "cannot read %s: %s", path, strerror(errno));
-    if (file >= 0) close(file);
-    return -1;
-  }
-  *bytes = info.st_size;
-  return file;
-}
-
 static int map_weights(mr_session *session, const char *dir) {
-  int64_t bytes, need = session->plan.bytes[WEIGHTS];
-  if (!need) return MR_OK;
-  int file = open_file(dir, "weights.bin", &bytes);
-  if (file < 0) return MR_ARTIFACT;
-  if (bytes != need) {
-    close(file);
-    return fail(MR_ARTIFACT, "weights.bin is damaged (got %lld bytes, need %lld)",
-                (long long)bytes, (long long)need);
-  }
-  void *memory = mmap(NULL, (size_t)need, PROT_READ, MAP_SHARED, file, 0);
-  int error = errno;
-  close(file);
-  if (memory == MAP_FAILED) {
-    return fail(MR_RUNTIME, "cannot map weights.bin: %s", strerror(error));
-  }
-  madvise(memory, (size_t)need, MADV_WILLNEED);
-  session->bases[WEIGHTS] = memory;
-  return MR_OK;
+  int64_t bytes = session->plan.bytes[WEIGHTS];
+  return bytes ? weights_map(dir, bytes, &session->bases[WEIGHTS]) : MR_OK;
 }
 
 /* Zeroed memory; pages that are never touched cost nothing. */
@@ -144,6 +107,8 @@ void mr_close(mr_session *session) {
     pthread_mutex_destroy(&session->turn);
     mr_pool_stop();
   }
+  weights_unmap(session->bases[WEIGHTS]);
+  session->bases[WEIGHTS] = NULL;
   for (int space = 0; space < SPACES; space++) {
     if (session->bases[space]) munmap(session->bases[space], (size_t)session->plan.bytes[space]);
   }

@@ -215,11 +215,43 @@ def test_tokenizer_without_tables_takes_ids(tmp_path):
     assert call(out, "--ids", "1 2", "--max-tokens", "2").returncode == 0
 
 
-def test_example_links_the_library(artifact, answer, tmp_path):
-    program = tmp_path / "generate"
+@pytest.fixture(scope="module")
+def example(artifact, tmp_path_factory):
+    """examples/generate.c, linked with the artifact's library."""
+    program = tmp_path_factory.mktemp("example") / "generate"
     command = [sys.executable, "-m", "ziglang", "cc", "-std=c11", "-Wall", "-Wextra", "-Werror"]
     command += [str(EXAMPLE), f"-I{RUNTIME_SOURCES}", str(artifact / "model.so")]
     command += [f"-Wl,-rpath,{artifact}", "-o", str(program)]
     subprocess.run(command, env=_environment(), check=True)
-    done = subprocess.run([program, artifact, PROMPT, "24"], capture_output=True, check=True)
+    return program
+
+
+def test_example_says_what_run_says(example, artifact, answer):
+    done = subprocess.run([example, artifact, PROMPT, "24"], capture_output=True, check=True)
     assert done.stdout == PROMPT.encode() + answer + b"\n"
+
+
+def test_example_draws_as_run_draws(example, artifact):
+    words = ["24", "0.8", "7"]
+    done = subprocess.run([example, artifact, PROMPT, *words], capture_output=True, check=True)
+    options = ["--max-tokens", "24", "--temperature", "0.8", "--seed", "7", "--ignore-eos"]
+    assert done.stdout == PROMPT.encode() + call(artifact, PROMPT, *options).stdout
+
+
+def test_example_tells_errors(example, artifact, tmp_path):
+    def said(*words):
+        return subprocess.run([example, *words], capture_output=True, check=False, text=True)
+
+    assert said(artifact).returncode == 2
+    assert said(tmp_path, PROMPT, "4").stderr.startswith("error: cannot read")
+    failed = said(artifact, PROMPT, "4", "-1")
+    assert failed.stderr.startswith("error: temperature is out of range (got -1, need")
+    assert failed.returncode == 1
+
+
+def test_header_is_c_plus_plus_too(tmp_path):
+    source = tmp_path / "linked.cpp"
+    source.write_text('#include "morendo.h"\nmr_sampling s = MR_GREEDY;\nint main() { return 0; }')
+    command = [sys.executable, "-m", "ziglang", "c++", "-Wall", "-Wextra", "-Werror", "-c"]
+    command += [str(source), f"-I{RUNTIME_SOURCES}", "-o", str(tmp_path / "linked.o")]
+    subprocess.run(command, env=_environment(), check=True)

@@ -110,14 +110,24 @@ def test_damaged_plans_with_address_sanitizer(tmp_path, plan_file):
     assert check_output([program, plan_file, tmp_path / "overflow.json"]).startswith("ok")
 
 
-@pytest.mark.parametrize("flags", [MEMORY, "-fsanitize=thread"])
-def test_one_session_in_many_threads(tmp_path, toy_artifact, flags):
-    tables = tmp_path / "tables.c"
+def toy_sources(folder: Path) -> tuple[Path, Path]:
+    tables = folder / "tables.c"
     tables.write_text(kernel_table(toy.KERNELS) + plan_text(toy.toy_plan().to_json()))
-    sources = tables, HERE / "toy_kernels.c"
-    program = build_sanitized("stress_session.c", tmp_path / "stress", flags, *sources)
+    return tables, HERE / "toy_kernels.c"
+
+
+@pytest.mark.parametrize("main", ["stress_session.c", "stress_sessions.c"])
+@pytest.mark.parametrize("flags", [MEMORY, "-fsanitize=thread"])
+def test_sessions_in_many_threads(tmp_path, toy_artifact, main, flags):
+    program = build_sanitized(main, tmp_path / "stress", flags, *toy_sources(tmp_path))
     forks = "0" if "thread" in flags else "1"  # the thread sanitizer ends a fork that has threads
     assert check_output([program, toy_artifact, forks]) == "ok\n"
+
+
+def test_forks_amid_sessions_that_open_and_close(tmp_path, toy_artifact):
+    sources = map(str, toy_sources(tmp_path))
+    program = build(ZIG, "stress_sessions.c", tmp_path / "stress", "-O2", *sources)
+    assert check_output([program, toy_artifact, "30"]) == "ok\n"
 
 
 V2, V1 = "0::{}\n", "5:memory:/m\n4:cpu,cpuacct:{}\n1:name=systemd:/s\n0::/\n"

@@ -49,17 +49,16 @@ static int is_stop(const Options *options, int32_t id) {
 
 /* Decodes token after token; an exit code. */
 static int answer(mr_session *session, mr_schedule *schedule, const Options *options,
-                  Sampler *sampler, Output *output, float *logits, Stats *stats) {
+                  mr_sampler *sampler, Output *output, float *logits, Stats *stats) {
   stats->finish = "length";
   for (int count = 0; count < options->max_tokens && !interrupted; count++) {
     double start = now();
-    int32_t id = sampler_draw(sampler, logits);
-    if (id < 0) return report(WRONG_INPUT, "the model computed a logit that is not finite");
+    int32_t id;
+    if (mr_sample(sampler, logits, &id)) return failed();
     if (is_stop(options, id)) {
       stats->finish = count ? "stop" : "nothing";
       return DONE;
     }
-    sampler_see(sampler, id);
     if (output_token(output, id)) return report(WRONG_INPUT, "%s", mr_error());
     if (output->failed) return output->failed;
     if (output->stopped) return DONE;
@@ -87,25 +86,26 @@ static int generate(mr_session *session, mr_schedule *schedule, const mr_tokeniz
                     const Options *options, Stats *stats) {
   int32_t *ids = read_prompt(options, tokenizer, &stats->prompt_tokens);
   if (!ids) return WRONG_INPUT;
-  Sampler sampler;
+  mr_sampler *sampler;
   Output output;
-  float *logits = malloc((size_t)mr_vocabulary(session) * sizeof *logits);
-  int ready = sampler_start(&sampler, options->sampling, options->seed, mr_vocabulary(session));
-  int code = ready && logits ? DONE : report(WRONG_INPUT, "not enough memory");
+  int vocabulary = mr_vocabulary(session);
+  float *logits = malloc((size_t)vocabulary * sizeof *logits);
+  int code = logits ? DONE : report(WRONG_INPUT, "not enough memory");
+  if (mr_sampler_open(vocabulary, &options->sampling, options->seed, &sampler)) code = failed();
   double start = now();
   if (!code && (mr_schedule_begin(schedule) ||
-                mr_prefill(session, ids, stats->prompt_tokens, logits))) {
+                mr_prefill(session, ids, stats->prompt_tokens, logits) ||
+                mr_sampler_see(sampler, ids, stats->prompt_tokens))) {
     code = failed();
   }
   stats->prefill = now() - start;
   if (!code) {
-    for (int i = 0; i < stats->prompt_tokens; i++) sampler_see(&sampler, ids[i]);
     output_start(&output, options, tokenizer);
-    code = answer(session, schedule, options, &sampler, &output, logits, stats);
+    code = answer(session, schedule, options, sampler, &output, logits, stats);
     output_finish(&output);
     if (!code) tell(session, options, stats);
   }
-  sampler_free(&sampler);
+  mr_sampler_close(sampler);
   free(logits);
   free(ids);
   return code;

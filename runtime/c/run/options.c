@@ -153,7 +153,7 @@ static int check_chat(const Options *options, int chat) {
 
 int read_options(int count, char **words, Options *options) {
   int help = 0, chat = 0, version = 0;
-  Sampling *sampling = &options->sampling;
+  mr_sampling *sampling = &options->sampling;
   *options = (Options){.max_tokens = 256, .sampling = run_model.sampling, .level = -1};
   const Rule rules[] = {
       {"--help", FLAG, &help, 0, 0, NULL},

@@ -10,11 +10,6 @@
 /* Exit codes, as those of the `morendo` command. */
 enum { DONE = 0, WRONG_INPUT = 1, WRONG_USAGE = 2, INTERRUPTED = 130, NO_READER = 141 };
 
-typedef struct {
-  float temperature, top_p, min_p, repetition_penalty;
-  int top_k;
-} Sampling;
-
 /* Generated for each model: what compiling found out about its text. */
 typedef struct {
   const char *name, *version;    /* the model's, and morendo's that compiled it */
@@ -26,7 +21,7 @@ typedef struct {
   const char *user[2];           /* where missing_chat is NULL: before and behind what the user says */
   const char *system[3];         /* with a system message: before, between, behind; or NULL */
   int trims;                     /* blanks around messages are taken away */
-  Sampling sampling;
+  mr_sampling sampling;
   const int64_t *level_bytes; /* of weights that a decode step reads, by precision level */
   int64_t weights;            /* how many these are */
 } Model;
@@ -41,28 +36,13 @@ typedef struct {
   int stop_count, max_tokens, threads, level; /* level -1 if it is not given */
   int raw, ids, stats, ignore_eos;
   uint64_t seed;
-  Sampling sampling;
+  mr_sampling sampling;
 } Options;
 
 /* Reads the command line; -1 to go on, else the exit code. */
 int read_options(int count, char **words, Options *options);
 /* Prints `error: ...` on standard error; returns `code`. */
 int report(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-/* sampler.c: draws token ids. */
-typedef struct {
-  Sampling sampling;
-  uint64_t state;
-  void *candidates;
-  uint8_t *seen; /* tokens of the text so far, one byte each */
-  int vocabulary;
-} Sampler;
-
-int sampler_start(Sampler *sampler, Sampling sampling, uint64_t seed, int vocabulary);
-void sampler_see(Sampler *sampler, int32_t id);
-/* The next token, or -1 when the logits are not finite. */
-int32_t sampler_draw(Sampler *sampler, const float *logits);
-void sampler_free(Sampler *sampler);
 
 /* output.c: what is printed, held back where it may be the start of a stop text. */
 typedef struct {

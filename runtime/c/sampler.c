@@ -4,27 +4,82 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "run.h"
+#include "internal.h"
 
 typedef struct {
   float logit, weight;
   int32_t id;
 } Choice;
 
-int sampler_start(Sampler *sampler, Sampling sampling, uint64_t seed, int vocabulary) {
-  *sampler = (Sampler){.sampling = sampling, .state = seed, .vocabulary = vocabulary};
-  sampler->candidates = malloc((size_t)vocabulary * sizeof(Choice));
-  sampler->seen = calloc((size_t)vocabulary, 1);
-  return sampler->candidates && sampler->seen;
+struct mr_sampler {
+  mr_sampling sampling;
+  uint64_t state;
+  int vocabulary;
+  Choice *candidates;
+  uint8_t *seen; /* tokens of the text so far, one byte each */
+};
+
+static int out_of_range(const char *name, double value, const char *need) {
+  return fail(MR_INPUT, "%s is out of range (got %g, need %s)", name, value, need);
 }
 
-void sampler_see(Sampler *sampler, int32_t id) {
-  if (id >= 0 && id < sampler->vocabulary) sampler->seen[id] = 1;
+static int check_sampling(const mr_sampling *s) {
+  if (!(s->temperature >= 0 && isfinite(s->temperature))) {
+    return out_of_range("temperature", s->temperature, "a finite number of 0 or more");
+  }
+  if (!(s->top_p > 0 && s->top_p <= 1)) {
+    return out_of_range("top_p", s->top_p, "above 0 and at most 1");
+  }
+  if (!(s->min_p >= 0 && s->min_p <= 1)) return out_of_range("min_p", s->min_p, "0 to 1");
+  if (!(s->repetition_penalty > 0 && isfinite(s->repetition_penalty))) {
+    return out_of_range("repetition_penalty", s->repetition_penalty, "a finite number above 0");
+  }
+  if (s->top_k < 0) return out_of_range("top_k", s->top_k, "0 or more");
+  return MR_OK;
 }
 
-void sampler_free(Sampler *sampler) {
+int mr_sampler_open(int vocabulary, const mr_sampling *sampling, uint64_t seed, mr_sampler **out) {
+  *out = NULL;
+  if (vocabulary < 1) return out_of_range("the vocabulary", vocabulary, "1 or more");
+  int error = check_sampling(sampling);
+  if (error) return error;
+  mr_sampler *sampler = calloc(1, sizeof *sampler);
+  if (sampler) {
+    sampler->sampling = *sampling;
+    sampler->state = seed;
+    sampler->vocabulary = vocabulary;
+    sampler->candidates = malloc((size_t)vocabulary * sizeof(Choice));
+    sampler->seen = calloc((size_t)vocabulary, 1);
+  }
+  if (!sampler || !sampler->candidates || !sampler->seen) {
+    mr_sampler_close(sampler);
+    return fail(MR_RUNTIME, "not enough memory for a sampler");
+  }
+  *out = sampler;
+  return MR_OK;
+}
+
+void mr_sampler_close(mr_sampler *sampler) {
+  if (!sampler) return;
   free(sampler->candidates);
   free(sampler->seen);
+  free(sampler);
+}
+
+int mr_sampler_see(mr_sampler *sampler, const int32_t *ids, int count) {
+  for (int i = 0; i < count; i++) {
+    if (ids[i] < 0 || ids[i] >= sampler->vocabulary) {
+      return fail(MR_INPUT,
+                  "the token at place %d is not in the vocabulary (got id %d, vocabulary %d)", i,
+                  (int)ids[i], sampler->vocabulary);
+    }
+  }
+  for (int i = 0; i < count; i++) sampler->seen[ids[i]] = 1;
+  return MR_OK;
+}
+
+void mr_sampler_forget(mr_sampler *sampler) {
+  memset(sampler->seen, 0, (size_t)sampler->vocabulary);
 }
 
 /* Uniform in [0, 1): SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). */
@@ -86,8 +141,8 @@ static int nucleus(Choice *all, int n, double top_p) {
   }
 }
 
-static int32_t draw(Sampler *sampler, Choice *all, int n, float largest) {
-  const Sampling *s = &sampler->sampling;
+static int32_t draw(mr_sampler *sampler, Choice *all, int n, float largest) {
+  const mr_sampling *s = &sampler->sampling;
   if (s->top_k && s->top_k < n) {
     select_first(all, n, s->top_k);
     n = s->top_k;
@@ -110,7 +165,9 @@ static int32_t draw(Sampler *sampler, Choice *all, int n, float largest) {
   return all[last].id;
 }
 
-int32_t sampler_draw(Sampler *sampler, const float *logits) {
+/* The most likely token, or -1 where a logit is not a number or all of them are infinite. Fills
+ * the candidates, penalties counted. */
+static int32_t likeliest(mr_sampler *sampler, const float *logits) {
   Choice *all = sampler->candidates;
   float penalty = sampler->sampling.repetition_penalty;
   int best = 0;
@@ -121,8 +178,16 @@ int32_t sampler_draw(Sampler *sampler, const float *logits) {
     all[i] = (Choice){logit, 0, i};
     if (logit > all[best].logit) best = i;
   }
-  float largest = all[best].logit;
-  if (isinf(largest)) return -1;
-  if (sampler->sampling.temperature == 0) return best;
-  return draw(sampler, all, sampler->vocabulary, largest);
+  return isinf(all[best].logit) ? -1 : best;
+}
+
+int mr_sample(mr_sampler *sampler, const float *logits, int32_t *id) {
+  int32_t best = likeliest(sampler, logits);
+  if (best < 0) return fail(MR_RUNTIME, "the model computed a logit that is not finite");
+  Choice *all = sampler->candidates;
+  *id = sampler->sampling.temperature == 0
+            ? best
+            : draw(sampler, all, sampler->vocabulary, all[best].logit);
+  sampler->seen[*id] = 1;
+  return MR_OK;
 }
