@@ -11,7 +11,7 @@ from tvm import relax, tirx
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.invariants import calls, relax_functions
-from morendo.ir.plan import FUNCTIONS, Argument, Const, Plan, Step, Tensor
+from morendo.ir.plan import FUNCTIONS, SLOT_BYTES, Argument, Const, Plan, Step, Tensor
 from morendo.ir.text import bindings_of
 
 from .cpu.kernels.token_rows import token_positions
@@ -67,7 +67,7 @@ def _lower_function(program: Program, function: relax.Function) -> FunctionLower
         tokens, count = lowering.rows(positions)
         lowering.values[positions] = lowering.new("int64", tokens)
         args = [lowering.values[positions], count, "position"]
-        lowering.call(token_positions(max_tokens=tokens), args, "positions")
+        lowering.call(lowering.build(token_positions, max_tokens=tokens), args, "positions")
     for binding in bindings_of(function):
         value = binding.value
         lower = lower_op if op_name(value) else lower_generic
@@ -96,8 +96,9 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
     )
     kernels = {name: index for index, name in enumerate(program.kernels)}
     tensors: dict[Tensor, int] = {}
+    state: dict[Argument, int] = {}
     functions = {
-        name: tuple(_step(call, program, kernels, tensors) for call in lowered[name].calls)
+        name: tuple(_step(call, program, kernels, tensors, state) for call in lowered[name].calls)
         for name in FUNCTIONS
     }
     return Plan(
@@ -111,6 +112,7 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         kernels=tuple(kernels),
         tensors=tuple(tensors),
         functions=functions,
+        state=tuple(state),
     )
 
 
@@ -120,20 +122,34 @@ def _used(buffers: Sequence[Storage]) -> list[Storage]:
 
 
 def _step(
-    call: KernelCall, program: Program, kernels: dict[str, int], tensors: dict[Tensor, int]
+    call: KernelCall,
+    program: Program,
+    kernels: dict[str, int],
+    tensors: dict[Tensor, int],
+    state: dict[Argument, int],
 ) -> Step:
+    """A call with offsets; a scalar that its kernel reads from memory gets a slot of the state."""
     function = program.kernels[call.kernel]
     args: list[Argument] = []
     pairs = list(zip(function.params, call.args, strict=True))
     scalars = [(param, arg) for param, arg in pairs if not isinstance(arg, Storage)]
     for param, arg in pairs:
-        if not isinstance(arg, Storage):
+        if isinstance(arg, Storage):
+            dims = tuple(_dim(dim, scalars, call) for dim in param.ty.shape)
+            tensor = Tensor(arg.space, arg.offset, str(param.ty.dtype), dims)
+        elif _in_memory(param):
+            slot = state.setdefault(arg, len(state))
+            tensor = Tensor("state", SLOT_BYTES * slot, "int32", (1,))
+        else:
             args.append(arg)
             continue
-        dims = tuple(_dim(dim, scalars, call) for dim in param.ty.shape)
-        tensor = Tensor(arg.space, arg.offset, str(param.ty.dtype), dims)
         args.append(tensors.setdefault(tensor, len(tensors)))
     return Step(kernels[call.kernel], tuple(args), call.note)
+
+
+def _in_memory(param: Any) -> bool:
+    """Whether a kernel reads a parameter from memory."""
+    return hasattr(param.ty, "shape")
 
 
 def _dim(dim: Any, scalars: Sequence[tuple[Any, Any]], call: KernelCall) -> Any:

@@ -23,6 +23,7 @@ from .text_facts import TextFacts
 
 RUNTIME_SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "c"
 RUNNER_SOURCES = RUNTIME_SOURCES / "run"
+HOST_DEVICE = RUNTIME_SOURCES / "device" / "host.c"
 _FLAGS = (
     "-std=c11",
     "-O2",
@@ -51,12 +52,14 @@ class Toolchain:
         flags: further compiler flags, such as -mcpu.
         static_triple: the same machine with a C library that is linked into executables.
         cpu_check: C source of `cpu_has`, which says whether the CPU has a flag; None asks nothing.
+        device: C source of what `runtime/c/device.h` declares: where kernels and their memory are.
     """
 
     triple: str
     flags: tuple[str, ...] = ()
     static_triple: str = ""
     cpu_check: Path | None = None
+    device: Path = HOST_DEVICE
 
 
 def link_model(
@@ -82,7 +85,7 @@ def link_model(
     Raises:
         CompileError: when the compiler or linker fails.
     """
-    inputs = [*_check_sources(toolchain, cpu_flags), *sources, *objects]
+    inputs = [*_own_sources(toolchain, cpu_flags), *sources, *objects]
     flags = [*_SHARED, *toolchain.flags]
     tables = kernel_table(kernels, cpu_flags) + plan_text(plan)
     _compile(toolchain.triple, flags, tables, inputs, out)
@@ -123,13 +126,14 @@ def link_program(
         toolchain, cpu_flags: as for `link_model`.
         tables: C text, that of `kernel_table` among it.
     """
-    inputs = [*_check_sources(toolchain, cpu_flags), *inputs]
+    inputs = [*_own_sources(toolchain, cpu_flags), *inputs]
     _compile(toolchain.static_triple, ["-static", *toolchain.flags], tables, inputs, out)
 
 
-def _check_sources(toolchain: Toolchain, cpu_flags: Sequence[str]) -> list[Path]:
-    """What says whether the CPU has the flags, where there are any."""
-    return [toolchain.cpu_check] if cpu_flags and toolchain.cpu_check else []
+def _own_sources(toolchain: Toolchain, cpu_flags: Sequence[str]) -> list[Path]:
+    """The device, and what says whether the CPU has the flags, where there are any."""
+    check = [toolchain.cpu_check] if cpu_flags and toolchain.cpu_check else []
+    return [toolchain.device, *check]
 
 
 def _compile(

@@ -125,8 +125,9 @@ def _lower_call_tir(
 
 def _kernel(lowering: FunctionLowering, function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     """The scheduled function under a name that tells apart everything its code depends on."""
-    chunk = lowering.program.options.chunk
-    scheduled = schedule_generic(function, lowering.program.target.isa, chunk)
+    target, chunk = lowering.program.target, lowering.program.options.chunk
+    schedule = target.builders.get(schedule_generic, schedule_generic)
+    scheduled = schedule(function, target.isa, chunk)
     symbol = f"{name.replace('.', '_')}_{tvm_ffi.structural_hash(scheduled) & (2**64 - 1):016x}"
     lowering.program.unscheduled.setdefault(symbol, function)
     return scheduled.with_attr("global_symbol", symbol)

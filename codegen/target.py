@@ -72,7 +72,8 @@ class Target(ABC):
         isa: what kernel builders are given as `isa`; for CPUs a `VectorISA`.
         capabilities: what the compiler may ask.
         layout: how data lies in tiles.
-        builders: kernel builders in the place of shared ones, which take the same arguments.
+        builders: kernel builders in the place of shared ones, which take the same arguments; a
+            kernel may read any int32 argument from memory, as a buffer of one element.
         lowerings: how dialect ops become kernel calls, by the op's name, where it is another way
             than `lower_ops.py` has.
     """
@@ -93,6 +94,14 @@ class Target(ABC):
         among them.
         """
         return passes
+
+    def prepared(self) -> Target:
+        """This target, once all that `build` needs is found: asked before anything takes time.
+
+        Raises:
+            CompileError: saying what to install.
+        """
+        return self
 
     @abstractmethod
     def build(

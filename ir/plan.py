@@ -19,7 +19,8 @@ VERSION = 1
 LIBRARY, EXECUTABLE = "model.so", "run"  # the files of an artifact that execute its plan
 TOKENIZER_TABLES = "tokenizer.bin"  # of the executable's tokenizer
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
-SPACES = ("arena", "weights", "cache", "ids", "logits")
+SPACES = ("arena", "weights", "cache", "ids", "logits", "state")
+SLOT_BYTES = 64  # of one number in "state": whatever wants to be aligned is
 ITEM_BYTES = {
     "bool": 1,
     "float32": 4,
@@ -41,7 +42,8 @@ class Tensor:
     """A dense row-major buffer at a fixed offset of a space.
 
     Args:
-        space: "arena", "weights", "cache", or the caller's "ids" (int32) and "logits" (float32).
+        space: "arena", "weights", "cache", "state", or the caller's "ids" (int32) and "logits"
+            (float32).
         offset: bytes from the start of the space, a multiple of 64; 0 in "ids" and "logits".
         dtype: a key of ITEM_BYTES.
         dims: sizes; "tokens" stands for the number of tokens of the call.
@@ -113,6 +115,8 @@ class Plan:
         levels: number of precision levels; level 0 is the most precise.
         arena_bytes, cache_bytes, weights_bytes: sizes of the spaces.
         kernels: names; the code of NAME is the exported symbol __tvm_ffi_NAME.
+        state: arguments that kernels read from memory, an int32 every SLOT_BYTES of the space
+            "state", so that a device can repeat a call as it is; none of them is a tensor.
     """
 
     chunk: int
@@ -125,6 +129,7 @@ class Plan:
     kernels: tuple[str, ...]
     tensors: tuple[Tensor, ...]
     functions: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+    state: tuple[Argument, ...] = ()
 
     def __post_init__(self) -> None:
         _check_plan(self)
@@ -132,9 +137,11 @@ class Plan:
     def to_json(self) -> str:
         """The text of plan.json; from_json gives the same plan again."""
         fields = {name: getattr(self, name) for name in _NUMBERS}
+        state = {"state": [_argument_to_json(arg) for arg in self.state]} if self.state else {}
         data = {
             "version": VERSION,
             **fields,
+            **state,
             "kernels": list(self.kernels),
             "tensors": [[t.space, t.offset, t.dtype, list(t.dims)] for t in self.tensors],
             "functions": {
@@ -239,7 +246,11 @@ def _plan_from_data(data: dict[str, Any]) -> Plan:
         )
     numbers = {name: data[name] for name in _NUMBERS}
     return Plan(
-        **numbers, kernels=tuple(data["kernels"]), tensors=tuple(tensors), functions=functions
+        **numbers,
+        kernels=tuple(data["kernels"]),
+        tensors=tuple(tensors),
+        functions=functions,
+        state=tuple(map(_argument_from_json, data.get("state", []))),
     )
 
 
@@ -251,6 +262,10 @@ def _check_plan(plan: Plan) -> None:
     for index, name in enumerate(plan.kernels):
         good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
         _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")
+    for index, arg in enumerate(plan.state):
+        good = not _is_count(arg) and not isinstance(arg, LevelTensor)
+        good = good and _is_good_argument(plan, arg)
+        _require(good, f"bad state {arg!r}", f"state {index}")
     for index, tensor in enumerate(plan.tensors):
         _check_tensor(plan, tensor, f"tensor {index}")
     got = sorted(plan.functions)
@@ -274,7 +289,9 @@ def _check_tensor(plan: Plan, tensor: Tensor, where: str) -> None:
         f"offset must be a multiple of {ALIGNMENT_BYTES} bytes (got {tensor.offset!r})",
         where,
     )
-    if tensor.space in ("ids", "logits"):
+    if tensor.space == "state":
+        space_bytes = SLOT_BYTES * len(plan.state)
+    elif tensor.space in ("ids", "logits"):
         need = "int32" if tensor.space == "ids" else "float32"
         good = tensor.offset == 0 and tensor.dtype == need
         _require(good, f"{tensor.space} must be {need} at offset 0", where)

@@ -111,7 +111,7 @@ def compile(
     """
     _check_types(locals())  # the arguments as they are given
     progress = progress or Progress()
-    machine = find_target(target)
+    machine = find_target(target).prepared()
     budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits)
     texts = budget.texts(calibrate)
     if passes is not None:

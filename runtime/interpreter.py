@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
-from morendo.ir.plan import Argument, Const, Level, Plan, Step, row_caches, tensor_index
+from morendo.ir.plan import (
+    SLOT_BYTES,
+    Argument,
+    Const,
+    Level,
+    Plan,
+    Step,
+    row_caches,
+    tensor_index,
+)
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import WEIGHTS
 from morendo.runtime.executor import Ids, as_ids, load_library
@@ -71,6 +80,11 @@ class PythonExecutor:
         self.levels = self.plan.levels
         if self._library.mr_check_cpu():
             raise ArtifactError(self._library.mr_error().decode(errors="replace"))
+        if ctypes.c_int32.in_dll(self._library, "mr_device_type").value != _DEVICE_CPU:
+            raise InputError(
+                "the Python executor sees the memory of this process, not that of a device",
+                hint="use the C runtime, the default",
+            )
         self._turns, self._cancelled = Turns(), False
         self._kernels = [getattr(self._library, f"__tvm_ffi_{k}") for k in self.plan.kernels]
         self._poison = poison
@@ -82,6 +96,7 @@ class PythonExecutor:
             "weights": _read_weights(directory / WEIGHTS, plan.weights_bytes),
             "ids": _aligned_bytes(plan.chunk * 4),
             "logits": _aligned_bytes(plan.chunk * plan.vocabulary * 4),
+            "state": _aligned_bytes(SLOT_BYTES * len(plan.state)),
         }
         self._library.mr_pool_start(threads)
 
@@ -160,6 +175,7 @@ class PythonExecutor:
                 self._spaces["arena"][:] = POISON
                 self._spaces["logits"][:] = POISON
             self._spaces["ids"].view(np.int32)[: len(part)] = part
+            self._write_state(len(part))
             for index, step in enumerate(self.plan.functions[function]):
                 if self._cancelled:
                     raise Cancelled(f"cancelled before {function} step {index}")
@@ -182,7 +198,6 @@ class PythonExecutor:
             raise InputError(message)
 
     def _call(self, index: int, step: Step, tokens: int) -> None:
-        scalars = {"tokens": tokens, "position": self._position}
         arguments = (_Any * len(step.args))()
         keep, arrays = [], []
         for slot, arg in zip(arguments, step.args, strict=True):
@@ -194,7 +209,7 @@ class PythonExecutor:
                 keep += [tensor, shapes]
                 arrays.append(array)
             else:
-                slot.kind, slot.value = _KIND_INT, self._scalar(arg, scalars)
+                slot.kind, slot.value = _KIND_INT, self._scalar(arg, tokens)
         result = _Any()
         kernel = self._kernels[step.kernel]
         if kernel(None, ctypes.byref(arguments), len(step.args), ctypes.byref(result)):
@@ -203,7 +218,12 @@ class PythonExecutor:
         if self.trace:
             self.trace(index, step, arrays)
 
-    def _scalar(self, arg: Argument, scalars: dict[str, int]) -> int:
+    def _write_state(self, tokens: int) -> None:
+        slots = self._spaces["state"].view(np.int32)[:: SLOT_BYTES // 4]
+        slots[:] = [self._scalar(arg, tokens) for arg in self.plan.state]
+
+    def _scalar(self, arg: Argument, tokens: int) -> int:
+        scalars = {"tokens": tokens, "position": self._position}
         if isinstance(arg, Level):
             return arg.values[self._level]
         return arg.value if isinstance(arg, Const) else scalars[str(arg)]

@@ -79,9 +79,12 @@ const Node *json_next(const Json *json, const Node *node);
 int json_is(const Node *node, const char *text);
 int json_integer(const Node *node, int64_t low, int64_t high, int64_t *out);
 
-/* plan.c: the plan with its argument arrays, built once. */
-enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 1 };
-enum Space { ARENA, WEIGHTS, CACHE, IDS, LOGITS, SPACES };
+/* plan.c: the plan with its argument arrays, built once.
+ *
+ * What changes from call to call is an argument, or a number in the memory of the device that
+ * kernels read from the space "state": a kernel call can then be kept as it is. */
+enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 1, SLOT_BYTES = 64 };
+enum Space { ARENA, WEIGHTS, CACHE, IDS, LOGITS, STATE, SPACES };
 enum Function { PREFILL, SCORE, DECODE, FUNCTIONS };
 enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL, PATCH_TENSOR };
 
@@ -123,12 +126,26 @@ typedef struct {
   Tensor **varying; /* tensors whose shape changes from call to call */
   int tensor_count, varying_count;
   StepList functions[FUNCTIONS];
+  void *kept[FUNCTIONS]; /* by the device: steps that it can run without being called */
   int profile; /* add up the seconds of each step */
+  /* The space of numbers: SLOT_BYTES for each, where the device has it and here. */
+  void *state;
+  Any *slots;
+  StepList slot_patches;
+  char *numbers;
+  int slot_count;
   Block *blocks; /* all memory of the plan */
 } Plan;
 
+extern const char *const function_names[FUNCTIONS];
 int plan_read(Plan *plan, const char *text, size_t length); /* points into `text` afterwards */
 void plan_bind(Plan *plan, void *const bases[SPACES]);
+void plan_free(Plan *plan);
+/* Fills in the dimensions that are the number of tokens and the strides; returns the size in
+ * bytes, or INT64_MAX if that is no number. */
+int64_t tensor_set_shape(Tensor *tensor, int tokens);
+
+/* plan_run.c */
 
 /* What may end a call before its next step. */
 typedef struct {
@@ -141,12 +158,11 @@ typedef struct {
 /* Stops before the next step, with MR_CANCELLED, once `interrupt` says so. */
 int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
              Interrupt *interrupt);
-void plan_free(Plan *plan);
 
 /* weights.c: weights.bin of a directory, which must have `bytes` bytes; the same memory for all
  * sessions of the process that open that file. */
-int weights_map(const char *dir, int64_t bytes, void **memory);
-void weights_unmap(void *memory);
+int weights_load(const char *dir, int64_t bytes, void **memory);
+void weights_release(void *memory);
 
 /* pool.c */
 void pool_use(int threads);

@@ -1,12 +1,9 @@
-/* Reads plan.json into argument arrays that stay as they are; a call patches only what varies. */
-#define _POSIX_C_SOURCE 200809L
+/* Reads plan.json into argument arrays that stay as they are. */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "device.h"
 #include "internal.h"
-
-#define POLL_SECONDS 0.05 /* a person does not notice it, and nor do the kernels */
 
 struct Block {
   Block *next;
@@ -19,8 +16,9 @@ typedef struct {
   Json json;
 } Reader;
 
-static const char *const space_names[SPACES] = {"arena", "weights", "cache", "ids", "logits"};
-static const char *const function_names[FUNCTIONS] = {"prefill", "score", "decode"};
+static const char *const space_names[SPACES] = {"arena", "weights", "cache",
+                                               "ids",   "logits",  "state"};
+const char *const function_names[FUNCTIONS] = {"prefill", "score", "decode"};
 
 static const struct {
   const char *name;
@@ -131,9 +129,7 @@ static int read_dims(Reader *reader, const Node *dims, Tensor *tensor) {
   return 1;
 }
 
-/* Fills in the dimensions that are the number of tokens and the strides; returns the size in
- * bytes, or INT64_MAX if that is no number. */
-static int64_t set_shape(Tensor *tensor, int tokens) {
+int64_t tensor_set_shape(Tensor *tensor, int tokens) {
   int64_t size = 1;
   for (int i = tensor->dl.ndim - 1; i >= 0; i--) {
     if (tensor->token_dims >> i & 1) tensor->shape[i] = tokens;
@@ -154,12 +150,12 @@ static int read_tensor(Reader *reader, const Node *node, Tensor *tensor) {
   if (space < 0 || dtype < 0 || !json_integer(node + 2, 0, INT64_MAX / 2, &offset)) return 0;
   tensor->space = (uint8_t)space;
   tensor->offset = (uint64_t)offset;
-  tensor->dl.device.type = DEVICE_CPU;
+  tensor->dl.device.type = mr_device_type;
   tensor->dl.dtype.code = dtypes[dtype].code;
   tensor->dl.dtype.bits = dtypes[dtype].bits;
   tensor->dl.dtype.lanes = 1;
   if (!read_dims(reader, node + 4, tensor)) return 0;
-  int64_t bytes = set_shape(tensor, (int)plan->chunk);
+  int64_t bytes = tensor_set_shape(tensor, (int)plan->chunk);
   int fixed = space == IDS || space == LOGITS; /* what the caller's arrays are */
   if (fixed && (offset || dtype != (space == IDS ? INT32 : FLOAT32))) return 0;
   return offset % ALIGNMENT_BYTES == 0 && bytes <= plan->bytes[space] - offset;
@@ -269,6 +265,28 @@ static int read_step(Reader *reader, const Node *node, Any *args, StepList *list
   return 1;
 }
 
+/* The numbers that kernels read from memory; each is an argument that is no tensor. */
+static int read_state(Reader *reader, const Node *list) {
+  Plan *plan = reader->plan;
+  if (!list) return MR_OK;
+  if (list->kind != '[') return bad("no list of state", 0);
+  int count = list->children;
+  plan->slots = allocate(plan, count, sizeof *plan->slots);
+  plan->numbers = allocate(plan, count, SLOT_BYTES);
+  plan->slot_patches.patches = allocate(plan, count, sizeof *plan->slot_patches.patches);
+  if (!plan->slots || !plan->numbers || !plan->slot_patches.patches) return no_memory();
+  const Node *node = list + 1;
+  for (; plan->slot_count < count; plan->slot_count++) {
+    Any *slot = &plan->slots[plan->slot_count];
+    if (!read_argument(reader, node, slot, &plan->slot_patches) || slot->kind != KIND_INT) {
+      return bad("bad state", plan->slot_count);
+    }
+    node = json_next(&reader->json, node);
+  }
+  plan->bytes[STATE] = (int64_t)count * SLOT_BYTES;
+  return MR_OK;
+}
+
 static int count_arguments(Reader *reader, const Node *steps) {
   int count = 0;
   const Node *node = steps + 1;
@@ -307,6 +325,7 @@ static int read_root(Reader *reader) {
   const Node *root = reader->json.nodes;
   int error = read_numbers(reader, root);
   if (!error) error = read_kernels(reader, json_get(&reader->json, root, "kernels"));
+  if (!error) error = read_state(reader, json_get(&reader->json, root, "state"));
   if (!error) error = read_tensors(reader, json_get(&reader->json, root, "tensors"));
   const Node *functions = json_get(&reader->json, root, "functions");
   for (int i = 0; !error && i < FUNCTIONS; i++) error = read_function(reader, functions, i);
@@ -328,64 +347,13 @@ void plan_bind(Plan *plan, void *const bases[SPACES]) {
     char *base = bases[tensor->space];
     if (base) tensor->dl.data = base + tensor->offset;
   }
-}
-
-static void patch(Plan *plan, const StepList *list, int tokens, int position, int level) {
-  for (int i = 0; i < plan->varying_count; i++) set_shape(plan->varying[i], tokens);
-  for (int i = 0; i < list->patch_count; i++) {
-    const ArgumentPatch *change = &list->patches[i];
-    if (change->kind == PATCH_TENSOR) {
-      change->slot->value.pointer = change->tensors[level];
-      continue;
-    }
-    change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens
-                                  : change->kind == PATCH_POSITION ? position
-                                                                   : change->levels[level];
-  }
-}
-
-static double seconds_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-static int interrupted(Interrupt *interrupt) {
-  if (interrupt->poll) {
-    double now = seconds_now();
-    if (now >= interrupt->next) {
-      if (interrupt->poll(interrupt->data)) return 1;
-      interrupt->next = now + POLL_SECONDS;
-    }
-  }
-  return atomic_load_explicit(&interrupt->cancelled, memory_order_relaxed);
-}
-
-int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
-             Interrupt *interrupt) {
-  const StepList *list = &plan->functions[function];
-  patch(plan, list, tokens, position, level);
-  double last = plan->profile ? seconds_now() : 0;
-  for (int i = 0; i < list->step_count; i++) {
-    Step *step = &list->steps[i];
-    if (interrupted(interrupt)) {
-      return fail(MR_CANCELLED, "cancelled before %s step %d", function_names[function], i);
-    }
-    Any result = {0};
-    if (step->kernel->call(NULL, step->args, step->count, &result)) {
-      return fail(MR_RUNTIME, "kernel %s failed at %s step %d (%.*s): %s", step->kernel->name,
-                  function_names[function], i, step->note_length, step->note, mr_error());
-    }
-    if (plan->profile) {
-      double now = seconds_now();
-      step->seconds += now - last;
-      last = now;
-    }
-  }
-  return MR_OK;
+  plan->state = bases[STATE];
 }
 
 void plan_free(Plan *plan) {
+  for (int i = 0; i < FUNCTIONS; i++) {
+    if (plan->kept[i]) device_forget(plan->kept[i]);
+  }
   while (plan->blocks) {
     Block *block = plan->blocks;
     plan->blocks = block->next;

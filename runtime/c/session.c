@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "internal.h"
 #include "schedule.h"
 
@@ -36,32 +36,24 @@ static int leave(mr_session *session, int result) {
   return result;
 }
 
-static int map_weights(mr_session *session, const char *dir) {
+static int load_weights(mr_session *session, const char *dir) {
   int64_t bytes = session->plan.bytes[WEIGHTS];
-  return bytes ? weights_map(dir, bytes, &session->bases[WEIGHTS]) : MR_OK;
+  return bytes ? weights_load(dir, bytes, &session->bases[WEIGHTS]) : MR_OK;
 }
 
-/* Zeroed memory; pages that are never touched cost nothing. */
-static int map_space(mr_session *session, enum Space space) {
+static int make_space(mr_session *session, enum Space space) {
   int64_t bytes = session->plan.bytes[space];
-  if (!bytes) return MR_OK;
-  void *memory = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
-    return fail(MR_RUNTIME, "not enough memory for %lld bytes of %s", (long long)bytes,
-                space == CACHE ? "key-value cache" : "activations");
-  }
-  session->bases[space] = memory;
-  return MR_OK;
+  const char *what = space == CACHE ? "key-value cache" : "activations";
+  return bytes ? device_memory((size_t)bytes, what, &session->bases[space]) : MR_OK;
 }
 
 static int open_plan(mr_session *session, const char *dir) {
   int error = plan_read(&session->plan, plan_text, strlen(plan_text));
-  if (!error) error = map_weights(session, dir);
-  if (!error) error = map_space(session, ARENA);
-  if (!error) error = map_space(session, CACHE);
-  if (!error) error = map_space(session, IDS);
-  if (!error) error = map_space(session, LOGITS);
+  if (!error) error = device_open();
+  if (!error) error = load_weights(session, dir);
+  for (int space = 0; !error && space < SPACES; space++) {
+    if (space != WEIGHTS) error = make_space(session, (enum Space)space);
+  }
   if (!error) plan_bind(&session->plan, session->bases);
   return error;
 }
@@ -107,10 +99,11 @@ void mr_close(mr_session *session) {
     pthread_mutex_destroy(&session->turn);
     mr_pool_stop();
   }
-  weights_unmap(session->bases[WEIGHTS]);
+  weights_release(session->bases[WEIGHTS]);
   session->bases[WEIGHTS] = NULL;
   for (int space = 0; space < SPACES; space++) {
-    if (session->bases[space]) munmap(session->bases[space], (size_t)session->plan.bytes[space]);
+    size_t bytes = (size_t)session->plan.bytes[space];
+    if (session->bases[space]) device_release(session->bases[space], bytes);
   }
   plan_free(&session->plan);
   free(session);
@@ -147,17 +140,20 @@ static int run_chunks(mr_session *session, enum Function function, const int32_t
   pool_use(session->threads);
   for (int done = 0; done < count; done += chunk) {
     int tokens = count - done < chunk ? count - done : chunk;
-    memcpy(session->bases[IDS], ids + done, (size_t)tokens * sizeof *ids);
-    error = plan_run(&session->plan, function, tokens, start + done, session->level,
-                     &session->interrupt);
-    if (error) return error;
-    if (all) {
-      memcpy((char *)logits + (size_t)done * row, session->bases[LOGITS], (size_t)tokens * row);
+    error = device_write(session->bases[IDS], ids + done, (size_t)tokens * sizeof *ids);
+    if (!error) {
+      error = plan_run(&session->plan, function, tokens, start + done, session->level,
+                       &session->interrupt);
     }
+    if (!error && all) {
+      void *rows = (char *)logits + (size_t)done * row;
+      error = device_read(rows, session->bases[LOGITS], (size_t)tokens * row);
+    }
+    if (error) return error;
   }
-  if (!all) memcpy(logits, session->bases[LOGITS], row);
-  session->position = start + count;
-  return MR_OK;
+  if (!all) error = device_read(logits, session->bases[LOGITS], row);
+  if (!error) session->position = start + count;
+  return error;
 }
 
 static int run(mr_session *session, enum Function function, const int32_t *ids, int count,

@@ -1,4 +1,4 @@
-/* weights.bin in memory: mapped once for all sessions of a process, and never read as a whole. */
+/* weights.bin where kernels read it: once for all sessions of a process. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -6,24 +6,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "internal.h"
 
-/* A mapped file, told apart from others by what the file system calls it: an artifact that was
+/* A loaded file, told apart from others by what the file system calls it: an artifact that was
  * compiled again has another one. */
-typedef struct Mapping {
-  struct Mapping *next;
+typedef struct Loaded {
+  struct Loaded *next;
   dev_t device;
   ino_t inode;
   void *memory;
   size_t bytes;
   int users;
-} Mapping;
+} Loaded;
 
-static Mapping *mappings;
+static Loaded *loaded;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* protects the list and its users */
 
 static void hold(void) { pthread_mutex_lock(&lock); }
@@ -48,29 +48,28 @@ static int open_file(const char *dir, struct stat *info) {
   return file;
 }
 
-static Mapping *find(const struct stat *info) {
-  Mapping *one = mappings;
+static Loaded *find(const struct stat *info) {
+  Loaded *one = loaded;
   while (one && (one->device != info->st_dev || one->inode != info->st_ino)) one = one->next;
   return one;
 }
 
-/* Maps a file and puts it into the list; NULL after a failure that is already reported. */
-static Mapping *add(int file, const struct stat *info) {
-  Mapping *one = calloc(1, sizeof *one);
+/* Loads a file and puts it into the list; NULL after a failure that is already reported. */
+static Loaded *add(int file, const struct stat *info) {
+  Loaded *one = calloc(1, sizeof *one);
   size_t bytes = (size_t)info->st_size;
-  void *memory = one ? mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0) : MAP_FAILED;
-  if (memory == MAP_FAILED) {
-    fail(MR_RUNTIME, "cannot map weights.bin: %s", strerror(errno));
+  void *memory;
+  if (!one) fail(MR_RUNTIME, "not enough memory for a file");
+  if (!one || device_weights(file, bytes, &memory)) {
     free(one);
     return NULL;
   }
-  madvise(memory, bytes, MADV_WILLNEED);
-  *one = (Mapping){mappings, info->st_dev, info->st_ino, memory, bytes, 0};
-  mappings = one;
+  *one = (Loaded){loaded, info->st_dev, info->st_ino, memory, bytes, 0};
+  loaded = one;
   return one;
 }
 
-int weights_map(const char *dir, int64_t bytes, void **memory) {
+int weights_load(const char *dir, int64_t bytes, void **memory) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   struct stat info;
   pthread_once(&once, watch_forks);
@@ -82,7 +81,7 @@ int weights_map(const char *dir, int64_t bytes, void **memory) {
                 (long long)info.st_size, (long long)bytes);
   }
   hold();
-  Mapping *one = find(&info);
+  Loaded *one = find(&info);
   if (!one) one = add(file, &info);
   if (one) {
     one->users++;
@@ -93,14 +92,14 @@ int weights_map(const char *dir, int64_t bytes, void **memory) {
   return one ? MR_OK : MR_RUNTIME;
 }
 
-void weights_unmap(void *memory) {
+void weights_release(void *memory) {
   hold();
-  Mapping **place = &mappings;
+  Loaded **place = &loaded;
   while (*place && (*place)->memory != memory) place = &(*place)->next;
-  Mapping *one = *place;
+  Loaded *one = *place;
   if (one && !--one->users) {
     *place = one->next;
-    munmap(one->memory, one->bytes);
+    device_release(one->memory, one->bytes);
     free(one);
   }
   let_go();

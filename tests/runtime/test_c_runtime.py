@@ -13,6 +13,7 @@ import pytest
 import toy
 
 from morendo.codegen.link import (
+    HOST_DEVICE,
     RUNTIME_SOURCES,
     _environment,
     kernel_table,
@@ -28,7 +29,8 @@ WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{RUNTIME_SOURCES}"]
 
 def build(compiler: list[str], main: str, out: Path, *flags: str) -> Path:
     """Link a test with the runtime; `flags` may name further sources."""
-    sources = [str(HERE / main), *map(str, sorted(RUNTIME_SOURCES.glob("*.c")))]
+    runtime = [*sorted(RUNTIME_SOURCES.glob("*.c")), HOST_DEVICE]
+    sources = [str(HERE / main), *map(str, runtime)]
     command = [*compiler, *WARNINGS, *flags, *sources, "-lm", "-lpthread", "-o", str(out)]
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -178,7 +180,7 @@ def test_quotas_of_control_groups(tmp_path):
 
 @pytest.mark.parametrize("target", ["aarch64-linux-musl", "hexagon-linux-musl"])
 def test_other_machines_compile_it(tmp_path, target):
-    sources = [HERE / "toy_kernels.c", *sorted(RUNTIME_SOURCES.glob("*.c"))]
+    sources = [HERE / "toy_kernels.c", *sorted(RUNTIME_SOURCES.glob("*.c")), HOST_DEVICE]
     for source in sources:
         command = [*ZIG, "-target", target, *WARNINGS, "-O2", "-c", str(source), "-o", "out.o"]
         check_output(command, cwd=tmp_path, env=_environment())

@@ -29,6 +29,7 @@ def small_plan() -> Plan:
             Tensor("weights", 64, "uint8", (16,)),
         ),
         functions={"prefill": steps, "score": steps, "decode": ()},
+        state=("position", Level((4, 2))),
     )
 
 
@@ -90,6 +91,9 @@ def test_which_tensor_an_argument_is_at_a_level():
         (["functions", "prefill", 0, "args", 0], {"const": 2**31}, "bad argument Const"),
         (["functions", "prefill", 0, "args", 0], {"x": 1}, "unknown argument"),
         (["functions"], {}, "functions must be"),
+        (["state"], [0], "bad state 0 at state 0"),
+        (["state"], ["wordcount"], "bad state 'wordcount' at state 0"),
+        (["tensors", 1, 0], "state", "ends outside its state .got 192, size 128."),
     ],
 )
 def test_damaged_plans_are_refused(path, value, match):

@@ -248,6 +248,20 @@ def test_kernel_refusal_names_the_step(tmp_path):
 
 
 @pytest.mark.parametrize("executor", ["c", "python"])
+def test_kernels_may_read_scalars_from_memory(tmp_path, executor):
+    plan = toy.state_plan()
+    toy.link_toy(tmp_path / "model.so", plan)
+    toy.write_with_plan(tmp_path / "a", tmp_path / "model.so", plan)
+    with Session(tmp_path / "a", executor=executor) as session:
+        for level in range(LEVELS):
+            session.set_level(level)
+            close(session.logits(IDS), toy_logits(IDS, level))
+            session.executor.set_position(7)
+            close(session.executor.decode(IDS[7]), toy_logits(IDS, level)[7])
+            session.executor.set_position(0)
+
+
+@pytest.mark.parametrize("executor", ["c", "python"])
 def test_plan_and_library_must_belong_together(toy_library, tmp_path, executor):
     plan = dataclasses.replace(toy.toy_plan(), arena_bytes=1 << 20)
     toy.write_with_plan(tmp_path / "a", toy_library, plan)

@@ -2,12 +2,13 @@
 
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from morendo.codegen.link import Toolchain, link_model
-from morendo.ir.plan import Const, Level, LevelTensor, Plan, Step, Tensor
+from morendo.ir.plan import SLOT_BYTES, Const, Level, LevelTensor, Plan, Step, Tensor
 from morendo.runtime.artifact import create_artifact
 
 VOCABULARY, WIDTH, CHUNK, CONTEXT, LEVELS = 37, 5, 4, 19, 3
@@ -53,6 +54,20 @@ def toy_plan(context: int = CONTEXT) -> Plan:
         tensors=tensors,
         functions={"prefill": steps(5, 0), "score": steps(6, 1), "decode": steps(5, 0)},
     )
+
+
+def state_plan() -> Plan:
+    """The same plan; tokens, position and level are read from memory by the kernel that mixes."""
+    plan, level = toy_plan(), Level(tuple(range(LEVELS)))
+    first = len(plan.tensors)
+    slots = tuple(Tensor("state", SLOT_BYTES * i, "int32", (1,)) for i in range(3))
+    mix = Step(2, (3, 4, first, first + 1, first + 2), "layer.mix")
+    functions = {
+        name: tuple(mix if step.kernel == 2 else step for step in steps)
+        for name, steps in plan.functions.items()
+    }
+    state = ("tokens", "position", level)
+    return replace(plan, tensors=plan.tensors + slots, functions=functions, state=state)
 
 
 def toy_weights() -> np.ndarray:

@@ -15,6 +15,11 @@ void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int
   MR_API int __tvm_ffi_##name(void *self, const Any *args, int32_t count, Any *result)
 
 static float *floats(const Any *arg) { return ((DLTensor *)arg->value.pointer)->data; }
+/* An int32, given as it is or as a slot of the state. */
+static int64_t number(const Any *arg) {
+  const DLTensor *t = arg->value.pointer;
+  return arg->kind == KIND_INT ? arg->value.integer : *(const int32_t *)t->data;
+}
 static int64_t dim(const Any *arg, int i) { return ((DLTensor *)arg->value.pointer)->shape[i]; }
 
 static int refuse(const char *what) {
@@ -67,7 +72,7 @@ typedef struct {
 static int mix_token(int task, void *env, void *data) {
   const Any *args = ((MixData *)data)->args;
   int tasks = ((struct { void *sync; int32_t tasks; } *)env)->tasks;
-  int64_t width = dim(args, 1), tokens = args[2].value.integer, position = args[3].value.integer;
+  int64_t width = dim(args, 1), tokens = number(args + 2), position = number(args + 3);
   for (int64_t m = task; m < tokens; m += tasks) {
     float *sum = __TVMBackendAllocWorkspace(1, 0, (uint64_t)width * sizeof(float), 2, 32);
     if (!sum || (uintptr_t)sum % 64) return -1;
@@ -75,7 +80,7 @@ static int mix_token(int task, void *env, void *data) {
     for (int64_t j = 0; j <= position + m; j++) {
       for (int64_t c = 0; c < width; c++) sum[c] += floats(args)[j * width + c];
     }
-    float scale = (float)(1 + args[4].value.integer) / (float)(position + m + 1);
+    float scale = (float)(1 + number(args + 4)) / (float)(position + m + 1);
     for (int64_t c = 0; c < width; c++) floats(args + 1)[m * width + c] = sum[c] * scale;
     if (__TVMBackendFreeWorkspace(1, 0, sum)) return -1;
   }

@@ -28,7 +28,7 @@ def copy_last_token(isa: Any, *, max_tokens: int, features: int) -> tirx.PrimFun
     return k.function
 
 
-def token_positions(*, max_tokens: int) -> tirx.PrimFunc:
+def token_positions(isa: Any, *, max_tokens: int) -> tirx.PrimFunc:
     """The position of every token, for graphs that compute with positions.
 
     Parameters of the kernel: out i64[1, M], tokens, position.

@@ -1,0 +1,94 @@
+/* Runs the steps of a plan's function; a call patches only what varies. */
+#define _POSIX_C_SOURCE 200809L
+#include <string.h>
+#include <time.h>
+
+#include "device.h"
+#include "internal.h"
+
+#define POLL_SECONDS 0.05 /* a person does not notice it, and nor do the kernels */
+
+static void patch(const StepList *list, int tokens, int position, int level) {
+  for (int i = 0; i < list->patch_count; i++) {
+    const ArgumentPatch *change = &list->patches[i];
+    if (change->kind == PATCH_TENSOR) {
+      change->slot->value.pointer = change->tensors[level];
+      continue;
+    }
+    change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens
+                                  : change->kind == PATCH_POSITION ? position
+                                                                   : change->levels[level];
+  }
+}
+
+/* Gives all that a call varies to the arguments, the shapes and the device. */
+static int prepare(Plan *plan, const StepList *list, int tokens, int position, int level) {
+  for (int i = 0; i < plan->varying_count; i++) tensor_set_shape(plan->varying[i], tokens);
+  patch(list, tokens, position, level);
+  patch(&plan->slot_patches, tokens, position, level);
+  for (int i = 0; i < plan->slot_count; i++) {
+    int32_t number = (int32_t)plan->slots[i].value.integer;
+    memcpy(plan->numbers + (size_t)i * SLOT_BYTES, &number, sizeof number);
+  }
+  size_t bytes = (size_t)plan->slot_count * SLOT_BYTES;
+  return bytes ? device_write(plan->state, plan->numbers, bytes) : MR_OK;
+}
+
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static int interrupted(Interrupt *interrupt) {
+  if (interrupt->poll) {
+    double now = seconds_now();
+    if (now >= interrupt->next) {
+      if (interrupt->poll(interrupt->data)) return 1;
+      interrupt->next = now + POLL_SECONDS;
+    }
+  }
+  return atomic_load_explicit(&interrupt->cancelled, memory_order_relaxed);
+}
+
+static int run_steps(Plan *plan, enum Function function, Interrupt *interrupt) {
+  const StepList *list = &plan->functions[function];
+  double last = plan->profile ? seconds_now() : 0;
+  for (int i = 0; i < list->step_count; i++) {
+    Step *step = &list->steps[i];
+    if (interrupted(interrupt)) {
+      return fail(MR_CANCELLED, "cancelled before %s step %d", function_names[function], i);
+    }
+    Any result = {0};
+    if (step->kernel->call(NULL, step->args, step->count, &result)) {
+      return fail(MR_RUNTIME, "kernel %s failed at %s step %d (%.*s): %s", step->kernel->name,
+                  function_names[function], i, step->note_length, step->note, mr_error());
+    }
+    if (plan->profile) {
+      int error = device_wait();
+      if (error) return error;
+      double now = seconds_now();
+      step->seconds += now - last;
+      last = now;
+    }
+  }
+  return MR_OK;
+}
+
+int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
+             Interrupt *interrupt) {
+  int error = prepare(plan, &plan->functions[function], tokens, position, level);
+  if (error) return error;
+  /* Only the steps of one token are the same in every call; the shapes of the others change. */
+  int keeps = function == DECODE && !plan->profile &&
+              !plan->functions[function].patch_count;
+  if (!keeps) return run_steps(plan, function, interrupt);
+  if (interrupted(interrupt)) {
+    return fail(MR_CANCELLED, "cancelled before %s", function_names[function]);
+  }
+  int begun = device_begin(&plan->kept[function]);
+  if (begun != RUN_STEPS) return begun == STEPS_RAN ? MR_OK : begun;
+  error = run_steps(plan, function, interrupt);
+  int finished = device_finish(&plan->kept[function], !error);
+  return error ? error : finished;
+}
