@@ -26,6 +26,7 @@ from morendo import (
     cli_inspect,
     cli_opt,
     cli_run,
+    cli_tune,
     cli_verify,
 )
 from morendo.terminal import OutputError, accept_all_text, checked_output, print_error
@@ -38,6 +39,7 @@ start here:
   morendo compile path/to/model --bits 4 --out my-model
   morendo run my-model "The capital of France is" --max-tokens 64
   morendo inspect my-model
+  morendo tune my-model --prompts my-prompts.txt
   morendo eval my-model --text my-text.txt --reference path/to/model
   morendo debug my-model --against path/to/model "The capital of France is"
   morendo verify my-model
@@ -60,7 +62,17 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--debug", action="store_true", help="show stack traces and the libraries' warnings"
     )
-    for module in (cli_compile, cli_run, cli_eval, cli_opt, cli_inspect, cli_debug, cli_verify):
+    modules = (
+        cli_compile,
+        cli_run,
+        cli_tune,
+        cli_eval,
+        cli_opt,
+        cli_inspect,
+        cli_debug,
+        cli_verify,
+    )
+    for module in modules:
         module.add_commands(commands, common)
     return parser
 

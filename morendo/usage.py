@@ -55,6 +55,17 @@ def whole_number(least: int = 0, most: int | None = None) -> Callable[[str], int
     return parse
 
 
+def part(text: str) -> float:
+    """The type of an option that takes a number above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1 (got {text})")
+    return value
+
+
 def sampling_value(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:
     """The type of an option that is a field of SamplingSettings, which knows its range."""
 

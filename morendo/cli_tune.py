@@ -1,0 +1,139 @@
+"""`morendo tune`: schedules of an artifact, found by letting it answer prompts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from morendo.terminal import paint, size, table
+from morendo.usage import MOST_THREADS, part, whole_number
+
+if TYPE_CHECKING:
+    from morendo.tuning import Tuned
+
+_DESCRIPTION = """\
+Find how far the precision of an answer may fall while it grows, and write that into the artifact
+as schedules for `morendo run --schedule`: a static one, one that is precise again where the model
+is in doubt (entropy) and, with --learned, a small network that chooses by the prompt.
+
+FILE has one prompt a line. The first, the third and so on find the schedules, the others check
+them. Every schedule that is tried is measured by letting the model answer with it, greedily, and
+comparing with its own answers at the most precise level. What was measured is kept in the user's
+cache, so that a search that was interrupted goes on."""
+
+_EPILOG = """\
+metrics, each 1 where nothing differs; --quality is the least mean over the prompts:
+  rouge-l   the longest common subsequence of both answers' tokens, as an F1 score
+  top1      how often a step finds the precise answer's next token likeliest, given those before
+  kl        exp(-KL) of the mean divergence of the steps' predictions along the precise answer
+
+examples:
+  morendo tune my-model --prompts prompts.txt --quality 0.99
+  morendo tune my-model --prompts prompts.txt --quality 0.95 --metric top1 --learned
+  morendo run my-model "Tell me a story." --schedule static --stats"""
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add `tune`."""
+    parser = commands.add_parser(
+        "tune",
+        parents=[common],
+        help="find schedules: how far precision may fall within an answer",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("artifact", type=Path, metavar="DIR", help="an artifact directory")
+    add("--prompts", type=Path, required=True, metavar="FILE", help="UTF-8 text, a prompt a line")
+    add(
+        "--quality",
+        type=part,
+        default=0.99,
+        metavar="Q",
+        help="what a schedule has to keep, in parts of the top level's quality (default: 0.99)",
+    )
+    add(
+        "--metric",
+        choices=("rouge-l", "top1", "kl"),
+        default="rouge-l",
+        help="how quality is measured (default: rouge-l)",
+    )
+    add("--learned", action="store_true", help="train a schedule that looks at the prompt, too")
+    add(
+        "--max-tokens",
+        type=whole_number(2),
+        default=128,
+        metavar="N",
+        help="of each answer (default: 128)",
+    )
+    add(
+        "--threads",
+        type=whole_number(0, MOST_THREADS),
+        default=0,
+        metavar="N",
+        help="default: one for each CPU",
+    )
+    add("--no-cache", action="store_true", help="measure all again, and keep nothing on disk")
+    add("--quiet", "-q", action="store_true", help="no progress")
+    parser.set_defaults(run=_tune)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from morendo.progress import make_progress
+    from morendo.tuning import read_prompts, tune
+
+    prompts = read_prompts(arguments.prompts)
+    with make_progress(quiet=arguments.quiet) as progress:
+        tuned = tune(
+            arguments.artifact,
+            prompts,
+            quality=arguments.quality,
+            metric=arguments.metric,
+            learned=arguments.learned,
+            max_tokens=arguments.max_tokens,
+            threads=arguments.threads,
+            cached=not arguments.no_cache,
+            progress=progress,
+        )
+    for note in tuned.notes:
+        print(paint(f"note: {note}", "yellow", sys.stderr), file=sys.stderr)
+    print(_show(tuned, arguments.metric))
+    return 0
+
+
+def _show(tuned: Tuned, metric: str) -> str:
+    """What each schedule is, then the table."""
+    from morendo.runtime.schedule import Entropy, Fall
+
+    lines: list[str] = []
+    for kind, schedule in tuned.schedules.items():
+        if isinstance(schedule, Fall):
+            lines.append(f"{kind}: level {schedule}")
+        elif isinstance(schedule, Entropy):
+            lines.append(
+                f"{kind}: level {schedule.fall}; 0 for tokens drawn with more than "
+                f"{schedule.threshold / 1000:g} nats of entropy"
+            )
+        else:
+            accuracy = tuned.evidence[kind]["accuracy"]
+            lines.append(
+                f"{kind}: one of {len(schedule.choices)} falls; chooses as measured for "
+                f"{accuracy['held_out']:.0%} of the held-out prompts "
+                f"(always the commonest: {accuracy['majority']:.0%})"
+            )
+    header = ["", metric, "held out", "reads", "held out", "bits"]
+    rows = [
+        [
+            kind,
+            f"{figures['tuning'].quality:.4f}",
+            f"{figures['held_out'].quality:.4f}",
+            size(figures["tuning"].bytes),
+            size(figures["held_out"].bytes),
+            f"{figures['held_out'].bits:.2f}" if figures["held_out"].bits else "",
+        ]
+        for kind, figures in tuned.figures.items()
+    ]
+    return "\n".join([*lines, table(rows, header)])

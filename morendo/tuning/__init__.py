@@ -1,0 +1,10 @@
+"""Finding schedules: how far the precision of an answer may fall, measured by generating.
+
+A tool of the workbench like `morendo.quality`: it runs an artifact through a session. What all
+answers are compared with are the artifact's own at its top level.
+"""
+
+from .prompts import read_prompts
+from .tune import Tuned, tune
+
+__all__ = ["Tuned", "read_prompts", "tune"]

@@ -1,0 +1,153 @@
+"""`morendo tune` on the small llama: what it finds is written, or nothing is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import morendo
+from morendo import cli
+from morendo.ir.errors import InputError
+from morendo.runtime.artifact import SCHEDULE
+from morendo.runtime.verify import verify
+from morendo.tuning import read_prompts, tune
+from morendo.tuning.answers import Model
+
+PROMPTS = [f"{start} {end}" for start in ("Once upon a time", "One day") for end in
+           ("a dog", "the sun", "a big red ball", "Tom and Lily")]  # fmt: skip
+OPTIONS = {"max_tokens": 16, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def artifact(compile_tiny, tmp_path):
+    return Path(shutil.copytree(compile_tiny(bits=4), tmp_path / "artifact"))
+
+
+@pytest.mark.parametrize("metric", ["rouge-l", "top1", "kl"])
+def test_what_is_found_keeps_the_bound(artifact, metric):
+    bound = {"rouge-l": 0.5, "top1": 0.85, "kl": 0.9}[metric]
+    tuned = tune(artifact, PROMPTS, quality=bound, metric=metric, learned=True, **OPTIONS)
+    assert set(tuned.figures) == {"top", *tuned.schedules}
+    assert {"static", "learned"} <= set(tuned.schedules)
+    top = tuned.figures["top"]["tuning"]
+    assert top.quality == 1
+    for kind in tuned.schedules:
+        assert tuned.figures[kind]["tuning"].quality >= bound
+        assert tuned.figures[kind]["tuning"].bytes <= top.bytes
+    assert tuned.figures["static"]["tuning"].bytes < top.bytes
+    verify(artifact)
+    written = json.loads((artifact / SCHEDULE).read_text())
+    evidence = written["evidence"]["static"]
+    assert (evidence["metric"], evidence["quality"], evidence["tuning_prompts"]) == (
+        metric,
+        bound,
+        4,
+    )
+    assert evidence["held_out"]["bytes"] == tuned.figures["static"]["held_out"].bytes
+    with morendo.load(artifact) as session:
+        for kind, schedule in tuned.schedules.items():
+            assert session.schedule(kind) == schedule
+
+
+def test_figures_are_those_of_answers(artifact):
+    """The mean bytes that the evidence has are what sessions say of the same answers."""
+    tuned = tune(artifact, PROMPTS, quality=0.5, **OPTIONS)
+    read = steps = 0.0
+    with morendo.load(artifact, threads=1) as session:
+        for prompt in PROMPTS[::2]:
+            list(session.generate(prompt, max_tokens=16, temperature=0.0, schedule="static"))
+            read += session.stats.bytes_per_token * session.stats.decode_tokens
+            steps += session.stats.decode_tokens
+    figures = tuned.figures["static"]["tuning"]
+    assert figures.steps == steps
+    assert figures.bytes == pytest.approx(read / steps)
+
+
+def test_a_search_goes_on_where_it_ended(artifact, monkeypatch):
+    answers = []
+    whole = Model.answer
+
+    def answer(self, prompt, schedule):
+        answers.append(schedule)
+        if len(answers) == 11:
+            raise KeyboardInterrupt
+        return whole(self, prompt, schedule)
+
+    monkeypatch.setattr(Model, "answer", answer)
+    with pytest.raises(KeyboardInterrupt):
+        tune(artifact, PROMPTS, quality=0.5, **OPTIONS)
+    assert not (artifact / SCHEDULE).exists()
+    first = tune(artifact, PROMPTS, quality=0.5, **OPTIONS)
+    count = len(answers)
+    assert tune(artifact, PROMPTS, quality=0.5, **OPTIONS).figures == first.figures
+    assert len(answers) == count  # the schedules of the artifact do not count
+    again = tune(artifact, PROMPTS, quality=0.5, cached=False, **OPTIONS)
+    assert again.figures == first.figures
+    assert len(answers) - count == count - 1  # all but the interrupted one
+
+
+def test_kinds_that_were_there_stay(artifact):
+    tune(artifact, PROMPTS, quality=0.5, learned=True, **OPTIONS)
+    before = json.loads((artifact / SCHEDULE).read_text())
+    tune(artifact, PROMPTS, quality=0.6, **OPTIONS)
+    after = json.loads((artifact / SCHEDULE).read_text())
+    assert after["learned"] == before["learned"]
+    assert after["evidence"]["learned"]["quality"] == 0.5
+    assert after["evidence"]["static"]["quality"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"quality": 0.0}, "a quality is above 0 and at most 1 .got 0.0."),
+        ({"metric": "bleu"}, "unknown metric .got bleu, need rouge-l, top1, kl."),
+        ({"max_tokens": 1}, "an answer has 2 tokens or more"),
+        ({"max_tokens": 5000}, "prompt 1 and its answer do not fit into the context .got"),
+        (
+            {"quality": 1.0, "metric": "kl"},
+            r"no static schedule keeps a quality of 1 \(the best found keeps 0\.\d+ at .* a token "
+            r"instead of .*\); give a lower --quality",
+        ),
+    ],
+)
+def test_mistakes_leave_the_artifact_alone(artifact, options, said):
+    before = verify(artifact)
+    with pytest.raises(InputError, match=said):
+        tune(artifact, PROMPTS, **{"quality": 0.5, **OPTIONS, **options})
+    assert verify(artifact) == before
+
+
+def test_an_artifact_of_one_level_is_refused(compile_tiny):
+    with pytest.raises(InputError, match="the artifact has one precision level"):
+        tune(compile_tiny(bits=8), PROMPTS, **OPTIONS)
+
+
+def test_the_command(artifact, tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
+    words = ["tune", str(artifact), "--prompts", str(tmp_path / "p.txt"), "--quality", "0.5"]
+    assert cli.main([*words, "--max-tokens", "16", "--learned"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("static: level 0, ")
+    assert "\nlearned: one of " in said
+    assert "\ntop      " in said
+    assert cli.main([*words, "--max-tokens", "16", "--prompts", str(tmp_path / "no.txt")]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no such file of prompts at ")
+    for quality in ("0", "1.5", "much"):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--quality", quality])
+        need = f"argument --quality: must be above 0 and at most 1 (got {quality})"
+        assert need in capsys.readouterr().err
+
+
+def test_benchmark_prompts_are_in_pairs():
+    found = read_prompts(Path(__file__).parents[2] / "benchmarks" / "prompts.txt")
+    assert len(found) >= 60
+    assert len(found) % 2 == 0
+    assert len(set(found)) == len(found)
