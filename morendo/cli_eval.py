@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morendo import cli_schedules
 from morendo.terminal import paint, size, table
 from morendo.usage import MOST_THREADS, whole_number
 
@@ -19,7 +20,10 @@ Measure an artifact on a text, at every precision level: its perplexity and, wit
 far its predictions are from those of the float model that it was compiled from.
 
 The text is tokenized once and cut into windows that do not overlap; every level and the float
-model see the same windows, each with nothing before it. A window's first token is not scored."""
+model see the same windows, each with nothing before it. A window's first token is not scored.
+
+With --schedules the artifact answers prompts instead, those that `morendo tune` holds out: at every
+level and with every schedule that it has, compared with its own answers at level 0."""
 
 _EPILOG = """\
 what the columns say:
@@ -42,6 +46,7 @@ examples:
   morendo eval my-model --text book.txt --reference ./Llama-3.2-1B
   morendo eval my-model --text book.txt --reference model.gguf --windows 8 --level 0 --dequantized
   morendo eval my-model --text book.txt --reference ./model --json figures.json
+  morendo eval my-model --schedules --prompts prompts.txt --picture schedules.svg
 
 The float model's logits are kept in $XDG_CACHE_HOME/morendo (default: ~/.cache/morendo), at most
 4 GB, so that the next artifact is measured faster; --no-cache keeps none."""
@@ -59,7 +64,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("artifact", type=Path, metavar="DIR", help="an artifact directory")
-    add("--text", type=Path, required=True, metavar="FILE", help="UTF-8 text; - is standard input")
+    add("--text", type=Path, metavar="FILE", help="UTF-8 text; - is standard input")
     add("--reference", metavar="MODEL", help="the float model: directory, hub id or .gguf file")
     add(
         "--any-reference",
@@ -86,7 +91,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add("--no-cache", action="store_true", help="do not keep the float model's logits on disk")
     add("--quiet", "-q", action="store_true", help="no progress")
-    parser.set_defaults(run=_eval)
+    cli_schedules.add_options(parser)
+    parser.set_defaults(run=_eval, refuse=parser.error)
 
 
 def _level(text: str) -> list[int] | None:
@@ -94,10 +100,17 @@ def _level(text: str) -> list[int] | None:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
+    if arguments.schedules and not arguments.prompts:
+        arguments.refuse("--schedules needs --prompts")
+    if not arguments.schedules and not arguments.text:
+        arguments.refuse("the following arguments are required: --text")
+    _check_writable(arguments.json)
+    if arguments.schedules:
+        _check_writable(arguments.picture)
+        return cli_schedules.eval_schedules(arguments)
     from morendo.progress import make_progress
 
     text = _read(arguments.text)
-    _check_writable(arguments.json)
     with make_progress(quiet=arguments.quiet) as progress:
         from morendo.quality import evaluate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -36,10 +37,14 @@ class Model:
     Args:
         session: of the artifact.
         max_tokens: of an answer.
+
+    Attributes:
+        decode_seconds: that all decode steps took so far, the choice of their levels included.
     """
 
     def __init__(self, session: Session, max_tokens: int) -> None:
         self.session, self.max_tokens = session, max_tokens
+        self.decode_seconds = 0.0
         self.stops = frozenset(session.manifest["tokenizer"]["stop"])
 
     def answer(self, prompt: Sequence[int], schedule: Schedule) -> Answer:
@@ -109,10 +114,12 @@ class Model:
         logits = executor.prefill(list(prompt))
         levels = schedule.start(executor.cache_means)
         while (token := draw(logits)) is not None:
+            start = time.perf_counter()
             level = levels(logits)
             self.session.set_level(level)
             counts[level] = counts.get(level, 0) + 1
             logits = executor.decode(token)
+            self.decode_seconds += time.perf_counter() - start
         return counts
 
 

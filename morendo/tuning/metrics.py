@@ -31,7 +31,7 @@ def measure(
     """
     if metric == "rouge-l":
         answer = model.answer(prompt, schedule)
-        return rouge_l(_text(model, answer), _text(model, top)), answer.counts
+        return answer_rouge(model, answer, top), answer.counts
     if len(top.tokens) < 2:
         return 1.0, {}
     rows, counts = model.follow(prompt, top.tokens, schedule)
@@ -40,6 +40,11 @@ def measure(
     reference = model.score(prompt, top.tokens)[1:]
     scores = compare(rows, np.asarray(top.tokens[1:]), reference)
     return float(np.exp(-max(0.0, scores.divergence.mean()))), counts
+
+
+def answer_rouge(model: Model, answer: Answer, top: Answer) -> float:
+    """ROUGE-L of an answer against the top level's."""
+    return rouge_l(_text(model, answer), _text(model, top))
 
 
 def _text(model: Model, answer: Answer) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ OPTIONS = {"max_tokens": 16, "threads": 1}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    """Of what is measured; kernels are kept where they always are."""
+    monkeypatch.setattr("morendo.tuning.store.user_cache", lambda: tmp_path / "cache")
 
 
 @pytest.fixture
@@ -151,3 +152,51 @@ def test_benchmark_prompts_are_in_pairs():
     assert len(found) >= 60
     assert len(found) % 2 == 0
     assert len(set(found)) == len(found)
+
+
+def test_schedules_side_by_side(artifact, tmp_path, capsys):
+    tune(artifact, PROMPTS, quality=0.85, metric="top1", **OPTIONS)
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
+    words = ["eval", str(artifact), "--schedules", "--prompts", str(tmp_path / "p.txt")]
+    picture, figures = tmp_path / "p.svg", tmp_path / "p.json"
+    words += ["--max-tokens", "16", "--picture", str(picture), "--json", str(figures)]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "4 held-out prompts, against level 0's answers"
+    rows = {row["name"]: row for row in json.loads(figures.read_text())}
+    assert [line.split()[0] for line in said[2:]] == list(rows)
+    assert {"off", "fixed:1", "fixed:4", "static"} <= set(rows)
+    top = rows["off"]
+    assert (top["rouge_l"], top["top1"], top["kl"]) == (1, 1, pytest.approx(0, abs=1e-6))
+    reads = [rows[f"fixed:{level}"]["bytes"] for level in range(1, 5)]
+    assert [top["bytes"], *reads] == sorted([top["bytes"], *reads], reverse=True)
+    assert rows["fixed:4"]["kl"] > rows["fixed:1"]["kl"] > 0
+    assert all(row["tokens_per_second"] > 0 for row in rows.values())
+    evidence = json.loads((artifact / SCHEDULE).read_text())["evidence"]["static"]["held_out"]
+    assert rows["static"]["top1"] == pytest.approx(evidence["quality"])
+    texts = [node.text for node in ElementTree.parse(picture).iter() if node.tag.endswith("}text")]
+    assert set(rows) <= set(texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--schedules"], 2, "--schedules needs --prompts"),
+        ([], 2, "the following arguments are required: --text"),
+        (["--schedules", "--prompts", "no.txt"], 1, "there is no such file of prompts at no.txt"),
+        (
+            ["--schedules", "--prompts", "no.txt", "--picture", "no/p.svg"],
+            1,
+            "there is no folder no to write p.svg into",
+        ),
+    ],
+)
+def test_what_eval_cannot_do(words, code, said, capsys):
+    if code == 2:
+        with pytest.raises(SystemExit):
+            cli.main(["eval", "artifact", *words])
+    else:
+        assert cli.main(["eval", "artifact", *words]) == code
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
