@@ -16,8 +16,10 @@ BITS_FOR_FINE_SCALES = 4.5
 BITS_WITHOUT_TUNING = 4.0
 """From here on tuning takes off perplexity and adds divergence on other text: not by default."""
 DEFAULT_TEXT = "self"
-EMBEDDING_BITS = (8, 6, 5, 4)
-"""What tables of tokens and output heads can have beside matrices of codes."""
+AUTO = "auto"
+EMBEDDING_BITS = (8, 6, 5, 4, AUTO)
+"""What tables of tokens and output heads can have beside matrices of codes; AUTO: 4 to 6, as the
+budget, which then is for them too, gives them."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Budget:
         size_mb: megabytes of all weights; 0 when not given.
         group_size: input channels that share a scale.
         embedding_bits: of the table of tokens and the output head where weights are no floats.
+            AUTO is the default of a size, which counts them anyway.
     """
 
     bits: int | str
     average_bits: float
     size_mb: float
     group_size: int
-    embedding_bits: int = 8
+    embedding_bits: int | str = 8
 
     @classmethod
     def of(
@@ -45,7 +48,7 @@ class Budget:
         average_bits: float | None,
         size_mb: float | None,
         group_size: int | None,
-        embedding_bits: int | None = None,
+        embedding_bits: int | str | None = None,
     ) -> Budget:
         """Check that the options go together.
 
@@ -71,7 +74,13 @@ class Budget:
                 f"embedding tables follow the rest where weights are floats (got bits {bits!r})",
                 hint="leave --embedding-bits out, or give --bits 8, 6, 5 or 4",
             )
-        return cls(bits, average_bits or 0.0, size_mb or 0.0, size, embedding_bits or 8)
+        if embedding_bits == AUTO and not given:
+            raise InputError(
+                f"{AUTO} bits of embedding tables are for a budget",
+                hint="give --average-bits or --size, or a number of bits",
+            )
+        chosen = embedding_bits or (AUTO if size_mb else 8)
+        return cls(bits, average_bits or 0.0, size_mb or 0.0, size, chosen)
 
     @property
     def limited(self) -> bool:
@@ -118,8 +127,9 @@ class Budget:
         formats = f"bits={self.bits},group_size={self.group_size}"
         if calibrated and str(self.bits) == "4" and self.average_bits < BITS_FOR_FINE_SCALES:
             formats += ",compact=True"
+        heads = self.embedding_bits == AUTO
         if self.embedding_bits != 8:
-            formats += f",head_bits={self.embedding_bits}"
+            formats += f",head_bits={6 if heads else self.embedding_bits}"
         steps = ["normalize", f"quantize-weights{{{formats}}}"]
         if self.limited:
             limit = (
@@ -127,7 +137,8 @@ class Budget:
                 if self.average_bits
                 else f"size_mb={_plain(self.size_mb)}"
             )
-            steps += ["analyze-group-ranges", f"promote-groups{{{limit}}}"]
+            limit += ",heads=True" * heads
+            steps += ["analyze-group-ranges" + "{heads=True}" * heads, f"promote-groups{{{limit}}}"]
         if calibrated:
             steps.append("calibrate-weights")
         if tuning_steps:

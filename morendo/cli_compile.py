@@ -115,7 +115,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         type=_positive_float,
         metavar="BITS",
         help="2, 3 or 4 bits for each group of channels, this many on average with scales and "
-        "all, about 2.3 to 4.6; embeddings and the output head have --embedding-bits",
+        "all, about 2.3 to 4.6; of embeddings and the output head only with --embedding-bits auto",
     )
     precision.add_argument(
         "--size",
@@ -131,10 +131,11 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--embedding-bits",
-        type=int,
+        type=_embedding_bits,
         choices=EMBEDDING_BITS,
         help="of the table of tokens and the output head, most of a small model with a large "
-        "vocabulary (default: 8); less than 8 can be lowered by --level, 4 are best with a text",
+        "vocabulary; `auto`: 4 to 6 as a budget gives them, which then counts them (default: 8, "
+        "under --size auto); below 8 lower levels read less of them, 4 want a text",
     )
     parser.add_argument(
         "--calibrate",
@@ -167,6 +168,10 @@ def _positive_float(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a finite number above 0 (got {text})")
     return value
+
+
+def _embedding_bits(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
 
 
 def _size(text: str) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -28,7 +27,6 @@ from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
-from morendo.ir.formats import NESTED
 from morendo.ir.schema import mismatch
 from morendo.ir.text import print_module
 from morendo.kept_codes import calibration_key, kept_codes
@@ -42,6 +40,7 @@ from morendo.progress import Progress
 from morendo.provenance import digests
 from morendo.runtime.artifact import GRAPH, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
 from morendo.targets import find_target
+from morendo.weight_summary import weight_summaries
 
 if TYPE_CHECKING:
     import tvm
@@ -60,7 +59,7 @@ def compile(
     average_bits: float | None = None,
     size_mb: float | None = None,
     group_size: int | None = None,
-    embedding_bits: int | None = None,
+    embedding_bits: int | str | None = None,
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
     cache_bits: int | None = None,
@@ -83,7 +82,8 @@ def compile(
             channels so that this many are used on average, with scales and all: about 2.3 to 4.6.
         size_mb: the same for megabytes (10^6 bytes) of all weights.
         group_size: input channels that share a scale, 32, 64 or 128; by default 32.
-        embedding_bits: of the table of tokens and the output head, 8, 6, 5 or 4; by default 8.
+        embedding_bits: of the table of tokens and the output head, 8, 6, 5 or 4, or "auto": 4 to 6,
+            as the budget gives them, which then counts them. By default 8, under a size "auto".
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
         cache_bits: of keys and values, 32, 16 or 8; with 8, attention computes with integers. By
@@ -155,7 +155,7 @@ _NUMBERS = {
     "average_bits?": float,
     "size_mb?": float,
     "group_size?": int,
-    "embedding_bits?": int,
+    "embedding_bits?": (int, str),
     "cache_bits?": int,
     "context?": int,
     "calibration_windows?": int,
@@ -197,7 +197,7 @@ def _recipe(machine: Target, default: str, given: str | None, cache_bits: int) -
     ]
 
 
-def _check_alone(*options: float | None) -> None:
+def _check_alone(*options: float | str | None) -> None:
     """Refuse options that only the default passes heed.
 
     Args:
@@ -325,35 +325,6 @@ def _write_data(
     (directory / WEIGHT_LIST).write_text(listed, "utf-8")
 
 
-@dataclass
-class WeightSummary:
-    """Weights of one kind in all layers, for `inspect`.
-
-    Attributes:
-        budgeted: `--average-bits` counts them: nested codes of linears, and orders of channels.
-    """
-
-    part: str
-    format: str
-    pieces: int = 0
-    weights: int = 0
-    bytes: int = 0
-    budgeted: bool = False
-
-
-def _summarize(program: Program) -> list[WeightSummary]:
-    summaries: dict[tuple[str, str], WeightSummary] = {}
-    for part in program.weights.parts():
-        name = re.sub(r"\.\d+\.", ".*.", part.name)
-        summary = summaries.setdefault((name, part.format), WeightSummary(name, part.format))
-        summary.pieces += 1
-        summary.weights += part.weights
-        summary.bytes += part.nbytes
-        nested = part.format.startswith(NESTED) and part.name not in program.heads
-        summary.budgeted = nested or part.format == "u16"
-    return sorted(summaries.values(), key=lambda s: -s.bytes)
-
-
 def _manifest(
     loaded: LoadedModel,
     context: int | None,
@@ -386,7 +357,7 @@ def _manifest(
         "passes": [
             {"spec": r.spec, "counts": r.report.counts, "missed": r.report.reasons} for r in records
         ],
-        "weights": [asdict(summary) for summary in _summarize(program)],
+        "weights": [asdict(summary) for summary in weight_summaries(program, records)],
         "tokenizer": {
             "bos": loaded.bos,
             "eos": loaded.eos,

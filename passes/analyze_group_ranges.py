@@ -1,4 +1,4 @@
-"""analyze-group-ranges: what each column group would lose at 2, 3 and 4 bit."""
+"""analyze-group-ranges: what each column group would lose with fewer bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tvm
 from morendo.ir.errors import InputError
 
 from .base import Context, Pass, needed_calibration
-from .promotable import promotable_in
+from .promotable import Heads, promotable_in
 
 if TYPE_CHECKING:
     from .calibration.analysis import InputAnalysis
@@ -28,7 +28,8 @@ class AnalyzeGroupRanges(Pass):
     share of outliers. The report has the figures; promote-groups decides by them. Options: how
     many of the text's windows are used, whether channels are sorted (`sort=False` keeps them in
     place, and then no kernel has to gather), damping of the second moments, megabytes of
-    activations kept in memory.
+    activations kept in memory; with `heads` an output head of nested codes is measured as well, a
+    table of tokens or not.
 
     Source: group range analysis of arXiv 2311.16442, section 3.1; losses are weighted by the
     second moments of the inputs as in arXiv 2210.17323.
@@ -50,6 +51,7 @@ class AnalyzeGroupRanges(Pass):
     sort: bool = True
     damping: float = 0.01
     memory_mb: int = 256
+    heads: bool = False
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         if self.windows < 1 or self.memory_mb < 0 or self.damping <= 0:
@@ -61,9 +63,17 @@ class AnalyzeGroupRanges(Pass):
         from .calibration.stream import Stream
 
         activations = ActivationStore(calibration.scratch, self.memory_mb << 20)
-        wanted = promotable_in(module)
-        stream = Stream(module["main"], weights, None, activations, wanted)
-        analyzer = Analyzer(stream.weights, self.sort, self.damping)
+        heads, body = Heads.of(module) if self.heads else None, promotable_in(module)
+        head = heads and heads.linear
+        stream = Stream(
+            module["main"],
+            weights,
+            None,
+            activations,
+            lambda attrs: attrs["weight"] == head or body(attrs),
+            tables=head is not None,
+        )
+        analyzer = Analyzer(stream.weights, self.sort, self.damping, head)
         count = len(calibration.windows)
         chosen = np.linspace(0, count - 1, min(self.windows, count)).astype(int)
         analyses: list[InputAnalysis] = []
@@ -81,8 +91,7 @@ def _report(context: Context, analysis: InputAnalysis) -> None:
     context.report.count("inputs analyzed")
     context.report.count("groups analyzed", len(analysis.ranges))
     figures: dict[str, Any] = {
-        f"loss_{bits}bit": losses.tolist()
-        for bits, losses in zip((2, 3, 4), analysis.losses, strict=True)
+        f"loss_{bits}bit": losses.tolist() for bits, losses in enumerate(analysis.losses, start=2)
     }
     figures["range"] = analysis.ranges.tolist()
     figures["outliers"] = analysis.outliers.tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
@@ -22,20 +22,70 @@ from .split_outliers import outlier_slots
 SLACK = 1.1
 """A budget may be so much more than 4 bits everywhere take; one beyond that is a mistake."""
 
+_SHAPE = {"linear": ("out_features", "in_features"), "embedding": ("rows", "features")}
+"""Attributes of the ops that read a matrix: its rows and columns."""
+
 
 def promotable_in(module: tvm.IRModule) -> Callable[[dict[str, Any]], bool]:
     """Which linears, by their attributes, have groups of 2, 3 or 4 bits under a budget.
 
-    Those with nested codes, but not the head (the last linear) and no embedding table.
+    Those with codes of 4 bits, but not the head (the last linear) and no embedding table.
     """
     others = head_weights(module)
     return lambda attrs: (
-        WeightFormat.parse(attrs["format"]).nested and attrs["weight"] not in others
+        WeightFormat.parse(attrs["format"]).kind == "q4" and attrs["weight"] not in others
     )
 
 
+@dataclass(frozen=True)
+class Heads:
+    """The output head and the tables of tokens with nested codes; all get as many bits.
+
+    Attributes:
+        linear: the weight that the last linear reads.
+        format: the one that quantize-weights gave them, of as many bits as they may get.
+        shapes: (rows, columns) of each matrix, by its name.
+    """
+
+    linear: str
+    format: WeightFormat
+    shapes: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, module: tvm.IRModule) -> Heads | None:
+        """Those of a module, normalized and with formats; None where they are not nested."""
+        names, shapes, linears = head_weights(module), {}, []
+        for name, value in calls(module):
+            attrs = attrs_of(value)
+            if name == "linear":
+                linears.append(attrs)
+            if attrs.get("weight") in names and WeightFormat.parse(attrs["format"]).nested:
+                rows, columns = _SHAPE[name]
+                shapes[attrs["weight"]] = attrs[rows], attrs[columns]
+        if not linears or linears[-1]["weight"] not in shapes:
+            return None
+        return cls(linears[-1]["weight"], WeightFormat.parse(linears[-1]["format"]), shapes)
+
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return sum(rows * columns for rows, columns in self.shapes.values())
+
+    def with_bits(self, bits: int) -> WeightFormat:
+        """The format of so many bits, 4 to those of `format`."""
+        return replace(self.format, kind=f"q{bits}")
+
+    def nbytes(self, bits: int) -> int:
+        """Bytes of all matrices with so many bits."""
+        return sum(self.with_bits(bits).nbytes(*shape) for shape in self.shapes.values())
+
+
 def check_budget(
-    module: tvm.IRModule, average_bits: float, size_mb: float, outliers: float
+    module: tvm.IRModule,
+    average_bits: float,
+    size_mb: float,
+    outliers: float,
+    heads: Heads | None = None,
 ) -> None:
     """Refuse a budget that cannot be met.
 
@@ -44,6 +94,7 @@ def check_budget(
         average_bits: of the matrices with nested codes, or 0.
         size_mb: megabytes of all weights, or 0.
         outliers: the part of 2-bit weights that is kept in 16 bits beside.
+        heads: those that the budget is for as well.
 
     Raises:
         CompileError: with the nearest budget that can be met.
@@ -53,7 +104,11 @@ def check_budget(
     stored = bool(size_mb)
     least = sum(_nbytes(attrs, (0, 0), outliers, stored) for attrs in linears)
     most = sum(_nbytes(attrs, None, 0.0, stored) for attrs in linears)
-    others = bytes_of_others(module, {a["weight"] for a in linears}) if size_mb else 0
+    counted = {a["weight"] for a in linears}
+    if heads is not None:
+        least, most = least + heads.nbytes(4), most + heads.nbytes(heads.format.bits)
+        weights, counted = weights + heads.weights, counted | set(heads.shapes)
+    others = bytes_of_others(module, counted) if size_mb else 0
     budget = size_mb * 1e6 - others if size_mb else average_bits * weights / 8
     if not linears or (least <= budget and (budget <= SLACK * most or size_mb)):
         return
@@ -106,9 +161,8 @@ def bytes_of_others(module: tvm.IRModule, promoted: Collection[str]) -> int:
     sizes: dict[str, int] = {}
     for name, value in calls(module):
         attrs = attrs_of(value)
-        if name in ("linear", "embedding") and attrs["weight"] not in promoted:
-            rows = attrs["out_features" if name == "linear" else "rows"]
-            columns = attrs["in_features" if name == "linear" else "features"]
+        if name in _SHAPE and attrs["weight"] not in promoted:
+            rows, columns = (attrs[key] for key in _SHAPE[name])
             sizes[attrs["weight"]] = WeightFormat.parse(attrs["format"]).nbytes(rows, columns)
         if name == "rope":
             sizes[attrs["inv_freq"]] = 2 * attrs["rotary_dim"]

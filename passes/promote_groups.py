@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import tvm
 from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
-from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
 
 from .base import Context, Pass, needed_calibration
-from .promotable import bytes_of_others, check_budget, counted_bytes
+from .bit_choices import Choice, GroupBits, HeadBits, promote
+from .promotable import Heads, bytes_of_others, check_budget
 from .rewrite import map_functions
 from .split_outliers import LARGEST_FRACTION
 
@@ -38,10 +37,11 @@ class PromoteGroups(Pass):
     A group of 32 channels of 16 rows is one whole vector of 64 bytes in each plane, so any count is
     aligned.
     The budget is `average_bits` of these matrices with scales, zeros, row scales and orders, as a
-    step reads them that reads all bits, or `size_mb` megabytes for all weights. `outliers` reserves
-    that part of the 2-bit weights for split-outliers. With `ranked=False` every matrix gets the
-    same part of each plane, to see what the ranking is worth. Does not fire on matrices that are
-    not nested 4-bit codes.
+    step reads them that reads all bits, or `size_mb` megabytes for all weights. With `heads` it is
+    for the output head and the table of tokens too: each as a whole gets 4 bits to as many as
+    quantize-weights gave it, by the same ranking. `outliers` reserves that part of the 2-bit
+    weights for split-outliers. With `ranked=False` every matrix gets the same part of each plane,
+    to see what the ranking is worth. Does not fire on matrices that are not nested 4-bit codes.
 
     Source: 4-bit group promotion of arXiv 2311.16442, with 3 bits between.
     """
@@ -61,29 +61,49 @@ class PromoteGroups(Pass):
     size_mb: float = 0.0
     outliers: float = 0.0
     ranked: bool = True
+    heads: bool = False
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         self.foresee(module)
         calibration, weights = needed_calibration(self.name, context)
-        analyses, stored = _unique(calibration.analyses, context), self.size_mb > 0
-        inputs = [_Input(each, self.outliers, stored, module) for each in analyses]
-        if not inputs:
-            raise CompileError(
-                f"{self.name}: no matrix is analyzed", hint="run analyze-group-ranges before it"
-            )
+        inputs = self._inputs(module, context, calibration.analyses)
         _check_formats(module, calibration.analyses)
         count = sum(i.weights for i in inputs)
         budget = self.average_bits * count / 8
         if self.size_mb:
-            promoted = {name for each in inputs for name in each.analysis.names}
+            promoted = {name for each in inputs for name in each.names}
             budget = self.size_mb * 1e6 - bytes_of_others(module, promoted)
         promote(inputs, budget, self.ranked)
         for each in inputs:
+            each.count(context.report)
             if each.order:
                 weights.put(each.order, each.channels)
         spent = sum(i.nbytes(*i.planes) for i in inputs)
         context.report.figures["all matrices"] = {"bits": 8 * spent / count, "bytes": spent}
-        return _rewrite(module, inputs, context)
+        return _rewrite(module, inputs)
+
+    def _inputs(
+        self, module: tvm.IRModule, context: Context, analyses: Sequence[InputAnalysis]
+    ) -> list[Choice]:
+        """What there is to choose bits for.
+
+        Raises:
+            CompileError: when it is not analyzed.
+        """
+        heads, found, with_head = Heads.of(module), [], not self.heads
+        for analysis in _unique(analyses, context):
+            if heads is None or heads.linear not in analysis.names:
+                found.append(GroupBits(analysis, self.outliers, self.size_mb > 0, module))
+            elif self.heads:
+                found.append(HeadBits(analysis, heads))
+                with_head = True
+        if not found or not with_head:
+            what, option = ("the head", "{heads=True}") if found else ("any matrix", "")
+            raise CompileError(
+                f"{self.name}: it is not known what {what} would lose",
+                hint=f"run analyze-group-ranges{option} before it",
+            )
+        return found
 
     def foresee(self, module: tvm.IRModule) -> None:
         """Refuse what `apply` would refuse, without an analysis.
@@ -101,103 +121,13 @@ class PromoteGroups(Pass):
                 f"{self.name}: give average_bits or size_mb, "
                 f"and outliers from 0 to {LARGEST_FRACTION} (got {self.spec})"
             )
-        check_budget(module, self.average_bits, self.size_mb, self.outliers)
-
-
-class _Input:
-    """The planes of the matrices that read one input, as far as they are promoted.
-
-    Args:
-        outliers, stored: as of `counted_bytes`.
-    """
-
-    def __init__(
-        self, analysis: InputAnalysis, outliers: float, stored: bool, module: tvm.IRModule
-    ) -> None:
-        self.analysis, self.outliers, self.stored = analysis, outliers, stored
-        self.kinds = analysis.format.most_bits - 2  # of steps: 2 -> 3, and 3 -> 4 where it is read
-        self.groups = analysis.losses.shape[1]
-        self.planes = [0, 0]
-        self.sorted = not np.array_equal(analysis.order, np.arange(analysis.columns))
-        self.rows = [
-            attrs_of(c)["out_features"]
-            for name, c in calls(module)
-            if name == "linear" and attrs_of(c)["weight"] in analysis.names
-        ]
-
-    @property
-    def weights(self) -> int:
-        return self.analysis.rows * self.analysis.columns
-
-    @property
-    def format(self) -> WeightFormat:
-        """The format with as many planes as were promoted."""
-        return self._format(*self.planes)
-
-    @property
-    def order(self) -> str:
-        """The name of the channels' order; "" when they stay in their places."""
-        return f"{self.analysis.names[0]}.order" if self._ordered(*self.planes) else ""
-
-    @property
-    def channels(self) -> np.ndarray:
-        """The order: uint16 [K]; among those of one precision, channels keep the model's order."""
-        size, order = self.analysis.format.group_size, self.analysis.order
-        parts = np.split(order, [plane * size for plane in reversed(self.planes)])
-        return np.concatenate([np.sort(part) for part in parts]).astype(np.uint16)
-
-    def _ordered(self, *planes: int) -> bool:
-        """Whether there are several precisions, so that channels have to move."""
-        return self.sorted and any(0 < count < self.groups for count in planes)
-
-    def _format(self, plane3: int, plane4: int) -> WeightFormat:
-        fmt = self.analysis.format
-        whole = (plane3, plane4) == fmt.plane_groups(self.analysis.columns)
-        return replace(fmt, planes=None if whole else (plane3, plane4))
-
-    def nbytes(self, plane3: int, plane4: int) -> int:
-        """Bytes of the matrices with so many planes, of their order and of outliers to come."""
-        columns = self.analysis.columns
-        fmt = self._format(plane3, plane4)
-        total = sum(counted_bytes(fmt, n, columns, self.outliers, self.stored) for n in self.rows)
-        return total + (2 * columns if self._ordered(plane3, plane4) else 0)
-
-    def steps(self) -> list[tuple[float, int]]:
-        """(loss removed per byte, which plane) of the groups in storage order, for both planes.
-
-        A group stands for those behind it as well: gains never rise along the storage order, so
-        that a ranking takes a prefix.
-        """
-        steps = []
-        cost = self.nbytes(1, 1) - self.nbytes(1, 0)
-        for plane in range(self.kinds):
-            gains = self.analysis.losses[plane] - self.analysis.losses[plane + 1]
-            steps += [(gain / cost, plane) for gain in np.maximum.accumulate(gains[::-1])[::-1]]
-        return steps
-
-    def even_steps(self) -> list[tuple[float, int]]:
-        """Steps whose rank is the part of the groups that they complete: plane 3, then plane 4."""
-        parts = [(g + 1) / self.groups for g in range(self.groups)]
-        return [(-plane - part, plane) for plane in range(self.kinds) for part in parts]
-
-
-def promote(inputs: Sequence[_Input], budget: float, ranked: bool = True) -> None:
-    """Take steps of all inputs, the most useful for their bytes first, while bytes last."""
-    spent = sum(each.nbytes(0, 0) for each in inputs)
-    steps = [
-        (-gain, index, plane)
-        for index, each in enumerate(inputs)
-        for gain, plane in (each.steps() if ranked else each.even_steps())
-    ]
-    for _, index, plane in sorted(steps):
-        each = inputs[index]
-        wanted = list(each.planes)
-        wanted[plane] += 1
-        wanted[0] = max(wanted)
-        cost = each.nbytes(*wanted) - each.nbytes(*each.planes)
-        if spent + cost <= budget and wanted[0] <= each.groups:
-            each.planes = wanted
-            spent += cost
+        heads = Heads.of(module) if self.heads else None
+        if self.heads and heads is None:
+            raise CompileError(
+                f"{self.name}: the output head has no nested codes",
+                hint="give quantize-weights head_bits=6, or leave heads out",
+            )
+        check_budget(module, self.average_bits, self.size_mb, self.outliers, heads)
 
 
 def _unique(analyses: Sequence[InputAnalysis], context: Context) -> list[InputAnalysis]:
@@ -226,19 +156,18 @@ def _check_formats(module: tvm.IRModule, analyses: Sequence[InputAnalysis]) -> N
             )
 
 
-def _rewrite(module: tvm.IRModule, inputs: Sequence[_Input], context: Context) -> tvm.IRModule:
-    chosen = {name: each for each in inputs for name in each.analysis.names}
+def _rewrite(module: tvm.IRModule, inputs: Sequence[Choice]) -> tvm.IRModule:
+    chosen = {name: each for each in inputs for name in each.names}
 
     def visit(_: Any, var: relax.Var, value: Any) -> Any:
-        if op_name(value) != "linear" or attrs_of(value)["weight"] not in chosen:
+        name = op_name(value)
+        if name not in ("linear", "embedding") or attrs_of(value)["weight"] not in chosen:
             return value
         attrs = attrs_of(value)
         each = chosen[attrs["weight"]]
-        context.report.count("groups", each.groups)
-        context.report.count("groups promoted to 4 bit", each.planes[1])
-        context.report.count("groups promoted to 3 bit", each.planes[0] - each.planes[1])
-        return call(
-            "linear", *value.args, **{**attrs, "format": each.format.name, "order": each.order}
-        )
+        changed = {"format": each.format.name}
+        if name == "linear":
+            changed["order"] = each.order
+        return call(name, *value.args, **{**attrs, **changed})
 
     return map_functions(module, visit)

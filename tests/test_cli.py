@@ -68,7 +68,7 @@ def test_help_starts_fast_and_shows_what_to_do_first():
         [],
         ["fly"],
         ["compile"],
-        ["compile", "m", "--bits", "5"],
+        ["compile", "m", "--bits", "3"],
         ["compile", "m", "--bits", "8", "--average-bits", "3"],
         ["compile", "m", "--average-bits", "0"],
         ["compile", "m", "--average-bits", "inf"],

@@ -1,4 +1,4 @@
-"""What each group of input channels would lose at 2, 3 and 4 bit, from text through the model.
+"""What each group of input channels would lose with fewer bits, from text through the model.
 
 Rounding with error feedback leaves of an error e in channel i the output energy (e / U[i, i])^2,
 with U'U = H^-1 (arXiv 2210.17323): that weighs the errors of a matrix. Losses of different matrices
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from morendo.ir.formats import WeightFormat
+from morendo.ir.reference import ROWS as HEAD_ROWS
 
 from .error_feedback import inverse_factor
 from .fast_ops import add_lower, symmetric
 from .fit import Grid, fit_group
 from .stages import Attrs, Stage
-from .stream import Arrived, StageWeights, float_matrix, token_weights
+from .stream import Arrived, StageWeights, float_matrix, float_rows, token_weights
 
-BITS = (2, 3, 4)
 OUTLIER = 3.0
 """Weights beyond this many standard deviations of their row's group are its outliers."""
 LARGEST_ORDER = 1 << 16
@@ -42,8 +42,8 @@ class InputAnalysis:
         format: of the matrices, without planes.
         order: int32 [K], channels from the largest mean square to the smallest; groups are cut
             from this order.
-        losses: float64 [3, G]: the part of the output lost to rounding a group at `BITS`, summed
-            over the matrices.
+        losses: float64 [B - 1, G]: the part of the output lost to rounding a group at 2, 3, ... B
+            bits, those of the format, summed over the matrices.
         ranges: float32 [G], the mean over rows of largest minus smallest weight.
         outliers: float32 [G], the part of the weights' squares that is in outliers.
         influence: mean over tokens of |output|^2 / |residual stream after it is added|^2; None
@@ -83,14 +83,19 @@ class Analyzer:
         weights: those of the stream.
         sort: order channels; else they stay as they are.
         damping: of the second moments, a part of their mean.
+        head: the weight of the model's last linear, if it is analyzed: its output counts like the
+            residual stream, without what all logits have in common, and its channels stay.
     """
 
-    def __init__(self, weights: StageWeights, sort: bool, damping: float) -> None:
-        self.weights, self.sort, self.damping = weights, sort, damping
+    def __init__(
+        self, weights: StageWeights, sort: bool, damping: float, head: str | None = None
+    ) -> None:
+        self.weights, self.sort, self.damping, self.head = weights, sort, damping, head
 
     def visit(self, stage: Stage, inputs: Iterator[Arrived]) -> InputAnalysis:
         """Look at one stage; for `Stream.run`. Tokens count alike, however large they are."""
-        matrices = [self._matrix(attrs) for attrs in stage.linears]
+        is_head = self.head in {attrs["weight"] for attrs in stage.linears}
+        matrices = [self._sample(a) if is_head else self._matrix(a) for a in stage.linears]
         columns = stage.linears[0]["in_features"]
         hessian, influence, total = torch.zeros(columns, columns), 0.0, 0.0
         for each in inputs:
@@ -102,23 +107,42 @@ class Analyzer:
                 outputs = each.x @ matrices[0].T
                 energy = (each.residual + outputs).square().sum(1).clamp_min(1e-30)
                 influence += float(counts @ (outputs.square().sum(1) / energy))
+        analysis = self._analyze(stage.linears, matrices, symmetric(hessian), not is_head)
+        if is_head:
+            return replace(analysis, influence=1.0)
         known = stage.residual is not None
-        analysis = self._analyze(stage.linears, matrices, symmetric(hessian))
         return replace(analysis, influence=influence / total if known else None)
 
     def _matrix(self, attrs: Attrs) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(float_matrix(self.weights, attrs)))
 
+    def _sample(self, attrs: Attrs) -> torch.Tensor:
+        """`ROWS` rows of a head, less the mean of all: what all logits share changes nothing."""
+        count, total, sample = attrs["out_features"], torch.zeros(attrs["in_features"]), []
+        wanted = torch.arange(0, count, -(-count // ROWS))
+        for start in range(0, count, HEAD_ROWS):
+            rows = slice(start, min(start + HEAD_ROWS, count))
+            part = torch.from_numpy(np.ascontiguousarray(float_rows(self.weights, attrs, rows)))
+            total += part.sum(0)
+            inside = (wanted >= rows.start) & (wanted < rows.stop)
+            sample.append(part[wanted[inside] - rows.start])
+        return torch.cat(sample) - total / count
+
     def _analyze(
-        self, linears: list[Attrs], matrices: list[torch.Tensor], hessian: torch.Tensor
+        self,
+        linears: list[Attrs],
+        matrices: list[torch.Tensor],
+        hessian: torch.Tensor,
+        sortable: bool,
     ) -> InputAnalysis:
         fmt = WeightFormat.parse(linears[0]["format"])
         size, columns = fmt.group_size, len(hessian)
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-        order = order if self.sort and columns <= LARGEST_ORDER else torch.arange(columns)
+        sort = self.sort and sortable and columns <= LARGEST_ORDER
+        order = order if sort else torch.arange(columns)
         factor = inverse_factor(hessian, order, self.damping, linears[0]["weight"])
         importance = _grouped(factor.diagonal().square().reciprocal(), size)
-        losses = torch.zeros(len(BITS), len(importance), dtype=torch.float64)
+        losses = torch.zeros(fmt.bits - 1, len(importance), dtype=torch.float64)
         for matrix in matrices:
             matrix = matrix[:: -(-len(matrix) // ROWS)]
             energy = float(((matrix @ hessian) * matrix).sum(dtype=torch.float64))
@@ -130,7 +154,7 @@ class Analyzer:
         outliers = (squares * beyond).sum((1, 2)) / squares.sum((1, 2)).clamp_min(1e-30)
         return InputAnalysis(
             tuple(attrs["weight"] for attrs in linears),
-            sum(len(matrix) for matrix in matrices),
+            sum(attrs["out_features"] for attrs in linears),
             columns,
             fmt,
             order.to(torch.int32).numpy(),
@@ -149,12 +173,14 @@ def _grouped(values: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _losses(groups: torch.Tensor, importance: torch.Tensor, fmt: WeightFormat) -> torch.Tensor:
-    """Energy lost in each group [G, g, N] with importance [G, g] at `BITS`: float64 [3, G]."""
+    """Energy lost in each group [G, g, N] with importance [G, g] at 2 to B bits: float64
+    [B - 1, G].
+    """
     count, size, rows = groups.shape
     weight = groups.transpose(0, 1).reshape(size, -1)  # all groups as rows of one: [g, G * N]
     weights = importance.T[:, :, None].expand(size, count, rows).reshape(size, -1)
-    losses = torch.zeros(len(BITS), count, dtype=torch.float64)
-    for index, bits in enumerate(BITS):
+    losses = torch.zeros(fmt.bits - 1, count, dtype=torch.float64)
+    for index, bits in enumerate(range(2, fmt.bits + 1)):
         grid = Grid(bits, fmt.scales, fmt.zeros, fmt.bits)
         row_scale = grid.range(groups, 1)[0].amax(0).repeat(count)
         fit = fit_group(weight, weights, row_scale, grid)

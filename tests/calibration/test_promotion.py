@@ -154,7 +154,7 @@ def test_a_budget_that_cannot_be_met(loaded, windows, tmp_path, budget: str, mes
 
 def test_promotion_needs_an_analysis_and_one_budget(loaded, windows, tmp_path) -> None:
     start = "normalize,quantize-weights,"
-    with pytest.raises(CompileError, match="no matrix is analyzed"):
+    with pytest.raises(CompileError, match="it is not known what any matrix would lose"):
         run(loaded, windows, tmp_path, start + "promote-groups{average_bits=3}")
     for options in ("average_bits=3,size_mb=1", "outliers=0.1,average_bits=3", "windows=3"):
         with pytest.raises(InputError):

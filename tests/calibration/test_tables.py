@@ -130,8 +130,12 @@ def test_tables_that_are_no_head(prose_windows, tmp_path: Path) -> None:
 def test_embedding_bits_are_checked() -> None:
     assert "head_bits=4" in Budget.of(4, 2.9, None, None, 4).passes(True)
     assert "head_bits" not in Budget.of(4, 2.9, None, None, 8).passes(True)
-    with pytest.raises(InputError, match=r"embedding tables can have 8, 6, 5, 4 bits \(got 7\)"):
+    with pytest.raises(
+        InputError, match=r"embedding tables can have 8, 6, 5, 4, auto bits \(got 7\)"
+    ):
         Budget.of(4, None, None, None, 7)
+    with pytest.raises(InputError, match="auto bits of embedding tables are for a budget"):
+        Budget.of(4, None, None, None, "auto")
     with pytest.raises(InputError, match="follow the rest where weights are floats"):
         Budget.of("f16", None, None, None, 4)
     with pytest.raises(InputError, match=r"not both; write quantize-weights\{head_bits=N\}"):
