@@ -23,6 +23,11 @@ planes of some matrices. Half of every plane would be half of each tile's run in
 faster than all of it (docs/performance.md), and a worse model (docs/quantization.md, "Levels").
 """
 
+HEAD_BITS = {6: (6, 5, 4, 4, 3), 5: (5, 4, 4, 3, 2), 4: (4, 4, 3, 3, 2)}
+"""Bits of a head's codes that are read at each of these levels, by those that it has. For its bytes
+it loses less than others down to 4 bits, and more below (docs/quantization.md, "Heads").
+"""
+
 GroupsRead = dict[tuple[str, ...], list[tuple[int, ...]]]
 
 
@@ -61,16 +66,25 @@ def nested_matrices(module: tvm.IRModule) -> list[NestedMatrix]:
 def groups_read(matrices: Sequence[NestedMatrix]) -> GroupsRead:
     """The loop bounds (n3, n4, ...) of every matrix at every level, by its weights.
 
-    Small matrices keep their planes the longest, the head before all. Measured: for their bytes,
-    gate and up lose a fifth of what query, key, value and down lose (docs/quantization.md).
+    Small matrices keep their planes the longest; a head has its own share. Measured: for their
+    bytes, gate and up lose a fifth of what query, key, value and down lose (docs/quantization.md).
     """
     bounds: GroupsRead = {m.weights: [] for m in matrices}
-    for parts in LEVELS:
-        kept = [_kept(matrices, plane, part) for plane, part in enumerate(parts)]
+    body = [m for m in matrices if not m.head]
+    for level, parts in enumerate(LEVELS):
+        kept = [_kept(body, plane, part) for plane, part in enumerate(parts)]
         for m in matrices:
+            if m.head:
+                bounds[m.weights].append(_at_most(m, HEAD_BITS[2 + len(m.stored)][level]))
+                continue
             read = (n * (m.weights in kept[plane]) for plane, n in enumerate(m.stored))
             bounds[m.weights].append(tuple(read))
     return bounds
+
+
+def _at_most(m: NestedMatrix, bits: int) -> tuple[int, ...]:
+    """The groups of each plane where at most so many bits are read."""
+    return tuple(count * (bit <= bits) for bit, count in enumerate(m.stored, start=3))
 
 
 def _kept(matrices: Sequence[NestedMatrix], plane: int, part: float) -> set[tuple[str, ...]]:
@@ -78,7 +92,7 @@ def _kept(matrices: Sequence[NestedMatrix], plane: int, part: float) -> set[tupl
     having = [m for m in matrices if plane < len(m.sizes)]
     left = part * sum(m.sizes[plane] for m in having)
     kept = set()
-    for m in sorted(having, key=lambda m: (not m.head, m.sizes[plane])):
+    for m in sorted(having, key=lambda m: m.sizes[plane]):
         if m.sizes[plane] <= left:
             kept.add(m.weights)
             left -= m.sizes[plane]

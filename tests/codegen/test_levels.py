@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from morendo.codegen.levels import LEVELS, NestedMatrix, groups_read
+from morendo.codegen.levels import HEAD_BITS, LEVELS, NestedMatrix, groups_read
+from morendo.ir.formats import WeightFormat
 
 ATTENTION = NestedMatrix(("q", "k", "v"), stored=(18, 18), sizes=(60, 60), head=False)
 GATED = NestedMatrix(("gate", "up"), stored=(18, 18), sizes=(100, 100), head=False)
@@ -21,21 +22,35 @@ def test_a_layer_gives_up_its_largest_planes_first() -> None:
     }
 
 
-def test_the_head_keeps_its_planes_before_all() -> None:
+def test_a_head_has_its_own_share() -> None:
     read = groups_read([ATTENTION, GATED, DOWN, HEAD])
-    assert [read["head",][level] for level in (1, 3)] == [(18, 18), (18, 0)]
-    assert read["gate", "up"][1] == (18, 0)
+    without = groups_read([ATTENTION, GATED, DOWN])
+    assert read["head",] == [(18, 18), (18, 18), (18, 0), (18, 0), (0, 0)]
+    assert {name: read[name] for name in without} == without
 
 
 def test_a_matrix_alone_falls_by_whole_planes() -> None:
     assert groups_read([DOWN])["down",] == [(48, 20), (48, 0), (48, 0), (0, 0), (0, 0)]
 
 
-def test_lower_planes_of_the_head_go_first() -> None:
-    head = NestedMatrix(("head",), stored=(18,) * 4, sizes=(90,) * 4, head=True)
-    read = groups_read([ATTENTION, GATED, DOWN, head])
-    assert read["head",][:3] == [(18, 18, 18, 18), (18, 18, 0, 0), (18, 0, 0, 0)]
-    assert read["q", "k", "v"][0] == (18, 18)
+@pytest.mark.parametrize("bits", HEAD_BITS)
+def test_a_head_falls_to_half_of_its_bits(bits: int) -> None:
+    planes = bits - 2
+    head = NestedMatrix(("head",), stored=(18,) * planes, sizes=(90,) * planes, head=True)
+    read = [2 + sum(n > 0 for n in bounds) for bounds in groups_read([GATED, head])["head",]]
+    assert read == list(HEAD_BITS[bits]) and read[-1] == bits // 2
+    assert sorted(read, reverse=True) == read
+
+
+def test_the_lowest_level_reads_about_half() -> None:
+    """SmolLM2's body of 4.27 bits and its head: at most 55 %."""
+    body, rows = 106_168_320, 49152
+    for name in ("q4g32c", "q5g32c", "q6g32c"):
+        fmt = WeightFormat.parse(name)
+        head = NestedMatrix(("head",), fmt.plane_groups(576), (1,) * (fmt.bits - 2), head=True)
+        low = groups_read([GATED, head])["head",][-1]
+        lowest = body * 2.27 / 8 + fmt.bytes_read(rows, 576, low)
+        assert lowest < 0.55 * (body * 4.27 / 8 + fmt.nbytes(rows, 576))
 
 
 @pytest.mark.parametrize("seed", range(5))
