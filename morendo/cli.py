@@ -28,6 +28,7 @@ from morendo import (
     cli_run,
     cli_tune,
     cli_verify,
+    cli_view,
 )
 from morendo.terminal import OutputError, accept_all_text, checked_output, print_error
 from morendo.usage import Parser
@@ -39,6 +40,7 @@ start here:
   morendo compile path/to/model --bits 4 --out my-model
   morendo run my-model "The capital of France is" --max-tokens 64
   morendo inspect my-model
+  morendo view my-model
   morendo tune my-model --prompts my-prompts.txt
   morendo eval my-model --text my-text.txt --reference path/to/model
   morendo debug my-model --against path/to/model "The capital of France is"
@@ -69,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         cli_eval,
         cli_opt,
         cli_inspect,
+        cli_view,
         cli_debug,
         cli_verify,
     )

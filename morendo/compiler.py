@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from morendo.calibration import WINDOWS, calibration_text, check_texts
 from morendo.chat_check import prepare_tokenizer
 from morendo.codegen.build import lower_module
 from morendo.codegen.dump_program import dump_program
+from morendo.codegen.dump_weights import dump_weights
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
@@ -30,6 +31,7 @@ from morendo.ir.errors import InputError
 from morendo.ir.schema import mismatch
 from morendo.ir.text import print_module
 from morendo.kept_codes import calibration_key, kept_codes
+from morendo.manifest import manifest_of
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.calibrate_weights import CalibrateWeights
@@ -37,10 +39,9 @@ from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.passes.promote_groups import PromoteGroups
 from morendo.passes.specialize_phases import SpecializePhases
 from morendo.progress import Progress
-from morendo.provenance import digests
 from morendo.runtime.artifact import GRAPH, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
+from morendo.runtime.step_cost import decode_bytes_by_kernel
 from morendo.targets import find_target
-from morendo.weight_summary import weight_summaries
 
 if TYPE_CHECKING:
     import tvm
@@ -145,8 +146,8 @@ def compile(
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
         facts = with_step_cost(text_facts, program, plan)
         machine.build(program, plan, facts, artifact.path, progress.task, dump)
-        _write_data(program, plan, artifact.path, setting, progress)
-        artifact.finish(_manifest(loaded, context, machine, program, plan, records, tokenizer))
+        _write_data(program, plan, artifact.path, setting, dump, progress)
+        artifact.finish(manifest_of(loaded, context, machine, program, plan, records, tokenizer))
     return out
 
 
@@ -308,12 +309,18 @@ def _lower(
         begin = time.perf_counter()
         program, plan = lower_module(module, machine, options, advance)
         if dump:
+            dump.facts |= {"decode_bytes": decode_bytes_by_kernel(plan)}
             dump_program(dump, program, plan, time.perf_counter() - begin)
     return program, plan
 
 
 def _write_data(
-    program: Program, plan: Plan, directory: Path, context: Context, progress: Progress
+    program: Program,
+    plan: Plan,
+    directory: Path,
+    context: Context,
+    dump: Dump | None,
+    progress: Progress,
 ) -> None:
     assert context.weights is not None
     codes = context.calibration.codes if context.calibration else None
@@ -323,49 +330,5 @@ def _write_data(
             program.weights.write(file, context.weights, advance, codes)
     listed = json.dumps(program.weights.describe(codes))
     (directory / WEIGHT_LIST).write_text(listed, "utf-8")
-
-
-def _manifest(
-    loaded: LoadedModel,
-    context: int | None,
-    machine: Target,
-    program: Program,
-    plan: Plan,
-    records: Sequence[PassRecord],
-    tokenizer: dict[str, Any],
-) -> dict[str, Any]:
-    return {
-        "model": {
-            "name": loaded.name,
-            "architecture": loaded.architecture,
-            "context": context or DEFAULT_CONTEXT,  # that it was loaded for, not rounded up
-            "digests": digests(loaded.weights),
-        },
-        "target": {
-            "name": machine.name,
-            "triple": machine.toolkit,
-            "isa": machine.isa.name,
-            **asdict(machine.device),
-            "cpu_flags": list(machine.device.cpu_flags),
-            "layout": asdict(machine.layout),
-        },
-        "options": {
-            "chunk": program.options.chunk,
-            "context": program.options.context,
-            "cache_dtype": program.cache_dtype,
-        },
-        "passes": [
-            {"spec": r.spec, "counts": r.report.counts, "missed": r.report.reasons} for r in records
-        ],
-        "weights": [asdict(summary) for summary in weight_summaries(program, records)],
-        "tokenizer": {
-            "bos": loaded.bos,
-            "eos": loaded.eos,
-            "stop": list(loaded.stop),
-            "add_bos": loaded.add_bos,
-            "vocabulary": plan.vocabulary,
-            "context": plan.context,
-            **tokenizer,
-        },
-        "generation": loaded.generation.sampling,
-    }
+    if dump:
+        dump_weights(dump, program, context.weights, codes)

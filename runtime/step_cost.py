@@ -45,6 +45,16 @@ def decode_bytes(plan: Plan, level: int) -> int:
     return sum(read.values())
 
 
+def decode_bytes_by_kernel(plan: Plan) -> dict[str, list[int]]:
+    """The same by the kernel that reads them: bytes at every level."""
+    found: dict[str, list[int]] = {}
+    for step in _reading_steps(plan):
+        sums = found.setdefault(plan.kernels[step.kernel], [0] * plan.levels)
+        for level in range(plan.levels):
+            sums[level] += sum(weights_read(plan, step, level).values())
+    return {name: sums for name, sums in found.items() if any(sums)}
+
+
 def decode_weights(plan: Plan, matrices: Iterable[Mapping[str, Any]]) -> int:
     """Number of weights in the matrices that a decode step multiplies with.
 

@@ -63,7 +63,9 @@ def open_graph(directory: Path, manifest: dict[str, Any]) -> Opened:
         message = f"cannot read {GRAPH} ({error.strerror})"
         raise ArtifactError(message, where=str(directory), hint="compile it again") from None
     module, plan = parse_module(text, str(directory / GRAPH)), read_plan(directory)
-    options = Options(**manifest["options"])
+    given = manifest["options"]
+    half = "float16" in given["cache_dtype"]
+    options = Options(chunk=given["chunk"], context=given["context"], half_cache=half)
     program, made = lower_module(module, find_target(manifest["target"]["name"]), options)
     if not _alike(plan, made):
         raise foreign_plan(str(directory))

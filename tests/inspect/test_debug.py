@@ -104,15 +104,16 @@ def test_swapped_halves_of_rope_are_named(tmp_path, monkeypatch):
 
 
 def test_a_cache_position_off_by_one_is_named(tmp_path, monkeypatch):
-    real = rope.store_values
+    real = rope.store_value
 
-    def shifted(cache, v_cache, head, at, x, m, start, lanes):
-        real(cache, v_cache, head, at - 1, x, m, start, lanes)
+    def shifted(isa, cache, buffers, to, *source):
+        head, position = to
+        real(isa, cache, buffers, (head, position - 1), *source)
 
     def build(isa, *, max_tokens, **options):
         with pytest.MonkeyPatch.context() as planted:
             if max_tokens == 1:
-                planted.setattr(rope, "store_values", shifted)
+                planted.setattr(rope, "store_value", shifted)
             return rope.rope_append_kv(isa, max_tokens=max_tokens, **options)
 
     with monkeypatch.context() as planted:

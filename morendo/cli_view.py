@@ -1,0 +1,111 @@
+"""`morendo view`: one page that shows what the compiler did."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from morendo.ir.printable import printable
+from morendo.terminal import size
+from morendo.usage import whole_number
+
+if TYPE_CHECKING:
+    from http.server import BaseHTTPRequestHandler
+
+_DESCRIPTION = """\
+Write one HTML file that shows a compilation: the passes with what they counted, missed, took and
+saved; the IR of every function beside that of another pass, with the differences; kernels as TIR
+and as assembly; weights with the bits of their groups. It needs no network, any browser opens it.
+
+DIR is a dump (`morendo compile MODEL --dump-ir DIR`) or an artifact, which shows less: it has the
+last IR, the plan and the weights. In the page, j and k step through the passes and / searches."""
+
+_EPILOG = """\
+examples:
+  morendo compile ./model --dump-ir ir --out my-model
+  morendo view ir                                    writes ir/view.html
+  morendo view ir -o page.html --quality eval.json   with a curve of bits against KL
+  morendo view my-model --serve                      show an artifact at http://127.0.0.1:8777"""
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add `view`."""
+    parser = commands.add_parser(
+        "view",
+        parents=[common],
+        help="write a page that shows what the compiler did",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="a dump or an artifact")
+    add("--out", "-o", type=Path, metavar="FILE", help="default: view.html, in a dump")
+    add(
+        "--quality",
+        type=Path,
+        metavar="FILE",
+        help="figures that `morendo eval --json FILE` wrote, shown as a curve",
+    )
+    add("--serve", action="store_true", help="show it at a local address, write nothing")
+    add("--port", type=whole_number(0, 65535), default=8777, help="for --serve (default: 8777)")
+    parser.set_defaults(run=_view)
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    from morendo.ir.errors import InputError
+    from morendo.view import collect, write_page
+
+    if not arguments.folder.is_dir():
+        raise InputError(
+            f"there is no folder {arguments.folder}", hint="name a dump or an artifact"
+        )
+    page = write_page(collect(arguments.folder, arguments.quality))
+    if arguments.serve:
+        return _serve(page, arguments.port)
+    out = arguments.out or _place(arguments.folder)
+    out.write_text(page, encoding="utf-8")
+    print(f"wrote {printable(str(out))}: {size(len(page))}; open it in a browser")
+    return 0
+
+
+def _place(folder: Path) -> Path:
+    """Beside an artifact, not in it: its files are listed in its manifest."""
+    from morendo.ir.dump import INDEX
+
+    if (folder / INDEX).exists():
+        return folder / "view.html"
+    return folder.absolute().with_name(f"{folder.absolute().name}.view.html")
+
+
+def _serve(page: str, port: int) -> int:
+    from http.server import ThreadingHTTPServer
+
+    with ThreadingHTTPServer(("127.0.0.1", port), handler_of(page)) as server:
+        print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends)", flush=True)
+        server.serve_forever()
+    return 0
+
+
+def handler_of(page: str) -> type[BaseHTTPRequestHandler]:
+    """What answers requests: the page at /, nothing else, and only under a local name."""
+    from http.server import BaseHTTPRequestHandler
+
+    content = page.encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host = self.headers.get("Host", "").partition(":")[0]
+            found = self.path == "/" and host in ("127.0.0.1", "localhost")
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content) if found else 0))
+            self.end_headers()
+            if found:
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Requests for one page are no news."""
+
+    return Handler

@@ -1,0 +1,10 @@
+"""One page that shows what the compiler did: written from a dump (`--dump-ir`) or an artifact.
+
+`page.html` is built from the sources in page/ (`make page`) and has a place for data. `collect` and
+`from_artifact` make these data of files, `write` puts them in.
+"""
+
+from .collect import collect
+from .write import write_page
+
+__all__ = ["collect", "write_page"]
