@@ -11,14 +11,23 @@ from tvm import relax, tirx
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.invariants import calls, relax_functions
-from morendo.ir.plan import FUNCTIONS, SLOT_BYTES, Argument, Const, Plan, Step, Tensor
+from morendo.ir.plan import (
+    FUNCTIONS,
+    SLOT_BYTES,
+    Argument,
+    Const,
+    LevelTensor,
+    Plan,
+    Step,
+    Tensor,
+)
 from morendo.ir.text import bindings_of
 
 from .cpu.kernels.token_rows import token_positions
-from .levels import LEVELS, groups_read, nested_matrices
+from .levels import levels_of, nested_matrices
 from .lower_generic import lower_generic
 from .lower_ops import lower_op
-from .lowering import FunctionLowering, KernelCall, Options, Program
+from .lowering import FunctionLowering, KernelCall, LevelStorage, Options, Program
 from .memory import Storage, plan_arena
 from .target import Target
 
@@ -40,7 +49,7 @@ def lower_module(
     Raises:
         CompileError: when an op has no kernel.
     """
-    program = Program(target, options, groups_read(nested_matrices(module)), _heads(module))
+    program = Program(target, options, levels_of(nested_matrices(module)), _heads(module))
     for name, function in relax_functions(module).items():
         program.functions[name] = _lower_function(program, function)
         advance()
@@ -105,7 +114,7 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         chunk=program.options.chunk,
         context=program.options.context,
         vocabulary=shape_of(relax_functions(module)["decode"].ret_ty)[-1],
-        levels=len(LEVELS) if program.groups_read else 1,
+        levels=program.levels.count,
         arena_bytes=arena_bytes,
         cache_bytes=program.cache_bytes,
         weights_bytes=program.weights.nbytes,
@@ -132,18 +141,25 @@ def _step(
     function = program.kernels[call.kernel]
     args: list[Argument] = []
     pairs = list(zip(function.params, call.args, strict=True))
-    scalars = [(param, arg) for param, arg in pairs if not isinstance(arg, Storage)]
+    placed = (Storage, LevelStorage)
+    scalars = [(param, arg) for param, arg in pairs if not isinstance(arg, placed)]
+
+    def index_of(param: Any, place: Storage) -> int:
+        dims = tuple(_dim(dim, scalars, call) for dim in param.ty.shape)
+        tensor = Tensor(place.space, place.offset, str(param.ty.dtype), dims)
+        return tensors.setdefault(tensor, len(tensors))
+
     for param, arg in pairs:
-        if isinstance(arg, Storage):
-            dims = tuple(_dim(dim, scalars, call) for dim in param.ty.shape)
-            tensor = Tensor(arg.space, arg.offset, str(param.ty.dtype), dims)
+        if isinstance(arg, LevelStorage):
+            args.append(LevelTensor(tuple(index_of(param, place) for place in arg.at)))
+        elif isinstance(arg, Storage):
+            args.append(index_of(param, arg))
         elif _in_memory(param):
             slot = state.setdefault(arg, len(state))
             tensor = Tensor("state", SLOT_BYTES * slot, "int32", (1,))
+            args.append(tensors.setdefault(tensor, len(tensors)))
         else:
             args.append(arg)
-            continue
-        args.append(tensors.setdefault(tensor, len(tensors)))
     return Step(kernels[call.kernel], tuple(args), call.note)
 
 

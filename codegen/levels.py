@@ -1,4 +1,8 @@
-"""Which planes of which matrices each precision level reads."""
+"""Which planes of which matrices each precision level reads, and with which scales.
+
+Where codes were made for several readings, levels are those readings, and between two of them one
+at which some matrices have come down to the lower one. Other levels read planes of some matrices.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ it loses less than others down to 4 bits, and more below (docs/quantization.md, 
 """
 
 GroupsRead = dict[tuple[str, ...], list[tuple[int, ...]]]
+ReadingsRead = dict[tuple[str, ...], list[int]]
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,14 @@ class NestedMatrix:
         stored: groups of plane 3, of plane 4 and so on.
         sizes: bytes of these planes.
         head: the last linear of the model.
+        readings: of its format, () for one.
     """
 
     weights: tuple[str, ...]
     stored: tuple[int, ...]
     sizes: tuple[int, ...]
     head: bool
+    readings: tuple[int, ...] = ()
 
 
 def nested_matrices(module: tvm.IRModule) -> list[NestedMatrix]:
@@ -59,8 +66,62 @@ def nested_matrices(module: tvm.IRModule) -> list[NestedMatrix]:
             group = sum(attrs["out_features"]) * fmt.group_size // 8
             head = attrs["weights"] == linears[-1]["weights"]
             sizes = tuple(count * group for count in stored)
-            found[weights] = NestedMatrix(weights, stored, sizes, head)
+            found[weights] = NestedMatrix(weights, stored, sizes, head, fmt.readings)
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What precision levels read, most first.
+
+    Attributes:
+        groups: the loop bounds (n3, n4, ...) of every nested matrix at every level, by its weights.
+        readings: at which reading those that have several are read at every level.
+        norms: the reading whose weights norms have, at every level.
+    """
+
+    groups: GroupsRead
+    readings: ReadingsRead
+    norms: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """1 where nothing can be read more softly."""
+        return len(self.norms)
+
+
+def levels_of(matrices: Sequence[NestedMatrix]) -> Levels:
+    """The levels of a model."""
+    readings = max((m.readings for m in matrices), key=len, default=())
+    if readings:
+        return _levels_of_readings(matrices, readings)
+    return Levels(groups_read(matrices), {}, (0,) * (len(LEVELS) if matrices else 1))
+
+
+def _levels_of_readings(matrices: Sequence[NestedMatrix], readings: tuple[int, ...]) -> Levels:
+    """Every reading, and between two of them half of the upper one's last plane.
+
+    Matrices that have one reading alone are read whole.
+    """
+    several = [m for m in matrices if m.readings]
+    found: ReadingsRead = {m.weights: [] for m in several}
+    norms = []
+    for index, bits in enumerate(readings):
+        kept = _kept(several, bits - 3, 0.5) if index + 1 < len(readings) else set()
+        for m in several:
+            found[m.weights].append(index)
+            if index + 1 < len(readings):
+                found[m.weights].append(index + (m.weights not in kept))
+        norms += [index] * (2 if index + 1 < len(readings) else 1)
+    groups: GroupsRead = {m.weights: [m.stored] * len(norms) for m in matrices}
+    for m in several:
+        groups[m.weights] = [_bounds(m, readings[reading]) for reading in found[m.weights]]
+    return Levels(groups, found, tuple(norms))
+
+
+def _bounds(m: NestedMatrix, most: int) -> tuple[int, ...]:
+    """The groups of each plane where at most so many bits are read."""
+    return tuple(count * (bit <= most) for bit, count in enumerate(m.stored, start=3))
 
 
 def groups_read(matrices: Sequence[NestedMatrix]) -> GroupsRead:

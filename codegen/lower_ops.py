@@ -25,7 +25,7 @@ from .cpu.kernels.rope import Rotation, rope, rope_append_kv
 from .cpu.kernels.token_rows import copy_last_token
 from .cpu.vectors.vector_blocks import Rows
 from .lower_generic import lower_generic
-from .lowering import FunctionLowering
+from .lowering import FunctionLowering, LevelStorage
 from .memory import Storage
 from .packed_matrix import Matrix
 
@@ -141,10 +141,11 @@ def _norm_options(attrs: dict[str, Any]) -> dict[str, Any]:
 
 def _norm_vectors(
     lowering: FunctionLowering, attrs: dict[str, Any], features: int
-) -> list[Storage]:
+) -> list[Storage | LevelStorage]:
     """The weight, and for a layer norm the bias; one that is missing is zeros."""
-    names = [attrs[key] for key in ("weight", "bias") if key in attrs]
-    return [lowering.program.weights.vector([name], [features]) for name in names]
+    weight = lowering.vector_at_levels([attrs["weight"], *attrs["lower_weights"]], features)
+    biases = [attrs["bias"]] if "bias" in attrs else []
+    return [weight, *(lowering.program.weights.vector([name], [features]) for name in biases)]
 
 
 def _rope(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:

@@ -11,19 +11,28 @@ from tvm import relax, tirx
 
 from morendo.ir.dialect import shape_of
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import WeightFormat
+from morendo.ir.formats import WeightFormat, at_reading
 from morendo.ir.layout import CACHE_DTYPES
 from morendo.ir.plan import ITEM_BYTES, Const, Level
 
 from .cpu.kernels.kv_cache import KVCache
-from .levels import GroupsRead
+from .levels import Levels, levels_of
 from .memory import Storage
 from .packed_matrix import Matrix
 from .target import Target
 from .weight_layout import WeightLayout
 
 Scalar = Literal["tokens", "position"] | Const | Level
-Operand = Storage | Scalar
+
+
+@dataclass(frozen=True)
+class LevelStorage:
+    """Another storage at each precision level, all of one size."""
+
+    at: tuple[Storage, ...]
+
+
+Operand = Storage | LevelStorage | Scalar
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Program:
     """What the functions of a model share: kernels, weights, caches.
 
     Attributes:
-        groups_read: (n3, n4, ...) at every level for each matrix of nested codes, by its weights.
+        levels: what each precision level reads.
         heads: names of embedding tables and of the last linear's weights.
         unscheduled: what kernels were before they were scheduled, where they come from TVM.
         functions: the lowering of each function, once it is done.
@@ -63,7 +72,7 @@ class Program:
 
     target: Target
     options: Options
-    groups_read: GroupsRead = field(default_factory=dict)
+    levels: Levels = field(default_factory=lambda: levels_of([]))
     heads: frozenset[str] = frozenset()
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     unscheduled: dict[str, tirx.PrimFunc] = field(default_factory=dict)
@@ -211,20 +220,34 @@ class FunctionLowering:
                 arg.used_at(step)
         self.calls.append(KernelCall(self.program.add_kernel(function), tuple(args), note))
 
-    def matrix(self, attrs: dict[str, Any]) -> list[Storage]:
-        """The packed arrays of a fused linear's weights."""
-        return self.program.weights.matrix(
-            Matrix(
-                tuple(attrs["weights"]),
-                tuple(attrs["out_features"]),
-                attrs["in_features"],
-                WeightFormat.parse(attrs["format"]),
-                attrs["transposed"],
-                bool(attrs["gate"]),
-                attrs["order"],
-                bool(attrs["codes"]),
-            )
+    def matrix(self, attrs: dict[str, Any]) -> list[Storage | LevelStorage]:
+        """The packed arrays of a fused linear's weights, scales of the level's reading."""
+        matrix = Matrix(
+            tuple(attrs["weights"]),
+            tuple(attrs["out_features"]),
+            attrs["in_features"],
+            WeightFormat.parse(attrs["format"]),
+            attrs["transposed"],
+            bool(attrs["gate"]),
+            attrs["order"],
+            bool(attrs["codes"]),
         )
+        names = [array.name for array in matrix.arrays]
+        places = dict(zip(names, self.program.weights.matrix(matrix), strict=True))
+        readings = self.program.levels.readings.get(matrix.names, ())
+        operands: dict[str, Storage | LevelStorage] = dict(places)
+        for name in matrix.format.scale_names() if readings else ():
+            for reading in range(1, matrix.format.reading_count):
+                del operands[at_reading(name, reading)]
+            operands[name] = LevelStorage(tuple(places[at_reading(name, r)] for r in readings))
+        return list(operands.values())
+
+    def vector_at_levels(self, names: Sequence[str], size: int) -> Storage | LevelStorage:
+        """A float32 vector that is another one at each reading, or one for all."""
+        places = [self.program.weights.vector([name], [size]) for name in names]
+        if len(places) == 1:
+            return places[0]
+        return LevelStorage(tuple(places[reading] for reading in self.program.levels.norms))
 
     def bias(self, attrs: dict[str, Any]) -> list[Storage]:
         """The concatenated bias of a fused linear, nothing when there is none."""
@@ -239,7 +262,7 @@ class FunctionLowering:
         fmt = WeightFormat.parse(attrs["format"])
         if not fmt.nested:
             return []
-        bounds = zip(*self.program.groups_read[tuple(attrs["weights"])], strict=True)
+        bounds = zip(*self.program.levels.groups[tuple(attrs["weights"])], strict=True)
         stored = fmt.plane_groups(attrs["in_features"])
         slots = [Const(fmt.slots)] if fmt.slots else []
         return [*map(Level, bounds), *map(Const, stored), *slots]

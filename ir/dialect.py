@@ -9,6 +9,9 @@ or quantized activations) is channel order[k] of the model. No name is the model
 `codes` says where a matrix's codes are: nowhere yet (""), so that packing rounds it to nearest, or
 in the calibration's code store, where they were made for this very format ("calibrated"), perhaps
 with scales that were moved afterwards ("tuned").
+
+`lower_weights` of a norm take the place of its weight where matrices are read at their second or
+third reading; where there are none, the weight is the same at every reading.
 """
 
 from __future__ import annotations
@@ -96,8 +99,8 @@ def _stacked(types: list[Any], attrs: Attrs) -> Any:
 NORMS = ("rms_norm", "layer_norm")
 """Ops whose weights multiply each channel."""
 
-NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0}  # no weight is zeros
-LAYER_NORM: Attrs = {"weight": str, "bias": "", "eps": float, "offset": 0.0}
+NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0, "lower_weights": []}
+LAYER_NORM: Attrs = {**NORM, "bias": ""}  # no weight, or no bias, is zeros
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
 CACHED: Attrs = {**ATTENTION, "cache_bits": 0}  # of CACHE_DTYPES; 0 is what the target likes best

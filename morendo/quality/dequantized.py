@@ -7,10 +7,11 @@ of its kernels (8-bit activations, mostly).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,26 @@ from numpy.typing import NDArray
 from morendo.codegen.packed_matrix import Matrix
 from morendo.ir.derived_weights import untuned_name
 from morendo.ir.errors import ArtifactError, InputError
-from morendo.ir.formats import WeightFormat
-from morendo.ir.plan import Level, Plan
+from morendo.ir.formats import Array, WeightFormat, at_reading
+from morendo.ir.plan import Level, Plan, Step, tensor_index
 from morendo.ir.reference import dequantize, unpack, unpack_quantized
 from morendo.ir.weight_views import parse_view
 from morendo.runtime.artifact import WEIGHT_LIST, WEIGHTS, read_plan, read_weight_list
 
 _ROWS = 4096  # of a matrix at a time: numpy computes in float64
 Bounds = tuple[int, ...] | None  # (n3, n4, ...); None reads all bits
+
+
+class Read(NamedTuple):
+    """How a matrix is read.
+
+    Attributes:
+        bounds: (n3, n4, ...); None reads all bits.
+        reading: whose scales are used.
+    """
+
+    bounds: Bounds = None
+    reading: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,14 +49,14 @@ class StoredMatrix:
         matrix: what lies there.
         offsets: bytes from the start of the file, one for each array of the format.
         order: where the order of its channels starts, None when it is the model's.
-        linear: (n3, n4, ...) at every level where a linear reads it, () where none does.
+        linear: how a linear reads it at every level, () where none does.
         embedding: whether rows of it are embeddings; those are always read with all bits.
     """
 
     matrix: Matrix
     offsets: tuple[int, ...]
     order: int | None
-    linear: tuple[Bounds, ...]
+    linear: tuple[Read, ...]
     embedding: bool
 
 
@@ -95,17 +108,32 @@ def _stored(entry: dict[str, Any], uses: dict[int, list[_Use]]) -> StoredMatrix:
     if len(offsets) != len(matrix.arrays):
         raise ValueError(f"{len(offsets)} offsets of {len(matrix.arrays)} arrays")
     found = uses[offsets[0]]
-    linear = next((use.bounds for use in found if not use.embedding), ())
+    use = next((use for use in found if not use.embedding), None)
     embedding = any(use.embedding for use in found)
+    linear = () if use is None else tuple(_reads(use, matrix.format, matrix.arrays, offsets))
     return StoredMatrix(matrix, offsets, entry["order"], linear, embedding)
+
+
+def _reads(
+    use: _Use, fmt: WeightFormat, arrays: tuple[Array, ...], offsets: tuple[int, ...]
+) -> Iterator[Read]:
+    """How a linear reads a matrix at every level."""
+    places = {array.name: offset for array, offset in zip(arrays, offsets, strict=True)}
+    row_scales = [places.get(at_reading("row_scale", r)) for r in range(fmt.reading_count)]
+    for bounds, tensors in zip(use.bounds, use.tensors, strict=True):
+        reading = next((r for r, place in enumerate(row_scales) if place in tensors), 0)
+        yield Read(bounds, reading)
 
 
 @dataclass(frozen=True)
 class _Use:
-    """How a step reads a matrix: (n3, n4, ...) at every level, or rows of it as embeddings."""
+    """How a step reads a matrix: rows of it as embeddings, or (n3, n4, ...) at every level and the
+    offsets of its tensors in weights.bin.
+    """
 
     embedding: bool
     bounds: tuple[Bounds, ...]
+    tensors: tuple[set[int], ...]
 
 
 def _uses(plan: Plan) -> dict[int, list[_Use]]:
@@ -114,11 +142,18 @@ def _uses(plan: Plan) -> dict[int, list[_Use]]:
     for step in plan.functions["score"]:
         levels = [arg.values for arg in step.args if isinstance(arg, Level)]
         bounds = tuple(zip(*levels, strict=True)) if levels else (None,) * plan.levels
-        use = _Use(plan.kernels[step.kernel].startswith("embedding"), bounds)
-        for arg in step.args:
-            if isinstance(arg, int) and plan.tensors[arg].space == "weights":
-                uses.setdefault(plan.tensors[arg].offset, []).append(use)
+        tensors = tuple(_weights_of(plan, step, level) for level in range(plan.levels))
+        use = _Use(plan.kernels[step.kernel].startswith("embedding"), bounds, tensors)
+        for offset in tensors[0]:
+            uses.setdefault(offset, []).append(use)
     return uses
+
+
+def _weights_of(plan: Plan, step: Step, level: int) -> set[int]:
+    """Offsets of what a step takes of weights.bin."""
+    indexes = (tensor_index(arg, level) for arg in step.args)
+    tensors = (plan.tensors[index] for index in indexes if index is not None)
+    return {tensor.offset for tensor in tensors if tensor.space == "weights"}
 
 
 class DequantizedWeights:
@@ -164,12 +199,12 @@ class DequantizedWeights:
         for stored, index in self._places.get(name, []):
             if (embedding and not stored.embedding) or (not embedding and not stored.linear):
                 continue
-            bounds = None if embedding else stored.linear[level]
-            part = self._unpacked(stored, bounds)[index]
+            read = Read() if embedding else stored.linear[level]
+            part = self._unpacked(stored, read)[index]
             value = _put(value, part, stored.matrix.names[index])
         return value
 
-    def _unpack(self, stored: StoredMatrix, bounds: Bounds) -> list[NDArray[np.float32]]:
+    def _unpack(self, stored: StoredMatrix, read: Read) -> list[NDArray[np.float32]]:
         """The float32 weights of one matrix, one for each of its names."""
         matrix, arrays = stored.matrix, {}
         for array, offset in zip(matrix.arrays, stored.offsets, strict=True):
@@ -181,7 +216,7 @@ class DequantizedWeights:
         parts = []
         for start in range(0, matrix.packed_rows, _ROWS):
             some = q.rows(start, start + _ROWS)
-            parts.append(dequantize(some, matrix.format, matrix.columns, bounds))
+            parts.append(dequantize(some, matrix.format, matrix.columns, *read))
         return matrix.split(np.concatenate(parts), self._order(stored))
 
     def _order(self, stored: StoredMatrix) -> NDArray[np.uint16] | None:
