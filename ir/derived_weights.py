@@ -9,14 +9,16 @@ import numpy as np
 _TUNED = ".tuned"
 
 
-def tuned_name(name: str) -> str:
-    """The name of a vector's values after tuning."""
-    return name + _TUNED
+def tuned_name(name: str, reading: int = 0) -> str:
+    """The name of a vector's values after tuning, for one reading of the matrices."""
+    return f"{name}{_TUNED}{reading or ''}"
 
 
-def untuned_name(name: str) -> str | None:
-    """The name of what was tuned; None when `name` is not that of tuned values."""
-    return name.removesuffix(_TUNED) if name.endswith(_TUNED) else None
+def untuned_name(name: str) -> tuple[str, int] | None:
+    """The name of what was tuned, and for which reading; None when these are no tuned values."""
+    original, mark, reading = name.rpartition(_TUNED)
+    known = mark and (reading.isdecimal() or not reading)
+    return (original, int(reading or 0)) if known else None
 
 
 class Weights(Protocol):

@@ -208,6 +208,11 @@ class WeightFormat:
         """What a kernel reads at a time: one set of scales."""
         return replace(self, readings=())
 
+    def alone(self, in_features: int, reading: int) -> WeightFormat:
+        """One reading as the format of a matrix with no other."""
+        planes = self.bounds(in_features, reading) if self.nested else None
+        return replace(self, readings=(), planes=planes) if self.readings else self
+
     @property
     def of_kernel(self) -> WeightFormat:
         """What the code of a kernel depends on: counts and readings are run-time arguments."""

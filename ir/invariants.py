@@ -22,6 +22,11 @@ CALIBRATED, TUNED = "calibrated", "tuned"
 """Values of the attribute `codes`."""
 
 
+def tuned_mark(reading: int) -> str:
+    """The name of the figure that marks codes whose scales for a reading are tuned."""
+    return f"{TUNED}{reading or ''}"
+
+
 @dataclass(frozen=True)
 class Invariant:
     """What may be true of a module.

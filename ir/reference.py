@@ -74,6 +74,11 @@ class Quantized:
         """The codes with the scales of one reading alone."""
         return Quantized(self.codes, *self.readings[reading], self.outliers)
 
+    def with_reading(self, reading: int, scales: Scales) -> Quantized:
+        """The same with other scales of one reading."""
+        first, *lower = (scales if r == reading else s for r, s in enumerate(self.readings))
+        return Quantized(self.codes, *first, self.outliers, tuple(lower))
+
     @classmethod
     def stacked(cls, parts: Sequence[Quantized]) -> Quantized:
         """The rows of all parts, in order; all parts have outliers or none has."""

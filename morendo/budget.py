@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from morendo.ir.errors import InputError
-from morendo.ir.formats import format_for_bits
+from morendo.ir.formats import check_readings, format_for_bits
 
 GROUP_SIZE = 32
 BITS_FOR_FINE_SCALES = 4.5
@@ -33,6 +33,7 @@ class Budget:
         group_size: input channels that share a scale.
         embedding_bits: of the table of tokens and the output head where weights are no floats.
             AUTO is the default of a size, which counts them anyway.
+        readings: bits of each reading that 4-bit codes are made for, falling; () for one.
     """
 
     bits: int | str
@@ -40,6 +41,7 @@ class Budget:
     size_mb: float
     group_size: int
     embedding_bits: int | str = 8
+    readings: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class Budget:
         size_mb: float | None,
         group_size: int | None,
         embedding_bits: int | str | None = None,
+        readings: str | Sequence[int] | None = None,
     ) -> Budget:
         """Check that the options go together.
 
@@ -80,7 +83,10 @@ class Budget:
                 hint="give --average-bits or --size, or a number of bits",
             )
         chosen = embedding_bits or (AUTO if size_mb else 8)
-        return cls(bits, average_bits or 0.0, size_mb or 0.0, size, chosen)
+        several = () if readings is None else parse_readings(readings)
+        if several and str(bits) != "4":
+            raise InputError(f"only 4-bit codes have several readings (got bits {bits!r})")
+        return cls(bits, average_bits or 0.0, size_mb or 0.0, size, chosen, several)
 
     @property
     def limited(self) -> bool:
@@ -89,11 +95,13 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16."""
+        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit."""
         if self.average_bits:
             return f"{_plain(self.average_bits)}bit"
         if self.size_mb:
             return f"{_plain(self.size_mb)}MB"
+        if self.readings:
+            return f"{'-'.join(map(str, self.readings))}bit"
         return f"{self.bits}{'bit' if str(self.bits).isdigit() else ''}"
 
     def texts(self, calibrate: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
@@ -103,6 +111,11 @@ class Budget:
             InputError: for text where weights stay floats.
         """
         if calibrate is None:
+            if self.readings and not self.limited:
+                raise InputError(
+                    "codes are made for several readings by a text, rounding to nearest has one",
+                    hint="give --calibrate self or --calibrate FILE",
+                )
             return [DEFAULT_TEXT] if self.limited else []
         if not format_for_bits(self.bits, self.group_size).quantized:
             raise InputError(
@@ -117,7 +130,7 @@ class Budget:
         Args:
             calibrated: whether there is text.
             tuning_steps: of tune-scales; by default its own number under a budget below
-                `BITS_WITHOUT_TUNING`, else none.
+                `BITS_WITHOUT_TUNING` and for readings below it, else none.
 
         Raises:
             InputError: for tuning without text.
@@ -130,6 +143,8 @@ class Budget:
         heads = self.embedding_bits == AUTO
         if self.embedding_bits != 8:
             formats += f",head_bits={6 if heads else self.embedding_bits}"
+        if self.readings:
+            formats += f",readings={''.join(map(str, self.readings))}"
         steps = ["normalize", f"quantize-weights{{{formats}}}"]
         if self.limited:
             limit = (
@@ -143,12 +158,29 @@ class Budget:
             steps.append("calibrate-weights")
         if tuning_steps:
             steps.append(f"tune-scales{{steps={tuning_steps}}}")
-        elif calibrated and tuning_steps is None and self.size_mb:
+        elif calibrated and tuning_steps is None and (self.size_mb or self.readings):
             steps.append(f"tune-scales{{below_bits={BITS_WITHOUT_TUNING:g}}}")
         elif calibrated and tuning_steps is None and 0 < self.average_bits < BITS_WITHOUT_TUNING:
             steps.append("tune-scales")
         steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
         return ",".join(steps)
+
+
+def parse_readings(readings: str | Sequence[int]) -> tuple[int, ...]:
+    """The bits of each reading of a text such as 4,3 or of numbers.
+
+    Raises:
+        InputError: when they are not two or three falling numbers from 4 to 2.
+    """
+    given = readings.split(",") if isinstance(readings, str) else readings
+    try:
+        found = tuple(int(each) for each in given)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"readings are numbers of bits (got {readings!r})", hint="such as 4,3 or 4,3,2"
+        ) from None
+    check_readings(found)
+    return found
 
 
 def _plain(value: float) -> str:

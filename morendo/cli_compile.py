@@ -38,6 +38,7 @@ examples:
   morendo compile ./model --calibrate book.txt             round by what the text needs
   morendo compile ./model --average-bits 2.9               2, 3 or 4 bits where they matter
   morendo compile ./model --size 90MB                      as good as fits into 90 MB
+  morendo compile ./model --readings 4,3 --calibrate self  good with 4 bits and with 3, by --level
   morendo compile ./model --target x86-64-v3               for every CPU of that level
   morendo compile ./model --check                          first see that it is the same model
   morendo compile ./model --dump-ir ir                     ir/ shows what every pass did
@@ -138,6 +139,14 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         "under --size auto); below 8 lower levels read less of them, 4 want a text",
     )
     parser.add_argument(
+        "--readings",
+        metavar="BITS,BITS",
+        help="make the codes for several levels (morendo run --level): 4,3 can be read with 4 bits "
+        "and with 3, 4,3,2 with 2 as well, 3,2 has no fourth bit; every reading comes close to "
+        "codes made for it alone; each but the first takes 0.25 bits more in the file, and half as "
+        "long again to calibrate (default: one reading; lower levels are then much worse)",
+    )
+    parser.add_argument(
         "--calibrate",
         metavar="TEXT",
         action="append",
@@ -192,7 +201,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         key: value
         for key in (
-            "out", "average_bits", "group_size", "embedding_bits", "cache_bits", "calibrate",
+            "out", "average_bits", "group_size", "embedding_bits", "readings", "cache_bits",
+            "calibrate",
             "calibration_windows",
             "tuning_steps", "context", "chunk", "dump_ir", "passes",
         )

@@ -61,6 +61,7 @@ def compile(
     size_mb: float | None = None,
     group_size: int | None = None,
     embedding_bits: int | str | None = None,
+    readings: str | Sequence[int] | None = None,
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
     cache_bits: int | None = None,
@@ -85,6 +86,9 @@ def compile(
         group_size: input channels that share a scale, 32, 64 or 128; by default 32.
         embedding_bits: of the table of tokens and the output head, 8, 6, 5 or 4, or "auto": 4 to 6,
             as the budget gives them, which then counts them. By default 8, under a size "auto".
+        readings: bits that 4-bit codes are made to be read with, falling, such as "4,3" or
+            (4, 3, 2): every reading is a precision level, with scales of its own. By default codes
+            are made for all bits that they have.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
         cache_bits: of keys and values, 32, 16 or 8; with 8, attention computes with integers. By
@@ -113,10 +117,11 @@ def compile(
     _check_types(locals())  # the arguments as they are given
     progress = progress or Progress()
     machine = find_target(target).prepared()
-    budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits)
+    budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits, readings)
     texts = budget.texts(calibrate)
     if passes is not None:
-        _check_alone(tuning_steps, average_bits, size_mb, group_size, embedding_bits, cache_bits)
+        given = (tuning_steps, average_bits, size_mb, group_size, embedding_bits, cache_bits)
+        _check_alone(*given, readings)
     spec = budget.passes(bool(texts), tuning_steps)
     recipe = _recipe(machine, spec, passes, cache_bits or 0)
     _check_calibrated(recipe, texts, calibration_windows)
@@ -198,11 +203,12 @@ def _recipe(machine: Target, default: str, given: str | None, cache_bits: int) -
     ]
 
 
-def _check_alone(*options: float | str | None) -> None:
+def _check_alone(*options: object) -> None:
     """Refuse options that only the default passes heed.
 
     Args:
-        options: tuning steps, average bits, size, group size, embedding bits and cache bits.
+        options: tuning steps, average bits, size, group size, embedding bits, cache bits and
+            readings.
     """
     spellings = (
         "tune-scales{steps=N}",
@@ -211,12 +217,13 @@ def _check_alone(*options: float | str | None) -> None:
         "quantize-weights{group_size=N}",
         "quantize-weights{head_bits=N}",
         "specialize-phases{cache_bits=N}",
+        "quantize-weights{readings=43}",
     )
     given = [s for s, value in zip(spellings, options, strict=True) if value is not None]
     if given:
         raise InputError(
-            "give passes, or a budget, a group size, embedding bits, cache bits or tuning steps, "
-            "not both",
+            "give passes, or a budget, a group size, embedding bits, cache bits, readings or "
+            "tuning steps, not both",
             hint=f"write {', '.join(given)} in --passes",
         )
 

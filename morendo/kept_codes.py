@@ -23,7 +23,7 @@ from morendo.ir.reference import ROWS
 from morendo.runtime.lock import locked
 
 _KEY = "morendo-calibration.key"  # no folder of something else has such a file
-_VERSION = 3  # of what is kept
+_VERSION = 4  # of what is kept
 _MATRICES = 8  # read for the key
 
 

@@ -13,7 +13,7 @@ from morendo.ir.derived_weights import DerivedWeights, tuned_name
 from morendo.ir.dialect import NORMS, attrs_of, call, op_name
 from morendo.ir.errors import InputError
 from morendo.ir.formats import WeightFormat
-from morendo.ir.invariants import TUNED, calls
+from morendo.ir.invariants import TUNED, calls, readings_of, tuned_mark
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass, needed_calibration
@@ -39,7 +39,9 @@ class TuneScales(Pass):
     processor is faster with it. Does not fire on a model whose float weights take more than
     `memory_mb` megabytes (in all it needs twice as much, and one to two gigabytes for activations),
     whose nested codes have `below_bits` or more on average, with scales and all, or with ops that
-    have no gradient here; matrices without codes are used as they will be packed.
+    have no gradient here; matrices without codes are used as they will be packed. Codes made for
+    several readings are tuned at each that has less than `below_bits`: its scales, and norms of
+    its own.
 
     Source: end-to-end training of quantization parameters of EfficientQAT, arXiv 2407.11062.
     """
@@ -68,40 +70,55 @@ class TuneScales(Pass):
                 hint="steps and learning_rate are positive",
             )
         calibration, weights = needed_calibration(self.name, context)
-        bits = _nested_bits(module)
+        count = max(len(readings_of(module)), 1)
+        wanted = [r for r in range(count) if self._has_room(module, r, context)]
+        linears = [attrs_of(value) for name, value in calls(module) if name == "linear"]
+        for reading in wanted:
+            mark = tuned_mark(reading)
+            before = sum(mark in _figures(attrs, calibration.codes) for attrs in linears)
+            if before:  # by an earlier try: all of one reading are kept, or none
+                context.report.count("matrices tuned before", before)
+            elif not self._tune(module, reading, context):
+                break
+        return _with_tuned(module, weights, calibration.codes, count)
+
+    def _has_room(self, module: tvm.IRModule, reading: int, context: Context) -> bool:
+        """Whether a reading has few enough bits."""
+        bits = _nested_bits(module, reading)
         if bits >= self.below_bits:
             why = f"nested codes have {bits:.2f} bits, below_bits is {self.below_bits:g}"
-            context.report.missed("main", why)
-            return module
+            context.report.missed(_place(module, reading), why)
+        return bits < self.below_bits
+
+    def _tune(self, module: tvm.IRModule, reading: int, context: Context) -> bool:
+        """Tune one reading; false where the model cannot be tuned at all."""
         # torch takes seconds to import: not before it is needed
         from .calibration.torch_ops import TorchFunction
         from .calibration.tuner import Tuner
 
-        linears = [attrs_of(value) for name, value in calls(module) if name == "linear"]
-        before = sum(TUNED in _figures(attrs, calibration.codes) for attrs in linears)
-        if before:  # by an earlier try: all of one run are kept, or none
-            context.report.count("matrices tuned before", before)
-            return _with_tuned(module, weights, calibration.codes)
+        calibration, weights = needed_calibration(self.name, context)
         function = TorchFunction(module["main"])
         windows = calibration.windows if calibration.tuning is None else calibration.tuning
         why = self._obstacle(module["main"], function.unknown, len(windows))
         if why:
             context.report.missed("main", why)
-            return module
-        tuner = Tuner(function, weights, calibration.codes, self.learning_rate)
-        with calibration.track(self.task, self.steps) as advance:
+            return False
+        tuner = Tuner(function, weights, calibration.codes, self.learning_rate, reading)
+        place = _place(module, reading)
+        task = self.task if place == "main" else f"{self.task} of {place}"
+        with calibration.track(task, self.steps) as advance:
             tuned = tuner.run(windows, calibration.windows, self.steps, advance)
-        context.report.figures["all matrices"] = {
+        context.report.figures["all matrices" if place == "main" else place] = {
             "kl_before": tuned.before,
             "kl_after": tuned.after,
             "steps": self.steps,
         }
         if tuned.better:
             context.report.count("matrices tuned", tuned.matrices)
-            return _with_tuned(module, weights, calibration.codes)
-        worse = f"{tuned.after:.4g} instead of {tuned.before:.4g} nats a token"
-        context.report.missed("main", f"no better on windows held back: {worse}")
-        return module
+        else:
+            worse = f"{tuned.after:.4g} instead of {tuned.before:.4g} nats a token"
+            context.report.missed(place, f"no better on windows held back: {worse}")
+        return True
 
     def _obstacle(self, function: relax.Function, unknown: list[str], windows: int) -> str:
         """Why the function is left alone; "" when it is not."""
@@ -115,32 +132,50 @@ class TuneScales(Pass):
         return ""
 
 
-def _with_tuned(module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore) -> tvm.IRModule:
-    """Linears marked, and norms with the weights that were tuned."""
+def _place(module: tvm.IRModule, reading: int) -> str:
+    """What is tuned, for messages."""
+    readings = readings_of(module)
+    return f"the reading of {readings[reading]} bits" if readings else "main"
+
+
+def _with_tuned(
+    module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore, readings: int
+) -> tvm.IRModule:
+    """Linears marked, and norms with the weights that were tuned for each reading."""
+    marks = {tuned_mark(reading) for reading in range(readings)}
+
+    def tuned(name: str, reading: int) -> str:
+        values = codes.vector(tuned_name(name, reading)) if name else None
+        if values is None:
+            return name
+        weights.put(tuned_name(name, reading), values)
+        return tuned_name(name, reading)
 
     def visit(_: Any, var: relax.Var, value: Any) -> Any:
         name, attrs = op_name(value), attrs_of(value) if op_name(value) else {}
-        if name == "linear" and TUNED in _figures(attrs, codes):
+        if name == "linear" and not marks.isdisjoint(_figures(attrs, codes)):
             return call(name, *value.args, **{**attrs, "codes": TUNED})
         if name not in NORMS:
             return value
-        tuned = codes.vector(attrs["weight"])
-        if tuned is None:
+        first, *lower = (tuned(attrs["weight"], reading) for reading in range(readings))
+        if {first, *lower} == {attrs["weight"]}:
             return value
-        derived = tuned_name(attrs["weight"])
-        weights.put(derived, tuned)
-        return call(name, *value.args, **{**attrs, "weight": derived})
+        return call(name, *value.args, **{**attrs, "weight": first, "lower_weights": lower})
 
     return map_functions(module, visit)
 
 
-def _nested_bits(module: tvm.IRModule) -> float:
-    """Bits that a weight in nested codes takes, with scales and all but orders; 0 without any."""
+def _nested_bits(module: tvm.IRModule, reading: int) -> float:
+    """Bits of a weight in nested codes that a reading reads, with scales and all but orders; 0
+    without any.
+    """
     nbytes, weights, wanted = 0, 0, promotable_in(module)
     for attrs in (attrs_of(value) for name, value in calls(module) if name == "linear"):
-        fmt, rows, columns = attrs["format"], attrs["out_features"], attrs["in_features"]
+        rows, columns = attrs["out_features"], attrs["in_features"]
         if wanted(attrs):
-            nbytes += WeightFormat.parse(fmt).nbytes(rows, columns)
+            fmt = WeightFormat.parse(attrs["format"])
+            bounds = fmt.bounds(columns, min(reading, fmt.reading_count - 1))
+            nbytes += fmt.bytes_read(rows, columns, bounds)
             weights += rows * columns
     return 8 * nbytes / weights if weights else 0.0
 

@@ -74,16 +74,18 @@ def read_matrices(artifact: Path) -> list[StoredMatrix]:
         raise _malformed(artifact, error) from None
 
 
-def _tuned_vectors(artifact: Path) -> dict[str, tuple[int, int]]:
-    """(offset, size) of vectors that were tuned, by the names in the checkpoint."""
-    found = {}
+def _tuned_vectors(artifact: Path) -> dict[str, list[tuple[int, int]]]:
+    """(offset, size) of vectors that were tuned, perhaps for several readings, by the names in the
+    checkpoint.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
     try:
         for entry in read_weight_list(artifact)["vectors"]:
             offset = entry["offset"]
             for name, size in zip(entry["names"], entry["sizes"], strict=True):
                 original = untuned_name(name)
                 if original is not None:
-                    found[original] = offset, size
+                    found.setdefault(original[0], []).append((offset, size))
                 offset += 4 * size
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed(artifact, error) from None
@@ -149,6 +151,15 @@ def _uses(plan: Plan) -> dict[int, list[_Use]]:
     return uses
 
 
+def _read_at_levels(plan: Plan) -> list[set[int]]:
+    """Offsets of all that is read of weights.bin at each level."""
+    steps = plan.functions["score"]
+    return [
+        set().union(*(_weights_of(plan, step, level) for step in steps))
+        for level in range(plan.levels)
+    ]
+
+
 def _weights_of(plan: Plan, step: Step, level: int) -> set[int]:
     """Offsets of what a step takes of weights.bin."""
     indexes = (tensor_index(arg, level) for arg in step.args)
@@ -175,6 +186,7 @@ class DequantizedWeights:
                 view = parse_view(name)
                 self._places[view.base if view else name].append((stored, index))
         self._vectors = _tuned_vectors(artifact)
+        self._read_at = _read_at_levels(read_plan(artifact))
         self.names = {*self._places, *self._vectors}
         self._unpacked = lru_cache(maxsize=1)(self._unpack)  # q, k, v come one after another
 
@@ -192,9 +204,9 @@ class DequantizedWeights:
         Raises:
             InputError: when the artifact's weight has another shape.
         """
-        if name in self._vectors:
-            offset, size = self._vectors[name]
-            return _put(original, self._piece(offset, "float32", (size,)), name)
+        for offset, size in self._vectors.get(name, ()):
+            if offset in self._read_at[level]:
+                return _put(original, self._piece(offset, "float32", (size,)), name)
         value = original
         for stored, index in self._places.get(name, []):
             if (embedding and not stored.embedding) or (not embedding and not stored.linear):

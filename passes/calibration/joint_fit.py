@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from .fit import Grid, GroupFit, fit_group, nearest
 ROUNDS = 2  # of codes chosen and scales fitted
 RUNGS = 2
 """Scales that are tried on either side of the one that least squares find."""
+_CACHED = 1 << 17  # numbers
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,33 @@ class CodeTable:
 
     def choose(self, wanted: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
         """The codes of least weighted error, int64 [N] for one column [N] in each reading."""
+        return self._least(wanted, weights)[1]
+
+    def choose_all(self, targets: Sequence[Target]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes float32 [g, N] of all columns as they are, and the error [N] that they leave.
+
+        So many columns at once as fit a cache: a small operation costs more to start than to do.
+        """
+        count, rows = targets[0].columns.shape
+        at_once = max(_CACHED // (len(self.tables[0]) * rows), 1)
+        codes, total = torch.empty(count, rows), torch.zeros(rows)
+        for start in range(0, count, at_once):
+            part = slice(start, start + at_once)
+            wanted = [target.columns[part] for target in targets]
+            weights = [target.importance[part, None] for target in targets]
+            costs, codes[part] = self._least(wanted, weights)
+            total += costs.sum(0)
+        return codes, total
+
+    def _least(
+        self, wanted: Sequence[torch.Tensor], weights: Sequence[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The least weighted error and its code for each of [..., N] in each reading."""
         cost = torch.zeros(1)
-        for table, column, weight in zip(self.tables, wanted, weights, strict=True):
-            cost = (table - column).square_().mul_(weight).add_(cost)
-        return cost.argmin(0)
+        for table, columns, weight in zip(self.tables, wanted, weights, strict=True):
+            values = table if columns.ndim == 1 else table[:, None]
+            cost = (values - columns).square_().mul_(weight).add_(cost)
+        return cost.min(0)
 
     def values(self, codes: torch.Tensor) -> list[torch.Tensor]:
         """What codes int64 [N] mean in each reading."""
@@ -80,7 +105,7 @@ def fit_jointly(targets: Sequence[Target]) -> list[GroupFit]:
     least = torch.zeros(1)
     for lead in _leads(targets):
         fits = _improved(_aligned(targets, lead), targets)
-        _, error = _chosen(fits, targets)
+        _, error = CodeTable(fits).choose_all(targets)
         if best:
             better = error < least
             fits = [fit.where(better, old) for fit, old in zip(fits, best, strict=True)]
@@ -117,25 +142,11 @@ def _with_middle(target: Target, code: torch.Tensor, middle: torch.Tensor) -> Gr
 
 def _improved(fits: list[GroupFit], targets: Sequence[Target]) -> list[GroupFit]:
     for _ in range(ROUNDS):
-        codes, _ = _chosen(fits, targets)
-        cut = CodeTable(fits).cut(codes.float())
+        table = CodeTable(fits)
+        codes, _ = table.choose_all(targets)
+        cut = table.cut(codes)
         fits = [refit(f, t, c) for f, t, c in zip(fits, targets, cut, strict=True)]
     return fits
-
-
-def _chosen(
-    fits: Sequence[GroupFit], targets: Sequence[Target]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes int64 [g, N] of all columns as they are, and the error [N] that they leave."""
-    table, codes = CodeTable(fits), []
-    total = torch.zeros(targets[0].columns.shape[1])
-    for i in range(len(targets[0].columns)):
-        wanted = [target.columns[i] for target in targets]
-        weights = [float(target.importance[i]) for target in targets]
-        codes.append(table.choose(wanted, weights))
-        for value, column, weight in zip(table.values(codes[-1]), wanted, weights, strict=True):
-            total += weight * (value - column).square_()
-    return torch.stack(codes), total
 
 
 def refit(fit: GroupFit, target: Target, codes: torch.Tensor) -> GroupFit:

@@ -18,10 +18,11 @@ from torch.nn import functional
 from tvm import relax
 
 from morendo.ir.code_store import CodeStore
+from morendo.ir.derived_weights import tuned_name
 from morendo.ir.dialect import NORMS, attrs_of, op_name
 from morendo.ir.evaluate_dialect import formatted
 from morendo.ir.formats import WeightFormat
-from morendo.ir.invariants import TUNED
+from morendo.ir.invariants import tuned_mark
 from morendo.ir.reference import ROWS, Quantized, check_finite, dequantize
 from morendo.ir.text import bindings_of
 
@@ -107,6 +108,7 @@ class TunedWeights(FloatWeights):
         codes: of matrices; those that are not in it are rounded to nearest.
         norms: names of vectors that are tuned too.
         fixed: names of matrices whose scales stay as they are.
+        reading: of the matrices that have several.
 
     Attributes:
         tuned: matrices with codes.
@@ -119,9 +121,10 @@ class TunedWeights(FloatWeights):
         codes: CodeStore,
         norms: Iterable[str],
         fixed: Container[str] = (),
+        reading: int = 0,
     ) -> None:
         super().__init__(floats.weights, floats.dtype)
-        self.floats, self.codes, self.fixed = floats, codes, fixed
+        self.floats, self.codes, self.fixed, self.reading = floats, codes, fixed, reading
         self._kept_codes: dict[str, Quantized] = {}
         self.tuned: dict[tuple[str, WeightFormat], TunedMatrix | TunedRows] = {}
         self.growths = {n: torch.zeros_like(floats.get(n), requires_grad=True) for n in norms}
@@ -164,11 +167,14 @@ class TunedWeights(FloatWeights):
                 return super().linear(attrs, x)
             order = self.weights.get(attrs["order"]) if attrs["order"] else None
             kind = TunedRows if key[1].compact else TunedMatrix
-            self.tuned[key] = kind(codes, key[1], order, self.dtype)
+            fmt = key[1].alone(attrs["in_features"], self.reading)
+            self.tuned[key] = kind(codes.at(self.reading), fmt, order, self.dtype)
         return self.tuned[key](x) if key in self.tuned else super().linear(attrs, x)
 
     def _is_tuned(self, attrs: Attrs) -> bool:
-        return bool(attrs["codes"]) and attrs["weight"] not in self.fixed
+        """Whether it has codes, and scales that no earlier reading has tuned."""
+        own = WeightFormat.parse(attrs["format"]).reading_count > self.reading
+        return bool(attrs["codes"]) and own and attrs["weight"] not in self.fixed
 
     def _rows_of(self, attrs: Attrs, rows: slice) -> np.ndarray:
         """By its codes, or rounded to nearest in the order in which it is stored."""
@@ -176,7 +182,8 @@ class TunedWeights(FloatWeights):
         if attrs["codes"]:
             fmt = WeightFormat.parse(attrs["format"])
             part = self._codes(attrs).rows(rows.start, rows.stop)
-            rounded = dequantize(part, fmt, attrs["in_features"])
+            at = min(self.reading, fmt.reading_count - 1)
+            rounded = dequantize(part, fmt, attrs["in_features"], at=at)
         else:
             rounded = formatted(super()._rows_of(attrs, rows)[:, order], attrs["format"])
         return rounded[:, np.argsort(order)]
@@ -210,16 +217,23 @@ class Tuner:
         codes: of its matrices; at the end of a run that helped, scales and zeros are replaced and
             norms kept.
         learning_rate: of Adam, at its peak.
+        reading: whose scales are tuned, of matrices that have several.
     """
 
     def __init__(
-        self, function: TorchFunction, weights: Weights, codes: CodeStore, learning_rate: float
+        self,
+        function: TorchFunction,
+        weights: Weights,
+        codes: CodeStore,
+        learning_rate: float,
+        reading: int = 0,
     ) -> None:
         self.function, self.codes, self.learning_rate = function, codes, learning_rate
+        self.reading = reading
         self.vocabulary = int(function.function.body.body.ty.shape.values[-1])
         self.floats = FloatWeights(weights, fastest_dtype())
         norms, fixed = norm_weights(function.function), fixed_matrices(function.function)
-        self.student = TunedWeights(self.floats, codes, norms, fixed)
+        self.student = TunedWeights(self.floats, codes, norms, fixed, reading)
 
     def run(
         self, windows: np.ndarray, rounded_by: np.ndarray, steps: int, advance: Callable[[], None]
@@ -247,13 +261,16 @@ class Tuner:
         """All scales and norms, or none: those of one run belong together."""
         with self.codes.replacing() as new:
             for name in self.student.growths:
-                new.put_vector(name, self.student.get(name).detach().numpy())
+                values = self.student.get(name).detach().numpy()
+                new.put_vector(tuned_name(name, self.reading), values)
             for (name, fmt), matrix in self.student.tuned.items():
                 codes = self.codes.get(name, fmt)
                 assert codes is not None, name
                 # marks them for a later try of the same compilation
-                figures = {**(self.codes.figures(name, fmt) or {}), TUNED: 1.0}
-                new.put(name, fmt, matrix.settled(codes), figures)
+                mark = {tuned_mark(self.reading): 1.0}
+                figures = {**(self.codes.figures(name, fmt) or {}), **mark}
+                (scales,) = matrix.settled(codes.at(self.reading)).readings
+                new.put(name, fmt, codes.with_reading(self.reading, scales), figures)
 
     def _steps(self, windows: np.ndarray, advance: Callable[[], None]) -> None:
         optimizer = torch.optim.Adam(self.student.parameters(), betas=(0.9, 0.95))
