@@ -1,0 +1,137 @@
+"""Codes made for several readings through the whole pipeline: every level is good at its bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import morendo
+from morendo.ir.plan import LevelTensor
+from morendo.progress import Progress
+from morendo.quality.dequantized import DequantizedWeights, read_matrices
+from morendo.quality.reference import Reference
+from morendo.runtime.artifact import read_plan
+from morendo.runtime.interpreter import PythonExecutor
+from morendo.runtime.step_cost import decode_bytes
+from tests.calibration.test_streaming import prose
+from tests.e2e.conftest import TINY
+from tests.e2e.quality import kl_divergence, torch_logits
+
+READING_OF_LEVEL = (0, 0, 1, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One made for reading 4, 3 and 2 bits and tuned a little, one made for 4 bits."""
+    folder = tmp_path_factory.mktemp("readings")
+    text = folder / "text.txt"
+    text.write_text(prose(0, 0.05))
+    options = {"calibrate": text, "calibration_windows": 8, "chunk": 32}
+    made = morendo.compile(TINY, out=folder / "three", readings="4,3,2", tuning_steps=2, **options)
+    return {"three": made, "one": morendo.compile(TINY, out=folder / "one", **options)}
+
+
+def test_every_level_computes_what_its_weights_say(artifacts: dict[str, Path]) -> None:
+    ids = np.random.default_rng(0).integers(2, 512, size=45)
+    artifact = artifacts["three"]
+    weights, model = DequantizedWeights(artifact), Reference(TINY, False, Progress())
+    with morendo.load(artifact) as session:
+        assert session.plan.levels == len(READING_OF_LEVEL)
+        for level in range(session.plan.levels):
+            session.set_level(level)
+            want = torch_logits(model.with_weights_of(weights, level), ids)
+            got = session.logits(ids)
+            assert np.linalg.norm(got - want) < 0.03 * np.linalg.norm(want)
+            executor = session.executor
+            executor.set_position(0)
+            executor.prefill(ids[:-1])
+            last = executor.decode(int(ids[-1]))
+            assert np.linalg.norm(last - got[-1]) < 1e-4 * np.abs(got).sum()
+
+
+def test_both_executors_agree_at_every_level(artifacts: dict[str, Path]) -> None:
+    ids = np.random.default_rng(1).integers(2, 512, size=40)
+    with morendo.load(artifacts["three"]) as session:
+        executor = PythonExecutor(artifacts["three"], poison=True)
+        for level in range(session.plan.levels):
+            session.set_level(level)
+            executor.set_position(0)
+            executor.set_level(level)
+            assert np.array_equal(session.logits(ids), executor.score(ids))
+        executor.close()
+
+
+def test_matrices_and_norms_are_read_at_the_reading_of_the_level(
+    artifacts: dict[str, Path],
+) -> None:
+    plan = read_plan(artifacts["three"])
+    matrices = [m for m in read_matrices(artifacts["three"]) if m.matrix.format.readings]
+    assert matrices
+    for stored in matrices:
+        readings = [read.reading for read in stored.linear]
+        assert [readings[level] for level in (0, 2, 4)] == [0, 1, 2]
+        assert readings == sorted(readings)
+        groups = stored.matrix.format.groups(stored.matrix.columns)
+        caps = [[groups * (bits >= 3), groups * (bits >= 4)] for bits in (4, 3, 2)]
+        assert [list(read.bounds or ()) for read in stored.linear] == [caps[r] for r in readings]
+    norms = [step for step in plan.functions["decode"] if "norm" in plan.kernels[step.kernel]]
+    for step in norms:
+        (weight,) = (arg for arg in step.args if isinstance(arg, LevelTensor))
+        assert [weight.indexes.index(i) for i in weight.indexes] == [0, 0, 2, 2, 4]
+
+
+def test_a_level_reads_no_more_than_without_readings(artifacts: dict[str, Path]) -> None:
+    three, one = (read_plan(artifacts[name]) for name in ("three", "one"))
+    for level in (0, 2, 4):
+        assert decode_bytes(three, level) == decode_bytes(one, level)
+
+
+def test_lower_levels_are_much_closer_to_float_than_codes_made_for_all_bits(
+    artifacts: dict[str, Path],
+) -> None:
+    reference = Reference(TINY, False, Progress())
+    with morendo.load(artifacts["one"]) as session:
+        ids = session.tokenizer.encode(prose(0.5, 0.51))[:256]
+    want = torch_logits(reference.model.build(), ids)
+    lost: dict[str, list[float]] = {}
+    for name, artifact in artifacts.items():
+        with morendo.load(artifact) as session:
+            for level in (0, 2, 4):
+                session.set_level(level)
+                lost.setdefault(name, []).append(kl_divergence(want, session.logits(ids)))
+    assert lost["three"][0] < 1.8 * lost["one"][0]
+    assert lost["three"][1] < 0.8 * lost["one"][1]
+    assert lost["three"][2] < 0.8 * lost["one"][2]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"readings": "3,4", "calibrate": "pydoc"}, r"two or three falling .*got 3,4\)"),
+        ({"readings": "4,4", "calibrate": "pydoc"}, r"two or three falling .*got 4,4\)"),
+        ({"readings": "4", "calibrate": "pydoc"}, r"two or three falling .*got 4\)"),
+        ({"readings": (5, 4), "calibrate": "pydoc"}, r"falling numbers of bits from 4 to 2 .*5,4"),
+        ({"readings": "4,3,2,1", "calibrate": "pydoc"}, r"from 4 to 2 \(got 4,3,2,1\)"),
+        ({"readings": "4;3", "calibrate": "pydoc"}, r"readings are numbers of bits \(got '4;3'\)"),
+        ({"readings": 43, "calibrate": "pydoc"}, r"readings are numbers of bits \(got 43\)"),
+        ({"readings": "4,3"}, "made for several readings by a text, rounding to nearest has one"),
+        (
+            {"readings": "4,3", "bits": 8, "calibrate": "pydoc"},
+            r"only 4-bit codes have several readings \(got bits 8\)",
+        ),
+        (
+            {"readings": "4,3", "passes": "normalize", "calibrate": "pydoc"},
+            r"quantize-weights\{readings=43\} in --pass",
+        ),
+        (
+            {"readings": "3,2", "average_bits": 4.2, "calibrate": "pydoc"},
+            r"budget cannot be met \(got 4\.2 bits, the nearest is 3\.",
+        ),
+    ],
+)
+def test_readings_that_cannot_be_are_refused(tmp_path: Path, options: dict, match: str) -> None:
+    with pytest.raises(morendo.MorendoError, match=match):
+        morendo.compile(TINY, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
