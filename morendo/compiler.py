@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morendo.budget import Budget, default_name
-from morendo.calibration import WINDOWS, calibration_text, check_texts
+from morendo.calibration import WINDOWS, calibration_text
 from morendo.chat_check import prepare_tokenizer
 from morendo.codegen.build import lower_module
 from morendo.codegen.dump_program import dump_program
@@ -21,6 +20,7 @@ from morendo.codegen.dump_weights import dump_weights
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
+from morendo.compile_options import check_calibrated, check_given
 from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
@@ -28,13 +28,11 @@ from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
-from morendo.ir.schema import mismatch
 from morendo.ir.text import print_module
 from morendo.kept_codes import calibration_key, kept_codes
 from morendo.manifest import manifest_of
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
-from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.passes.promote_groups import PromoteGroups
 from morendo.passes.specialize_phases import SpecializePhases
@@ -114,17 +112,14 @@ def compile(
         CompileError: for a model that cannot be compiled, or that `check` finds changed.
         ArtifactError: when the artifact cannot be written.
     """
-    _check_types(locals())  # the arguments as they are given
+    check_given(locals())  # the arguments as they are
     progress = progress or Progress()
     machine = find_target(target).prepared()
     budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits, readings)
     texts = budget.texts(calibrate)
-    if passes is not None:
-        given = (tuning_steps, average_bits, size_mb, group_size, embedding_bits, cache_bits)
-        _check_alone(*given, readings)
     spec = budget.passes(bool(texts), tuning_steps)
     recipe = _recipe(machine, spec, passes, cache_bits or 0)
-    _check_calibrated(recipe, texts, calibration_windows)
+    check_calibrated(recipe, texts, calibration_windows)
     out = Path(out or default_name(model, machine.name, budget.label))
     out = out if out.name else out.absolute()  # "." has no name to put others beside
     with ExitStack() as stack:
@@ -156,32 +151,6 @@ def compile(
     return out
 
 
-_NUMBERS = {
-    "chunk": int,
-    "average_bits?": float,
-    "size_mb?": float,
-    "group_size?": int,
-    "embedding_bits?": (int, str),
-    "cache_bits?": int,
-    "context?": int,
-    "calibration_windows?": int,
-    "tuning_steps?": int,
-}
-
-
-def _check_types(given: dict[str, Any]) -> None:
-    """Refuse arguments of `compile` that have another type, before a comparison fails."""
-    wrong = mismatch({k: v for k, v in given.items() if v is not None}, _NUMBERS)
-    if wrong:
-        raise InputError(wrong)
-    for name in ("model", "out", "dump_ir", "passes", "calibrate"):
-        value = given[name]
-        several = name == "calibrate" and isinstance(value, Sequence) and not isinstance(value, str)
-        for item in value if several else [value]:
-            if item is not None and not isinstance(item, str | PathLike):
-                raise InputError(f"{name} must be a text or a path (got {item!r})")
-
-
 def _load(model: str | Path, context: int | None, check: bool, progress: Progress) -> LoadedModel:
     original = open_original(model, context) if check else None
     with progress.task("load and export the model"):
@@ -203,57 +172,9 @@ def _recipe(machine: Target, default: str, given: str | None, cache_bits: int) -
     ]
 
 
-def _check_alone(*options: object) -> None:
-    """Refuse options that only the default passes heed.
-
-    Args:
-        options: tuning steps, average bits, size, group size, embedding bits, cache bits and
-            readings.
-    """
-    spellings = (
-        "tune-scales{steps=N}",
-        "promote-groups{average_bits=N}",
-        "promote-groups{size_mb=N}",
-        "quantize-weights{group_size=N}",
-        "quantize-weights{head_bits=N}",
-        "specialize-phases{cache_bits=N}",
-        "quantize-weights{readings=43}",
-    )
-    given = [s for s, value in zip(spellings, options, strict=True) if value is not None]
-    if given:
-        raise InputError(
-            "give passes, or a budget, a group size, embedding bits, cache bits, readings or "
-            "tuning steps, not both",
-            hint=f"write {', '.join(given)} in --passes",
-        )
-
-
 def _compile_writer(model: str | Path, progress: Progress, folder: Path) -> Path:
     with progress.task("compile the model that writes"):
         return compile(model, bits=8, out=folder)
-
-
-def _check_calibrated(
-    recipe: Sequence[Pass], texts: Sequence[str | Path], windows: int | None
-) -> None:
-    wanted = any(isinstance(step, CalibrateWeights) for step in recipe)
-    if wanted and not texts:
-        raise InputError(
-            "calibrate-weights needs text", hint="give --calibrate FILE or --calibrate self"
-        )
-    if texts and not wanted:
-        raise InputError(
-            "there is calibration text (given, or by default under a budget), but no pass uses it",
-            hint="put calibrate-weights after quantize-weights in --passes",
-        )
-    if windows is not None and windows < 1:
-        raise InputError(f"calibration needs a window of text or more (got {windows})")
-    if windows and not texts:
-        raise InputError(
-            f"there is no text to take {windows} calibration windows from",
-            hint="give --calibrate FILE, --calibrate self or --average-bits",
-        )
-    check_texts(texts)
 
 
 def _foresee_budget(recipe: Sequence[Pass], loaded: LoadedModel, context: Context) -> None:

@@ -1,0 +1,101 @@
+"""What `compile` refuses of its options before it reads a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from morendo.calibration import check_texts
+from morendo.ir.errors import InputError
+from morendo.ir.schema import mismatch
+from morendo.passes.base import Pass
+from morendo.passes.calibrate_weights import CalibrateWeights
+
+_NUMBERS = {
+    "chunk": int,
+    "average_bits?": float,
+    "size_mb?": float,
+    "group_size?": int,
+    "embedding_bits?": (int, str),
+    "cache_bits?": int,
+    "context?": int,
+    "calibration_windows?": int,
+    "tuning_steps?": int,
+}
+
+
+def check_given(given: dict[str, Any]) -> None:
+    """Refuse arguments of `compile` that have another type, before a comparison fails, and those
+    that passes given beside them would not heed.
+
+    Raises:
+        InputError: in one line.
+    """
+    wrong = mismatch({k: v for k, v in given.items() if v is not None}, _NUMBERS)
+    if wrong:
+        raise InputError(wrong)
+    for name in ("model", "out", "dump_ir", "passes", "calibrate"):
+        value = given[name]
+        several = name == "calibrate" and isinstance(value, Sequence) and not isinstance(value, str)
+        for item in value if several else [value]:
+            if item is not None and not isinstance(item, str | PathLike):
+                raise InputError(f"{name} must be a text or a path (got {item!r})")
+    if given["passes"] is not None:
+        _check_alone(given)
+
+
+_SPELLINGS = {
+    "tuning_steps": "tune-scales{steps=N}",
+    "average_bits": "promote-groups{average_bits=N}",
+    "size_mb": "promote-groups{size_mb=N}",
+    "group_size": "quantize-weights{group_size=N}",
+    "embedding_bits": "quantize-weights{head_bits=N}",
+    "cache_bits": "specialize-phases{cache_bits=N}",
+    "readings": "quantize-weights{readings=43}",
+}
+"""How options that only the default passes heed are spelled in passes."""
+
+
+def _check_alone(given: dict[str, Any]) -> None:
+    spelled = [spelling for name, spelling in _SPELLINGS.items() if given[name] is not None]
+    if spelled:
+        raise InputError(
+            "give passes, or a budget, a group size, embedding bits, cache bits, readings or "
+            "tuning steps, not both",
+            hint=f"write {', '.join(spelled)} in --passes",
+        )
+
+
+def check_calibrated(
+    recipe: Sequence[Pass], texts: Sequence[str | Path], windows: int | None
+) -> None:
+    """Refuse a text that no pass uses, or a pass that has no text.
+
+    Args:
+        recipe: the passes that will run.
+        texts: what to calibrate on.
+        windows: how many windows of it the user wants.
+
+    Raises:
+        InputError: as well where a text cannot be read.
+    """
+    wanted = any(isinstance(step, CalibrateWeights) for step in recipe)
+    if wanted and not texts:
+        raise InputError(
+            "calibrate-weights needs text", hint="give --calibrate FILE or --calibrate self"
+        )
+    if texts and not wanted:
+        raise InputError(
+            "there is calibration text (given, or by default under a budget), but no pass uses it",
+            hint="put calibrate-weights after quantize-weights in --passes",
+        )
+    if windows is not None and windows < 1:
+        raise InputError(f"calibration needs a window of text or more (got {windows})")
+    if windows and not texts:
+        raise InputError(
+            f"there is no text to take {windows} calibration windows from",
+            hint="give --calibrate FILE, --calibrate self or --average-bits",
+        )
+    check_texts(texts)
