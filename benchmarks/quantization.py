@@ -2,6 +2,7 @@
 
     python benchmarks/quantization.py MODEL curve --calibrate self --text GLOSSARY.txt --text news
     python benchmarks/quantization.py MODEL passes --calibrate self --text GLOSSARY.txt
+    python benchmarks/quantization.py MODEL readings --calibrate self --text GLOSSARY.txt
 
 Every variant is calibrated on the same windows and scored on the same others, of one kind of text
 or several: `news` are 300 news stories that come with gensim (pip install --no-deps gensim==4.4.0),
@@ -31,7 +32,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.derived_weights import DerivedWeights, tuned_name
 from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
-from morendo.ir.invariants import calls
+from morendo.ir.invariants import calls, readings_of
 from morendo.ir.reference import dequantize, quantize
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
@@ -108,6 +109,13 @@ def passes(bits: float = 2.9) -> list[Variant]:
     ]
 
 
+def readings() -> list[Variant]:
+    """Codes made for several readings, scored at each, and for 4 bits alone."""
+    alone = Variant("4 bits alone", Budget.of(4, None, None, None).passes(True).split(",fuse-")[0])
+    several = [Budget.of(4, None, None, None, readings=each) for each in ("4,3", "4,3,2", "3,2")]
+    return [alone, *(Variant(b.label, b.passes(True).split(",fuse-")[0]) for b in several)]
+
+
 class Bench:
     """Quantizes and scores variants of one model.
 
@@ -159,16 +167,28 @@ class Bench:
                     prefix = ",".join(each.spec for each in recipe[: index + 1])
                     self.analyses[prefix] = calibration.analyses
             seconds = time.monotonic() - start
-            matrices = _Matrices(module, weights, codes, variant.peer)
-            torch_model = self.reference.model.build(lambda name, part: matrices.get(name))
-            texts = {name: self._score(torch_model, each) for name, each in self.held_out.items()}
+            bits = readings_of(module)
+            read = [
+                _Matrices(module, weights, codes, variant.peer, index)
+                for index in range(len(bits) or 1)
+            ]
+            texts = {
+                f"{text}, {bits[index]} bits read" if bits else text: score
+                for index, matrices in enumerate(read)
+                for text, score in self._scores(matrices).items()
+            }
         return {
             "name": variant.name,
             "spec": variant.spec,
-            "bits": matrices.bits,
+            "bits": read[0].bits,
             "texts": texts,
             "seconds": seconds,
         }
+
+    def _scores(self, matrices: _Matrices) -> dict[str, dict[str, float | None]]:
+        """The scores of a model of these matrices on every text."""
+        torch_model = self.reference.model.build(lambda name, part: matrices.get(name))
+        return {name: self._score(torch_model, each) for name, each in self.held_out.items()}
 
     def _score(self, torch_model: Any, windows: np.ndarray) -> dict[str, float | None]:
         """How far a torch model is from the float one on windows of a text."""
@@ -198,12 +218,21 @@ class Bench:
 
 
 class _Matrices:
-    """The weights of a quantized module as floats, by name; 4-bit ones in a peer's type."""
+    """The weights of a quantized module as floats, by name; 4-bit ones in a peer's type.
+
+    Args:
+        reading: of matrices that have several, and of their norms.
+    """
 
     def __init__(
-        self, module: Any, weights: DerivedWeights, codes: CodeStore, peer: str = ""
+        self,
+        module: Any,
+        weights: DerivedWeights,
+        codes: CodeStore,
+        peer: str = "",
+        reading: int = 0,
     ) -> None:
-        self.weights, self.codes = weights, codes
+        self.weights, self.codes, self.reading = weights, codes, reading
         self.peer = GGMLQuantizationType[peer] if peer else None
         self.linears: dict[str, dict[str, Any]] = {}
         for name, value in calls(module):
@@ -215,7 +244,7 @@ class _Matrices:
         """A weight as it would be stored."""
         original, attrs = self.weights.get(name), self.linears.get(name)
         if attrs is None:
-            tuned = tuned_name(name)
+            tuned = tuned_name(name, self.reading)
             return self.weights.get(tuned if tuned in self.weights else name)
         fmt = WeightFormat.parse(attrs["format"])
         columns = attrs.get("in_features") or attrs["features"]
@@ -225,7 +254,8 @@ class _Matrices:
         order = attrs.get("order")
         if made is None:
             return dequantize(quantize(original, fmt), fmt, columns)
-        values = dequantize(made, fmt, columns)
+        at = min(self.reading, fmt.reading_count - 1)
+        values = dequantize(made, fmt, columns, at=at)
         return values[:, np.argsort(self.weights.get(order))] if order else values
 
     @property
@@ -239,7 +269,9 @@ class _Matrices:
             fmt = WeightFormat.parse(attrs["format"])
             if fmt.kind == "q4":
                 rows, columns = attrs["out_features"], attrs["in_features"]
-                nbytes, count = nbytes + fmt.nbytes(rows, columns), count + rows * columns
+                bounds = fmt.bounds(columns, min(self.reading, fmt.reading_count - 1))
+                nbytes += fmt.bytes_read(rows, columns, bounds)
+                count += rows * columns
                 orders[attrs["order"]] = 2 * columns if attrs["order"] else 0
         return 8 * (nbytes + sum(orders.values())) / count
 
@@ -284,7 +316,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("model")
-    parser.add_argument("what", choices=["curve", "passes"])
+    parser.add_argument("what", choices=["curve", "passes", "readings"])
     parser.add_argument("--calibrate", action="append", help="as of `morendo compile`")
     parser.add_argument("--calibration-windows", type=int, default=WINDOWS)
     parser.add_argument("--text", action="append", required=True, help="a file, or `news`")
@@ -315,7 +347,7 @@ def _measure(arguments: argparse.Namespace, file: Path) -> None:
         text = _text(arguments, loaded, progress)
         held_out = {Path(each).stem: held_out_text(each) for each in arguments.text}
         bench = Bench(arguments.model, loaded, text, held_out, arguments.windows)
-        for variant in {"curve": curve, "passes": passes}[arguments.what]():
+        for variant in {"curve": curve, "passes": passes, "readings": readings}[arguments.what]():
             known = any((r["name"], r["spec"]) == (variant.name, variant.spec) for r in results)
             if known or (arguments.only and arguments.only not in variant.name):
                 continue

@@ -101,27 +101,28 @@ def levels_of(matrices: Sequence[NestedMatrix]) -> Levels:
 def _levels_of_readings(matrices: Sequence[NestedMatrix], readings: tuple[int, ...]) -> Levels:
     """Every reading, and between two of them half of the upper one's last plane.
 
-    Matrices that have one reading alone are read whole.
+    Heads fall as they do beside matrices that lose as many bits. Other matrices with one reading
+    are read whole.
     """
     several = [m for m in matrices if m.readings]
     found: ReadingsRead = {m.weights: [] for m in several}
-    norms = []
+    norms, steps = [], []  # steps: half bits that matrices have lost
     for index, bits in enumerate(readings):
-        kept = _kept(several, bits - 3, 0.5) if index + 1 < len(readings) else set()
+        between = index + 1 < len(readings)
+        kept = _kept(several, bits - 3, 0.5) if between else set()
         for m in several:
-            found[m.weights].append(index)
-            if index + 1 < len(readings):
-                found[m.weights].append(index + (m.weights not in kept))
-        norms += [index] * (2 if index + 1 < len(readings) else 1)
+            found[m.weights] += [index, index + (m.weights not in kept)][: 1 + between]
+        lost = 2 * (readings[0] - bits)
+        steps += [lost, lost + 1][: 1 + between]
+        norms += [index] * (1 + between)
     groups: GroupsRead = {m.weights: [m.stored] * len(norms) for m in matrices}
-    for m in several:
-        groups[m.weights] = [_bounds(m, readings[reading]) for reading in found[m.weights]]
+    for m in matrices:
+        if m.readings:
+            groups[m.weights] = [_at_most(m, readings[reading]) for reading in found[m.weights]]
+        elif m.head:
+            bits_read = HEAD_BITS[2 + len(m.stored)]
+            groups[m.weights] = [_at_most(m, bits_read[step]) for step in steps]
     return Levels(groups, found, tuple(norms))
-
-
-def _bounds(m: NestedMatrix, most: int) -> tuple[int, ...]:
-    """The groups of each plane where at most so many bits are read."""
-    return tuple(count * (bit <= most) for bit, count in enumerate(m.stored, start=3))
 
 
 def groups_read(matrices: Sequence[NestedMatrix]) -> GroupsRead:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from morendo.codegen.levels import HEAD_BITS, LEVELS, NestedMatrix, groups_read
+from morendo.codegen.levels import HEAD_BITS, LEVELS, NestedMatrix, groups_read, levels_of
 from morendo.ir.formats import WeightFormat
 
 ATTENTION = NestedMatrix(("q", "k", "v"), stored=(18, 18), sizes=(60, 60), head=False)
@@ -75,3 +77,40 @@ def test_bytes_fall_and_stay_within_their_parts(seed: int) -> None:
             assert part * total - largest < used <= part * total
             assert used <= before[plane]
             before[plane] = used
+
+
+READ_AT = {  # bits of the attention's, gate and up's, and a six-bit head's codes at every level
+    (4, 3): [(4, 4, 6), (4, 3, 5), (3, 3, 4)],
+    (4, 3, 2): [(4, 4, 6), (4, 3, 5), (3, 3, 4), (3, 2, 4), (2, 2, 3)],
+    (3, 2): [(3, 3, 6), (3, 2, 5), (2, 2, 4)],
+    (4, 2): [(4, 4, 6), (4, 2, 5), (2, 2, 3)],
+}
+
+
+@pytest.mark.parametrize("readings", READ_AT)
+def test_levels_of_readings_are_they_and_one_between_each_two(readings: tuple[int, ...]) -> None:
+    planes = 18 if readings[0] == 4 else 0
+    attention, gated = (
+        replace(m, stored=(18, planes), sizes=(m.sizes[0], m.sizes[1] * (planes > 0)))
+        for m in (ATTENTION, GATED)
+    )
+    attention, gated = (replace(m, readings=readings) for m in (attention, gated))
+    head = NestedMatrix(("head",), (18, 18, 18, 18), (90, 90, 90, 90), head=True)
+    levels = levels_of([attention, gated, head])
+    assert levels.count == len(READ_AT[readings]) == len(levels.norms)
+    for level, bits in enumerate(READ_AT[readings]):
+        for m, want in zip((attention, gated, head), bits, strict=True):
+            assert 2 + sum(n > 0 for n in levels.groups[m.weights][level]) == want
+            if m.readings:
+                assert readings[levels.readings[m.weights][level]] == want
+    assert levels.norms == (0, 0, 1, 1, 2)[: levels.count]
+
+
+def test_a_matrix_of_one_reading_is_read_whole_beside_readings() -> None:
+    levels = levels_of([replace(ATTENTION, readings=(4, 3)), GATED])
+    assert levels.groups[GATED.weights] == [GATED.stored] * 3
+    assert GATED.weights not in levels.readings
+
+
+def test_a_model_without_nested_codes_has_one_level() -> None:
+    assert levels_of([]).count == 1
