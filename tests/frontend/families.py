@@ -63,7 +63,7 @@ FAMILIES = {
             **_GROUPED,
             "head_dim": 8,
             "global_head_dim": 16,
-            "hidden_size_per_layer_input": 4,
+            "hidden_size_per_layer_input": 32,
             "vocab_size_per_layer_input": VOCABULARY,
             "sliding_window": 4,
             "layer_types": _LAYERS,
@@ -127,15 +127,31 @@ FAMILIES = {
     "vaultgemma": ("vaultgemma", {**_GROUPED, "head_dim": 16, "sliding_window": 4}),
 }
 
-# Compiled to machine code at f32: one for each thing that is lowered in a way of its own: positions
-# (learned, alibi, rope of all kinds), norms, windows, soft caps, gates, ops that stay generic.
-COMPILED = (
-    *("apertus", "bloom", "gemma2", "gemma3", "gemma4", "glm", "gpt2", "gpt_neox", "llama"),
-    *("mistral", "nanochat", "nemotron", "opt_plain_norms", "phi", "phi3", "qwen3", "smollm3"),
-    *("stablelm_head_norms", "yarn_rope"),
-)
-# Compiled with 8-bit weights.
-QUANTIZED = ("opt", "gpt2", "bloom")
+# Options of `compile` for each precision at which every family is compiled to machine code.
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "f32": {"bits": "f32"},
+    "8": {"bits": 8},
+    "4": {"bits": 4},
+    "budget": {
+        "average_bits": 3.0,
+        "calibrate": "self",
+        "calibration_windows": 2,
+        "tuning_steps": 1,
+    },
+}
+# Compiled whenever the tests run; the others where the slow tests run too. At f32 one for each
+# thing that is lowered in a way of its own: positions (learned, alibi, rope of all kinds), norms,
+# windows, soft caps, gates, ops that stay generic.
+COMPILED = {
+    "f32": (
+        *("apertus", "bloom", "gemma2", "gemma3", "gemma4", "glm", "gpt2", "gpt_neox", "llama"),
+        *("mistral", "nanochat", "nemotron", "opt_plain_norms", "phi", "phi3", "qwen3", "smollm3"),
+        *("stablelm_head_norms", "yarn_rope"),
+    ),
+    "8": ("bloom", "gpt2", "opt"),
+    "4": ("gemma3", "gpt_neox", "phi3", "qwen3"),
+    "budget": ("gpt2", "phi"),
+}
 
 
 def make_model(family: str, seed: int = 0) -> PreTrainedModel:
