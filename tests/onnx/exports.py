@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 VOCABULARY = 104
 CONTEXT = 64
@@ -92,6 +93,59 @@ def export_torch(model: PreTrainedModel, folder: Path, opset: int = 18) -> Path:
             dynamic_shapes={"input_ids": {1: torch.export.Dim("n", min=2, max=CONTEXT)}},
             opset_version=opset,
             verbose=False,
+        )
+    return path
+
+
+class _WithCache(torch.nn.Module):
+    """The model as optimum traces it: keys and values of earlier tokens go in and come out."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Any, mask: Any, positions: Any, *past: Any) -> tuple[Any, ...]:
+        pairs = tuple(zip(past[::2], past[1::2], strict=True))
+        cache = DynamicCache(pairs, config=self.model.config)
+        given = {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        if "position_ids" in inspect.signature(self.model.forward).parameters:
+            given["position_ids"] = positions
+        out = self.model(input_ids=ids, **given)
+        present = [x for layer in cache.layers for x in (layer.keys, layer.values)]
+        return out.logits, *present
+
+
+def export_optimum(model: PreTrainedModel, folder: Path) -> Path:
+    """The model in the form of optimum's text-generation-with-past: traced, with its names.
+
+    optimum itself asks for another version of transformers.
+    """
+    path, config = folder / "model.onnx", model.config
+    grouped = config.model_type not in ("gpt2", "opt")
+    heads = config.num_key_value_heads if grouped else config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    names = [f"{i}.{kind}" for i in range(config.num_hidden_layers) for kind in ("key", "value")]
+    past, ids = torch.zeros((1, heads, 3, size)), torch.ones((1, 4), dtype=torch.int64)
+    inputs = {
+        "input_ids": (ids, {0: "batch_size", 1: "sequence_length"}),
+        "attention_mask": (torch.ones_like(ids).repeat(1, 2)[:, :7], {0: "batch_size", 1: "total"}),
+        "position_ids": (torch.arange(3, 7)[None], {0: "batch_size", 1: "sequence_length"}),
+    }
+    axes = {0: "batch_size", 2: "past_sequence_length"}
+    inputs |= {f"past_key_values.{name}": (past, axes) for name in names}
+    outputs = ["logits", *(f"present.{name}" for name in names)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _WithCache(model),
+            tuple(value for value, _ in inputs.values()),
+            str(path),
+            dynamo=False,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes={name: free for name, (_, free) in inputs.items()},
+            opset_version=18,
+            do_constant_folding=True,
         )
     return path
 

@@ -5,12 +5,19 @@ import json
 import pytest
 
 from morendo.frontend import load_model
-from tests.onnx.exports import VOCABULARY, export_torch, make_model, with_exact_products
+from tests.onnx.exports import (
+    TOKENS,
+    VOCABULARY,
+    export_optimum,
+    export_torch,
+    make_model,
+    with_exact_products,
+)
 from tests.onnx.genai import export_genai
 from tests.onnx.imported import check_import
 
 # rope, gated, attention of two layers
-_COUNTS = {"bloom": (0, 0, 2), "gpt2": (0, 0, 2), "phi": (4, 0, 2)}
+_COUNTS = {"bloom": (0, 0, 2), "gpt2": (0, 0, 2), "opt": (0, 0, 2), "phi": (4, 0, 2)}
 BUILDER = {
     "llama": ("llama", "fp32"),
     "qwen2": ("qwen2", "fp32"),
@@ -67,6 +74,13 @@ def test_model_of_torch_onnx(family, tmp_path):
     }
     last = last.get(family, "layers.1.mlp.down_proj.weight")
     assert any(name.endswith(last) for name in found.weights.names())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "mistral", "qwen3", "opt"])
+def test_model_in_the_form_of_optimum(family, tmp_path):
+    found, counts = check_import(export_optimum(make_model(family), tmp_path))
+    _check_counts(family, counts)
+    assert found.longest >= TOKENS
 
 
 def test_folder_gives_tokenizer_context_and_special_tokens(tmp_path):
