@@ -161,16 +161,16 @@ def _quick_gelu(t: Translator, node: Node) -> dict[str, Any]:
 
 
 def quick_gelu(t: Translator, x: Any, alpha: float = 1.702) -> Any:
-    """x * sigmoid(alpha * x)."""
+    """x * sigmoid(alpha * x), which has a name where alpha is 1."""
+    if alpha == 1:
+        return t.emit(relax.op.nn.silu(x))
     scaled = t.emit(relax.op.multiply(x, relax.const(np.float32(alpha))))
     return t.emit(relax.op.multiply(x, t.emit(relax.op.sigmoid(scaled))))
 
 
 def _swish(t: Translator, node: Node) -> dict[str, Any]:
     attrs = checked_attrs(t.graph, node, alpha=1.0)
-    x = t.values[node.inputs[0]]
-    alpha = float(attrs["alpha"])
-    return _one(node, t.emit(relax.op.nn.silu(x)) if alpha == 1 else quick_gelu(t, x, alpha))
+    return _one(node, quick_gelu(t, t.values[node.inputs[0]], float(attrs["alpha"])))
 
 
 _RELAX = relax.op

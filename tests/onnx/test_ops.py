@@ -166,6 +166,16 @@ def test_op_on_each_token(case, tmp_path):
     check_import(b.save(write(b, b.linear(b.x)), tmp_path, opset=opset))
 
 
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+def test_gates_of_fused_activations(domain, tmp_path):
+    """x * sigmoid(x) gates as silu does, whatever an optimizer has called it."""
+    b = Builder()
+    op = b.ms("QuickGelu", [b.linear(b.x)], alpha=1.0) if domain else b.op("Swish", [b.linear(b.x)])
+    y = b.op("Mul", [op, b.linear(b.x)])
+    _, counts = check_import(b.save(y, tmp_path, opset=21 if domain else 24))
+    assert counts["gated"] == 1
+
+
 def _packed(codes, bits):
     return codes if bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
 
