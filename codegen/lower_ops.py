@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tvm import relax
+from tvm import relax, tirx
 
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
@@ -120,13 +120,18 @@ def _norm_quantize(
 ) -> list[Storage]:
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
-    outputs = lowering.new_for(call.ty)
     builder = norms.layer_norm_quantize if "bias" in attrs else norms.rms_norm_quantize
     function = lowering.build(builder, max_tokens=tokens, features=features, **_norm_options(attrs))
+    outputs = _quantized(lowering, function)
     vectors = _norm_vectors(lowering, attrs, features)
     source = [lowering.storage(call.args[0]), *vectors, *_order(lowering, attrs, features)]
     lowering.call(function, [*source, *outputs, count], attrs["weight"])
     return outputs
+
+
+def _quantized(lowering: FunctionLowering, function: tirx.PrimFunc) -> list[Storage]:
+    """Codes, scales and sums, the last parameters before the tokens, as the kernel lays them."""
+    return lowering.new_like(function.params[-4:-1])
 
 
 def _order(lowering: FunctionLowering, attrs: dict[str, Any], features: int) -> list[Storage]:
@@ -247,7 +252,6 @@ def _quantize_activation(
 ) -> list[Storage]:
     tokens, count = lowering.rows(call.args[0])
     features = shape_of(call.args[0].ty)[-1]
-    outputs = lowering.new_for(call.ty)
     function = lowering.build(
         quantize_activation,
         max_tokens=tokens,
@@ -255,6 +259,7 @@ def _quantize_activation(
         group_size=attrs["group_size"],
         ordered=bool(attrs["order"]),
     )
+    outputs = _quantized(lowering, function)
     args = [lowering.storage(call.args[0]), *_order(lowering, attrs, features), *outputs, count]
     lowering.call(function, args, "activation to int8")
     return outputs

@@ -194,6 +194,12 @@ class FunctionLowering:
         dims = [self.bound(dim) for dim in shape_of(ty)]
         return self.new(str(ty.dtype), *dims)
 
+    def new_like(self, buffers: Sequence[Any]) -> list[Storage]:
+        """New buffers of the types and shapes that a kernel's parameters have."""
+        return [
+            self.new(str(buffer.ty.dtype), *map(int, buffer.ty.shape)) for buffer in buffers
+        ]  # fmt: skip
+
     def bound(self, dim: Any) -> int:
         """The largest value of a dimension: the chunk for the number of tokens n."""
         if isinstance(dim, int):

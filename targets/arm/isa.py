@@ -10,6 +10,7 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.matrix_block import MatrixBlock
 
 from . import intrinsics as arm
 
@@ -23,6 +24,18 @@ class DotISA(VectorISA):
 
     def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
         return arm.DOT(acc, codes, x)
+
+
+@dataclass(frozen=True)
+class MatrixISA(DotISA):
+    """Processors with smmla too: two rows times two tokens, eight channels deep."""
+
+    @property
+    def block(self) -> MatrixBlock:
+        return MatrixBlock(2, 2, 8)
+
+    def multiply(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        return arm.MULTIPLY_MATRICES(acc, codes, x)
 
 
 @dataclass(frozen=True)
@@ -44,9 +57,9 @@ class MultiplyISA(VectorISA):
         return self.dot(acc, codes, x)
 
 
-NEON_I8MM = DotISA("neon_i8mm", 4, 32, 4, 1, 0, True, takes_lanes=True, masked_stores=False)
-NEON_DOT = DotISA("neon_dot", 4, 32, 4, 1, 0, True, takes_lanes=True, masked_stores=False)
-NEON = MultiplyISA("neon", 4, 32, 4, 1, 0, True, masked_stores=False)
+NEON_I8MM = MatrixISA("neon_i8mm", 4, 32, 1, 0, True, takes_lanes=True, masked_stores=False)
+NEON_DOT = DotISA("neon_dot", 4, 32, 1, 0, True, takes_lanes=True, masked_stores=False)
+NEON = MultiplyISA("neon", 4, 32, 1, 0, True, masked_stores=False)
 
 _BY_FEATURES = (
     (NEON_I8MM, frozenset({"neon", "dotprod", "i8mm"})),

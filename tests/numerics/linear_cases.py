@@ -58,6 +58,22 @@ class Activations:
         scales = rng.uniform(0.001, 0.02, sums.shape).astype(np.float32)
         return cls(codes, scales, sums)
 
+    def stored(self, isa: VectorISA) -> list[NDArray]:
+        """The arrays as a kernel of a vector unit reads them, with garbage where no token is."""
+        tokens, columns = self.codes.shape
+        block, depth = (isa.block.tokens, isa.block.depth) if tokens > 1 else (1, columns)
+        missing = -tokens % block
+
+        def by_blocks(array: NDArray, deep: int, garbage: float) -> NDArray:
+            padded = np.pad(array, ((0, missing), (0, 0)), constant_values=garbage)
+            if block == 1:
+                return padded
+            parts = padded.reshape(len(padded) // block, block, -1, deep).swapaxes(1, 2)
+            return np.ascontiguousarray(parts).reshape(*parts.shape[:2], block * deep)
+
+        codes, sums = by_blocks(self.codes, depth, -99), by_blocks(self.sums, 1, 999)
+        return [codes, by_blocks(self.scales, 1, np.nan), sums]
+
 
 def random_weights(rng: np.random.Generator, spec: LinearSpec) -> Quantized:
     """Codes, scales and zeros over their whole ranges for the packed (padded) rows."""

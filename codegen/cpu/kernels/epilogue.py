@@ -13,7 +13,7 @@ from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import lane_mask, load, store, vector_type
 from morendo.codegen.cpu.vectors.vector_math import activation
 
-from .linear_spec import LinearSpec, split_halves, tensor_argument
+from .linear_spec import LinearSpec, tensor_argument
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,18 @@ class Epilogue:
         residual = tensor_argument("residual", shape, "float32") if spec.residual else None
         return cls(spec, isa, bias, residual, tensor_argument("out", shape, "float32"))
 
-    def write(self, token: Expr | int, first_tile: Expr, sums: Sequence[Sequence[Expr]]) -> None:
-        """Store tiles first_tile, first_tile+1, ... of a token.
+    def write(
+        self,
+        token: Expr | int,
+        first_tile: Expr,
+        sums: Sequence[Sequence[Expr]],
+        first_half: int = 0,
+    ) -> None:
+        """Store rows of the tiles first_tile, first_tile+1, ... of a token.
 
         Args:
-            sums: per weight tile, the float32 vectors of its rows.
+            sums: per weight tile, float32 vectors of its rows.
+            first_half: which of the tile's vectors the first of them is.
         """
         per_output = self.spec.tiles_per_output
         outputs = self.spec.format.tiles(self.spec.output_features)
@@ -46,16 +53,15 @@ class Epilogue:
             tile = T.bind(T.floordiv(first_tile + i, per_output))
             if len(sums) > per_output and outputs % (len(sums) // per_output):
                 with T.If(tile < outputs), T.Then():
-                    self._write_tile(token, tile, sums[i : i + per_output])
+                    self._write_tile(token, tile, sums[i : i + per_output], first_half)
             else:
-                self._write_tile(token, tile, sums[i : i + per_output])
+                self._write_tile(token, tile, sums[i : i + per_output], first_half)
 
-    def _write_tile(self, token, tile, sums: Sequence[Sequence[Expr]]) -> None:
+    def _write_tile(self, token, tile, sums: Sequence[Sequence[Expr]], first_half) -> None:
         lanes, columns = self.isa.lanes, self.spec.output_features
         rows = self.spec.format.row_tile
-        for half in range(split_halves(self.spec.format, self.isa)):
+        for half, values in enumerate(zip(*sums, strict=True), first_half):
             column = T.bind(tile * rows + half * lanes)
-            values = [tile_sums[half] for tile_sums in sums]
             if columns % rows and not self.isa.masked_stores:
                 with T.If(column + lanes <= columns):
                     with T.Then():

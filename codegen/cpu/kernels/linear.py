@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.register_block import RegisterBlock, register_block
 from morendo.codegen.cpu.vectors.vector import Registers, load, splat, vector_type
 from morendo.ir.formats import ceil_div
 
@@ -109,7 +111,8 @@ def _tree_sum(sums: Registers, first: int, stride: int) -> Expr:
 def _matrix_matrix(kernel: Kernel) -> None:
     spec, isa = kernel.spec, kernel.isa
     tiles = max(isa.block_tiles, spec.tiles_per_output)
-    block = min(isa.block_tokens * isa.block_tiles // tiles, spec.max_tokens)
+    registers = register_block(isa, kernel.halves, tiles, spec.max_tokens, 1)
+    block = registers.tokens
     row_blocks = ceil_div(spec.tiles, tiles)
     chunk = task_tokens(row_blocks, spec.max_tokens)
     chunks = ceil_div(spec.max_tokens, chunk)
@@ -118,34 +121,39 @@ def _matrix_matrix(kernel: Kernel) -> None:
         first_token = T.bind(T.floormod(task, chunks) * chunk)
         end_token = T.min(kernel.tokens, first_token + chunk)
         with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
-            _token_block(kernel, first_tile, tiles, T.bind(first_token + i * block), block)
+            _token_block(kernel, first_tile, tiles, T.bind(first_token + i * block), registers)
 
 
-def _token_block(kernel: Kernel, first_tile, tiles, token, block_tokens) -> None:
-    """The output of `block_tokens` tokens from `token` on for a row block."""
-    spec, lanes, halves = kernel.spec, kernel.isa.lanes, kernel.halves
-    vectors = tiles * halves
+def _token_block(
+    kernel: Kernel, first_tile, tiles: int, token: Expr, registers: RegisterBlock
+) -> None:
+    """The output of the tokens of a register block from `token` on, for a row block."""
+    spec, lanes, tokens = kernel.spec, kernel.isa.lanes, registers.tokens
     # The last block may hang over the buffers: it starts earlier and does some tokens again.
-    overhang = spec.max_tokens % block_tokens
-    start = T.bind(T.min(token, spec.max_tokens - block_tokens)) if overhang else token
-    sums = _zeros(block_tokens * vectors, lanes)
-    last = spec.tiles - 1
-    bound = [
-        T.bind(T.min(first_tile + i, last)) if spec.tiles % tiles else first_tile + i
-        for i in range(tiles)
-    ]
-    with T.serial(0, spec.in_features) as channel:
-        weights = [kernel.weights(bound[v // halves], channel, v % halves) for v in range(vectors)]
-        for m in range(block_tokens):
-            x = kernel.input(start + m, channel)
-            for v in range(vectors):
-                sums[m * vectors + v] = sums[m * vectors + v] + weights[v] * x
-    for m in range(block_tokens):
-        at = T.bind(start + m)
-        wanted = T.And(at >= token, at < kernel.tokens) if overhang else at < kernel.tokens
-        with T.If(wanted), T.Then():
-            values = [
-                [sums[(m * tiles + i) * halves + half] for half in range(halves)]
-                for i in range(tiles)
-            ]
-            kernel.epilogue.write(at, first_tile, values)
+    overhang = spec.max_tokens % tokens
+    start = T.bind(T.min(token, spec.max_tokens - tokens)) if overhang else token
+    for first_half in range(0, kernel.halves, registers.halves):
+        places = list(itertools.product(range(tiles), range(registers.halves)))
+        sums = _zeros(tokens * len(places), lanes)
+        last = spec.tiles - 1
+        bound = [
+            T.bind(T.min(first_tile + i, last)) if spec.tiles % tiles else first_tile + i
+            for i in range(tiles)
+        ]
+        with T.serial(0, spec.in_features) as channel:
+            weights = [kernel.weights(bound[i], channel, first_half + half) for i, half in places]
+            for m in range(tokens):
+                x = kernel.input(start + m, channel)
+                for v, weight in enumerate(weights):
+                    j = m * len(places) + v
+                    sums[j] = sums[j] + weight * x
+        for m in range(tokens):
+            at = T.bind(start + m)
+            wanted = T.And(at >= token, at < kernel.tokens) if overhang else at < kernel.tokens
+            with T.If(wanted), T.Then():
+                values = [sums[m * len(places) + v] for v in range(len(places))]
+                by_tile = [
+                    values[i : i + registers.halves]
+                    for i in range(0, len(values), registers.halves)
+                ]
+                kernel.epilogue.write(at, first_tile, by_tile, first_half)

@@ -120,7 +120,7 @@ def rms_norm_quantize(
         x = k.buffer("x", (max_tokens, features))
         weight = k.buffer("weight", (features,))
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             normed = _rms_row(x, m, 0, weight, features, eps, offset, isa.lanes, order)
@@ -149,7 +149,7 @@ def layer_norm_quantize(
         x = k.buffer("x", (max_tokens, features))
         weight, bias = k.buffer("weight", (features,)), k.buffer("bias", (features,))
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             normed = _layer_row(x, m, 0, weight, bias, features, eps, offset, isa.lanes, order)

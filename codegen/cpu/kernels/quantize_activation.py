@@ -13,6 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import Registers, splat, splat_float, store, vector_type
 from morendo.codegen.cpu.vectors.vector_blocks import (
     Element,
@@ -30,23 +31,29 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
 from morendo.ir.formats import ceil_div
 from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM
 
+from .activation_layout import ActivationLayout
+
 
 @dataclass(frozen=True)
 class GroupOutputs:
-    """The three buffers of quantized activations: codes i8[M, Kp], scales and sums [M, G]."""
+    """The three buffers of quantized activations: codes i8, scales f32, sums i32, as they lie."""
 
+    layout: ActivationLayout
     codes: Any
     scales: Any
     sums: Any
 
     @classmethod
-    def declare(cls, k: Kernel, max_tokens: int, features: int, group_size: int) -> GroupOutputs:
+    def declare(
+        cls, k: Kernel, isa: VectorISA, max_tokens: int, features: int, group_size: int
+    ) -> GroupOutputs:
         """Declare them as the next parameters of the kernel."""
-        groups = ceil_div(features, group_size)
+        layout, groups = ActivationLayout.of(isa, max_tokens), ceil_div(features, group_size)
         return cls(
-            k.buffer("codes", (max_tokens, groups * group_size), "int8"),
-            k.buffer("scales", (max_tokens, groups)),
-            k.buffer("sums", (max_tokens, groups), "int32"),
+            layout,
+            k.buffer("codes", layout.codes_shape(groups * group_size), "int8"),
+            k.buffer("scales", layout.groups_shape(groups)),
+            k.buffer("sums", layout.groups_shape(groups), "int32"),
         )
 
 
@@ -56,15 +63,15 @@ def quantize_activation(
     """Quantize the rows of x to int8 codes with a scale and a sum per group.
 
     Parameters of the kernel: x f32[M, K], [order u16[K]], codes i8[M, Kp], scales f32[M, G],
-    sums i32[M, G], tokens. The padding between K and Kp gets codes 0. With `ordered`, channel k of
-    the result is channel order[k] of x.
+    sums i32[M, G], tokens; `ActivationLayout` says how the three lie. The padding between K and Kp
+    gets codes 0. With `ordered`, channel k of the result is channel order[k] of x.
     """
     op = "quantize_activation" + "_ordered" * ordered
     name = kernel_name(op, m=max_tokens, k=features, g=group_size)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             quantize_row(
@@ -109,11 +116,13 @@ def _quantize_group(
     largest = reduce_lanes(fold([T.abs(v) for v in vectors], T.max), lanes, T.max)
     inverse = codes_per_unit(largest)
     rounded = [rounded_codes(v, inverse, lanes) for v in vectors]
+    layout = outputs.layout
     for i, value in enumerate(rounded):
-        index = group * group_size + i * lanes
-        store(outputs.codes, [m, index], T.cast(value, vector_type("int8", lanes)), lanes)
-    store(outputs.scales, [m, group], largest / T.float32(CODE_LIMIT), 1)
-    store(outputs.sums, [m, group], reduce_lanes(fold(rounded, _add), lanes, _add, "int32"), 1)
+        at = layout.code_at(m, group * group_size + i * lanes)
+        store(outputs.codes, at, T.cast(value, vector_type("int8", lanes)), lanes)
+    at = layout.group_at(m, group)
+    store(outputs.scales, at, largest / T.float32(CODE_LIMIT), 1)
+    store(outputs.sums, at, reduce_lanes(fold(rounded, _add), lanes, _add, "int32"), 1)
 
 
 def codes_per_unit(largest: Any) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
+from .matrix_block import MatrixBlock
 from .vector import shift_left, splat
 
 
@@ -23,8 +24,7 @@ class VectorISA(ABC):
         name: part of kernel names, such as the instruction set's name.
         lanes: 32-bit lanes of a vector; divides the rows of a tile.
         registers: vector registers that the instruction set has.
-        block_tokens, block_tiles: the register block of a matrix product, chosen so that its
-            int32 sums stay in registers.
+        block_tiles: tiles of a matrix that many tokens are multiplied with together.
         signed_offset: what `dot_signed` wants added to signed codes; the kernel subtracts
             `signed_offset * sum(x)` from the result.
         folds_zeros: whether a matrix product turns unsigned codes into signed ones when it
@@ -33,18 +33,20 @@ class VectorISA(ABC):
         takes_lanes: whether the dot takes one lane of a vector of activations for all of its
             lanes, so that activations of several steps are loaded together.
         masked_stores: whether one instruction stores the lanes that a mask chooses.
+        block_sums: vectors of sums of a register block of a product with integers, where another
+            number than those that fit the registers was measured to be best.
         prefetch_bytes: how far ahead of its reads a memory-bound kernel asks for weights; 0 = off.
     """
 
     name: str
     lanes: int
     registers: int
-    block_tokens: int
     block_tiles: int
     signed_offset: int
     folds_zeros: bool
     takes_lanes: bool = False
     masked_stores: bool = True
+    block_sums: int | None = None
     prefetch_bytes: int = 0
 
     @abstractmethod
@@ -60,6 +62,21 @@ class VectorISA(ABC):
     @abstractmethod
     def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
         """Like `dot` for signed codes -127..127 that are stored as `code + signed_offset`."""
+
+    @property
+    def block(self) -> MatrixBlock:
+        """What one `multiply` does."""
+        return MatrixBlock(self.lanes, 1, 4)
+
+    def multiply(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
+        """The multiply instruction of a matrix product on signed codes, exact in int32.
+
+        Args:
+            acc: int32 x lanes, sums of rows and tokens as `block` has them.
+            codes: bytes of rows and channels, with `signed_offset` added.
+            x: bytes of tokens and channels; of one token, the same in all lanes.
+        """
+        return self.dot_signed(acc, codes, x)
 
     def extract(self, words: Expr, left: int, mask: int) -> Expr:
         """Move every byte's bits left (right if negative) and keep those of the 8-bit mask."""

@@ -1,0 +1,258 @@
+"""Many tokens times a quantized matrix: unpack a block of row tiles once, then multiply it.
+
+The unpacked codes go into a workspace that fits the L2 cache, in the order in which the multiply
+instruction takes them (`MatrixBlock`). Blocks of tokens then go through it; their float sums are in
+registers from the first to the last group, the exact int32 sums of a group from its first to its
+last step (`RegisterBlock`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.ir import Expr
+from tvm.tirx.script.builder import ir as T
+
+from morendo.codegen.cpu.vectors.register_block import RegisterBlock, register_block
+from morendo.codegen.cpu.vectors.vector import Registers, load, splat, store, vector_type
+from morendo.ir.formats import ceil_div
+
+from .dequantize import STEPS, CodeReader
+from .linear_spec import task_tokens
+from .outliers import MatrixSums
+from .quantized_kernel import QuantizedKernel
+
+
+def multiply_many_tokens(kernel: QuantizedKernel) -> None:
+    """The body of a kernel of more than one token: a task is a row block and a chunk of tokens."""
+    spec, isa = kernel.spec, kernel.isa
+    tiles = max(isa.block_tiles, spec.tiles_per_output)
+    registers = register_block(isa, kernel.halves, tiles, kernel.x.layout.stored_tokens, 2)
+    block = registers.tokens
+    row_blocks = ceil_div(spec.tiles, tiles)
+    chunk = task_tokens(row_blocks, spec.max_tokens)
+    chunks = ceil_div(spec.max_tokens, chunk)
+    with T.parallel(0, row_blocks * chunks) as task:
+        first_tile = T.bind(T.floordiv(task, chunks) * tiles)
+        first_token = T.bind(T.floormod(task, chunks) * chunk)
+        with T.If(first_token < kernel.tokens), T.Then():
+            steps = spec.groups * kernel.weights.blocks * STEPS
+            unpacked = T.alloc_buffer((steps, tiles, spec.format.row_tile), "uint32", layout=None)
+            for reader, first, end in kernel.weights.ranges(kernel.level):
+                with T.serial(first, end) as group:
+                    _unpack_group(kernel, reader, first_tile, tiles, group, unpacked)
+            sparse = None
+            if kernel.outliers is not None:
+                sparse = MatrixSums.allocate(kernel.outliers, kernel.x, tiles, block)
+            end_token = T.min(kernel.tokens, first_token + chunk)
+            with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
+                token = T.bind(first_token + i * block)
+                _token_block(kernel, unpacked, sparse, first_tile, tiles, token, registers)
+
+
+def _last_tile(kernel: QuantizedKernel, tile: Expr, tiles: int) -> Expr:
+    """`tile`, or the last one where the row block hangs over the matrix."""
+    return T.min(tile, kernel.spec.tiles - 1) if kernel.spec.tiles % tiles else tile
+
+
+def _unpack_group(
+    kernel: QuantizedKernel, reader: CodeReader, first_tile, tiles, group, unpacked
+) -> None:
+    """Write one group of a row block as multiply instructions take it: codes, or
+    code - zero + signed_offset.
+    """
+    lanes, weights, unit = kernel.isa.lanes, kernel.weights, kernel.isa.block
+    for i, half in itertools.product(range(tiles), range(kernel.halves)):
+        tile = _last_tile(kernel, first_tile + i, tiles)
+        fold = _zero_bytes(kernel, reader, tile, group, half)
+        with T.serial(0, weights.blocks) as block:
+            fetched = reader.fetch(tile, group, block, half)
+            for step in range(0, STEPS, unit.parts):
+                words = [reader.unpack(fetched, step + part) for part in range(unit.parts)]
+                if fold is not None:
+                    words = [_add_bytes(word, fold, lanes) for word in words]
+                at = (group * weights.blocks + block) * STEPS + step
+                for part, codes in enumerate(unit.pack(words)):
+                    store(unpacked, (at + part, i, half * lanes), codes, lanes)
+
+
+def _zero_bytes(kernel: QuantizedKernel, reader: CodeReader, tile, group, half) -> Expr | None:
+    """What turns unsigned codes into signed ones: signed_offset - zero in all bytes of a row."""
+    if not (reader.unsigned and kernel.isa.folds_zeros):
+        return None
+    lanes = kernel.isa.lanes
+    offset = splat(T.int32(kernel.isa.signed_offset), lanes)
+    fold = T.cast(offset + reader.minus_zero(tile, group, half), vector_type("uint32", lanes))
+    low_byte = fold & splat(T.uint32(0xFF), lanes)
+    return T.bind(low_byte * splat(T.uint32(0x01010101), lanes))
+
+
+def _add_bytes(a: Expr, b: Expr, lanes: int) -> Expr:
+    """Bytewise a + b of words, modulo 256."""
+    byte_type = vector_type("uint8", 4 * lanes)
+    total = T.reinterpret(byte_type, a) + T.reinterpret(byte_type, b)
+    return T.reinterpret(vector_type("uint32", lanes), total)
+
+
+def _token_block(
+    kernel: QuantizedKernel,
+    unpacked: Any,
+    sparse: MatrixSums | None,
+    first_tile: Expr,
+    tiles: int,
+    token: Expr,
+    registers: RegisterBlock,
+) -> None:
+    """The output of the tokens of a register block from `token` on, for a row block."""
+    # The last block may hang over the buffers: it starts earlier and does some tokens again.
+    stored = kernel.x.layout.stored_tokens
+    overhang = stored % registers.tokens
+    start = T.bind(T.min(token, stored - registers.tokens)) if overhang else token
+    for first_half in range(0, kernel.halves, registers.halves):
+        halves = range(first_half, first_half + registers.halves)
+        block = [_last_tile(kernel, first_tile + i, tiles) for i in range(tiles)]
+        columns = [Column(i, half, tile) for i, tile in enumerate(block) for half in halves]
+        product = _Product(kernel, unpacked, columns, start, registers)
+        product.multiply()
+        if sparse is not None:
+            with T.If(sparse.reader.n3 < kernel.spec.groups), T.Then():
+                if first_half == 0:
+                    sparse.multiply([T.bind(tile) for tile in block], start)
+                product.add_outliers(sparse)
+        for m in range(registers.tokens):
+            at = T.bind(start + m)
+            wanted = T.And(at >= token, at < kernel.tokens) if overhang else at < kernel.tokens
+            with T.If(wanted), T.Then():
+                kernel.epilogue.write(at, first_tile, product.of_token(m), first_half)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One vector of rows: number `half` of tile `i` of the row block, `tile` of the matrix."""
+
+    i: int
+    half: int
+    tile: Expr
+
+
+class _Product:
+    """The sums of a register block: float32, per token and column.
+
+    Until `multiply` ends they lie as the multiply instruction leaves them, rows and tokens mixed;
+    then a vector holds rows of one token.
+    """
+
+    def __init__(
+        self,
+        kernel: QuantizedKernel,
+        unpacked: Any,
+        columns: Sequence[Column],
+        start: Expr,
+        registers: RegisterBlock,
+    ) -> None:
+        self.kernel, self.unpacked, self.columns = kernel, unpacked, columns
+        self.start, self.registers = start, registers
+        self.isa, self.unit = kernel.isa, kernel.isa.block
+        self.parts, self.lanes = self.unit.parts, kernel.isa.lanes
+        self.sums = Registers(registers.tokens * len(columns), "float32", self.lanes)
+
+    def multiply(self) -> None:
+        """Set the sums to the products, without outliers."""
+        for i in range(len(self.sums)):
+            self.sums[i] = splat(T.float32(0), self.lanes)
+        with T.serial(0, self.kernel.spec.groups) as group:
+            self._add_group(group)
+        self._gather()
+        for c, column in enumerate(self.columns):
+            scale = T.bind(self.kernel.weights.row_scale(column.tile, column.half))
+            for m in range(self.registers.tokens):
+                j = self._at(m, c)
+                self.sums[j] = self.sums[j] * scale
+
+    def add_outliers(self, sparse: MatrixSums) -> None:
+        """Add the products of the outliers."""
+        for m, (c, column) in itertools.product(range(sparse.tokens), enumerate(self.columns)):
+            j = self._at(m, c)
+            self.sums[j] = self.sums[j] + sparse.rows(column.i, column.half * self.lanes, m)
+
+    def of_token(self, m: int) -> list[list[Expr]]:
+        """The sums of token m: per tile, per half."""
+        sums = [self.sums[self._at(m, c)] for c in range(len(self.columns))]
+        halves = self.registers.halves
+        return [sums[first : first + halves] for first in range(0, len(sums), halves)]
+
+    def _at(self, m: int, c: int, part: int | None = None) -> int:
+        """The register of token m and column c; of a part of the column, with all tokens that one
+        instruction takes with m.
+        """
+        block, token = divmod(m, self.parts)
+        return (block * len(self.columns) + c) * self.parts + (token if part is None else part)
+
+    def _places(self) -> list[tuple[int, Column, int]]:
+        """(index, column, part) of all that one token is multiplied with."""
+        return [
+            (c, column, part)
+            for c, column in enumerate(self.columns)
+            for part in range(self.parts)
+        ]  # fmt: skip
+
+    def _first_tokens(self) -> range:
+        """The first tokens of those that one instruction takes."""
+        return range(0, self.registers.tokens, self.parts)
+
+    def _add_group(self, group: Expr) -> None:
+        """Add one group's products, scaled, to the float sums."""
+        acc = self._initial_sums(group)
+        weights, x = self.kernel.weights, self.kernel.x
+        with T.serial(0, weights.blocks) as block:
+            for step in range(0, STEPS, self.parts):
+                self._add_step(acc, group, block, step)
+        as_float = vector_type("float32", self.lanes)
+        for c, column, part in self._places():
+            scales = weights.scale(column.tile, group, column.half)
+            scale = T.bind(self.unit.spread_rows(scales, part))
+            for m in self._first_tokens():
+                j = self._at(m, c, part)
+                product = T.cast(acc[j], as_float)
+                self.sums[j] = self.sums[j] + product * (scale * x.scale(self.start + m, group))
+
+    def _initial_sums(self, group: Expr) -> Registers:
+        """What a group's int32 sums start from: minus the part of the codes' offset or zeros."""
+        kernel, isa, lanes = self.kernel, self.isa, self.lanes
+        acc = Registers(len(self.sums), "int32", lanes)
+        for c, column, part in self._places():
+            if kernel.level is None or isa.folds_zeros:
+                factor = splat(T.int32(-isa.signed_offset), lanes)
+            else:
+                zeros = kernel.weights.minus_zero(column.tile, group, column.half, kernel.level)
+                factor = T.bind(self.unit.spread_rows(zeros, part))
+            for m in self._first_tokens():
+                acc[self._at(m, c, part)] = kernel.x.sum(self.start + m, group) * factor
+        return acc
+
+    def _add_step(self, acc: Registers, group: Expr, block: Expr, step: int) -> None:
+        """Add the products of the channels of one multiply instruction."""
+        kernel = self.kernel
+        multiply = self.isa.multiply if kernel.signed else self.isa.dot
+        at = (group * kernel.weights.blocks + block) * STEPS + step
+        codes = []
+        for _, column, part in self._places():
+            where = (at + part, column.i, column.half * self.lanes)
+            codes.append(T.bind(load(self.unpacked, where, self.lanes)))
+        for m in self._first_tokens():
+            x = T.bind(kernel.x.words(self.start + m, group, block, step))
+            for (c, _, part), code in zip(self._places(), codes, strict=True):
+                j = self._at(m, c, part)
+                acc[j] = multiply(acc[j], code, x)
+
+    def _gather(self) -> None:
+        """Sort sums with rows and tokens mixed by tokens."""
+        if self.parts == 1:
+            return
+        for m, c in itertools.product(self._first_tokens(), range(len(self.columns))):
+            mixed = [T.bind(self.sums[self._at(m, c, part)]) for part in range(self.parts)]
+            for token in range(self.parts):
+                self.sums[self._at(m + token, c)] = self.unit.gather(mixed, token)
