@@ -12,6 +12,7 @@ import shutil
 import signal
 import struct
 import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from morendo.runtime.turns import Turns
 
 PACKAGE = "qemu-user"
 _WORD = struct.Struct("=2i")
+_PATIENCE_SECONDS = 0.2  # of a cancelled request
 
 
 def find_emulator(name: str, machine: str) -> str:
@@ -69,15 +71,17 @@ class EmulatedExecutor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"QEMU_CPU": "max", **os.environ},
-            start_new_session=True,  # Ctrl-C is for Python, which then ends the executable
+            start_new_session=True,  # Ctrl-C is for Python, which then cancels what runs
         )
+        self._position = 0
+        # Signal handlers run in Python's main thread: in another one, none cuts a reply in two.
+        self._speaker = ThreadPoolExecutor(1, "emulated model")
         try:
-            sizes = np.frombuffer(self._receive(), np.int32)
-        except MorendoError:
+            sizes = np.frombuffer(self._result(self._speaker.submit(self._receive)), np.int32)
+        except BaseException:
             self.close()
             raise
         self.vocabulary, self.context, self.levels = map(int, sizes)
-        self._position = 0
 
     @property
     def position(self) -> int:
@@ -89,17 +93,15 @@ class EmulatedExecutor:
 
     def decode(self, token: int) -> np.ndarray:
         with self._turns.turn():
-            logits = np.frombuffer(self._ask("d", as_int32("a token id", token)), np.float32)
-            self._position += 1
-            return logits
+            reply = self._ask("d", as_int32("a token id", token), tokens=1)
+            return np.frombuffer(reply, np.float32)
 
     def score(self, ids: Ids) -> np.ndarray:
         return self._append("s", as_ids(ids)).reshape(-1, self.vocabulary)
 
     def set_position(self, position: int) -> None:
         with self._turns.turn():
-            self._ask("P", as_int32("position", position))
-            self._position = position
+            self._ask("P", as_int32("position", position), tokens=position - self._position)
 
     def set_level(self, level: int) -> None:
         with self._turns.turn():
@@ -123,28 +125,48 @@ class EmulatedExecutor:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
         self._process.wait()
+        self._speaker.shutdown()
 
     def _append(self, operation: str, ids: np.ndarray) -> np.ndarray:
         with self._turns.turn():
-            logits = np.frombuffer(self._ask(operation, len(ids), ids.tobytes()), np.float32)
-            self._position += len(ids)
-            return logits
+            reply = self._ask(operation, len(ids), ids.tobytes(), tokens=len(ids))
+            return np.frombuffer(reply, np.float32)
 
-    def _ask(self, operation: str, number: int, data: bytes = b"") -> bytes:
+    def _ask(self, operation: str, number: int, data: bytes = b"", tokens: int = 0) -> bytes:
+        """The reply to a request, which moves the position by `tokens` if it succeeds."""
+        request = _WORD.pack(ord(operation), number) + data
+        return self._result(self._speaker.submit(self._converse, request, tokens))
+
+    def _converse(self, request: bytes, tokens: int) -> bytes:
         stream = self._process.stdin
         assert stream is not None
         with contextlib.suppress(BrokenPipeError):  # then there is no reply either
-            stream.write(_WORD.pack(ord(operation), number) + data)
+            stream.write(request)
             stream.flush()
-        return self._receive()
+        reply = self._receive()
+        self._position += tokens
+        return reply
+
+    def _result(self, reply: Future[bytes]) -> bytes:
+        """What the other thread has received. When a signal handler raises something, such as
+        Ctrl-C, the request is cancelled and its end awaited; the second time the model is ended.
+        """
+        try:
+            wait([reply])
+        except BaseException:
+            try:
+                self.cancel()
+                while wait([reply], timeout=_PATIENCE_SECONDS).not_done:
+                    self.cancel()  # the one before may have come before the request began
+            except BaseException:
+                self._process.kill()
+                raise
+            raise
+        return reply.result()
 
     def _receive(self) -> bytes:
-        try:
-            code, count = _WORD.unpack(self._read(_WORD.size))
-            data = self._read(count)
-        except KeyboardInterrupt:  # in the middle of a reply: what follows would be misread
-            self._process.kill()
-            raise
+        code, count = _WORD.unpack(self._read(_WORD.size))
+        data = self._read(count)
         if code:
             raise ERRORS.get(code, MorendoError)(data.decode(errors="replace"))
         return data

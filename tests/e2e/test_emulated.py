@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -68,6 +72,39 @@ def test_a_session_is_like_any_other(artifact: Path, compile_tiny: Callable[...,
             far.logits([9999])
     with pytest.raises(InputError, match="this session is closed"):
         far.logits(PROMPT)
+
+
+@needs_emulator
+def test_ctrl_c_ends_the_call_and_not_the_session(artifact: Path, monkeypatch) -> None:
+    monkeypatch.setenv("QEMU_CPU", CPUS["arm"])
+    long = [id % 90 + 5 for id in range(120)]
+    with morendo.load(artifact, threads=1) as session:
+        want = session.logits(PROMPT)
+        for delay in (0.001, 0.01, 0.02, 0.05):
+            with pytest.raises(KeyboardInterrupt):
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+                for _ in range(1000):
+                    session.executor.set_position(0)
+                    session.executor.prefill(long)
+            assert session.executor.position in (0, len(long))
+            session.executor.set_position(0)
+            np.testing.assert_array_equal(session.logits(PROMPT), want)
+
+
+@needs_emulator
+def test_the_second_ctrl_c_ends_the_model(artifact: Path, monkeypatch) -> None:
+    monkeypatch.setenv("QEMU_CPU", CPUS["arm"])
+    with morendo.load(artifact, threads=1) as session:
+        executor = cast(EmulatedExecutor, session.executor)
+        monkeypatch.setattr(executor, "cancel", lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            for _ in range(1000):
+                executor.prefill([5] * 60)
+                executor.set_position(0)
+        monkeypatch.undo()
+        with pytest.raises(morendo.MorendoError, match="the emulated model ended"):
+            executor.decode(5)
 
 
 @needs_emulator
