@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +27,7 @@ def compile_kernels(
     advance: Callable[[], None] = lambda: None,
     listings: dict[str, str] | None = None,
 ) -> list[Path]:
-    """Generate machine code, one object file a kernel.
+    """Generate machine code on all CPUs, one object file a kernel.
 
     Args:
         kernels: functions by their names.
@@ -36,26 +39,50 @@ def compile_kernels(
     Raises:
         CompileError: when the code generator refuses a kernel, naming it, or the disk is full.
     """
-    cache = BuildCache()
-    paths = []
-    for name, function in kernels.items():
-        path = directory / f"{name}.o"
-        module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
-        try:
-            code, listing = _kept_code(cache, module, llvm, listings is not None)
-        except Exception as error:  # TVM raises many types across its C interface
-            words = [line for line in str(error).splitlines() if line.strip()]
-            raise CompileError(
-                f"code generation failed ({words[-1] if words else type(error).__name__})",
-                where=f"kernel {name}",
-                hint="this is a defect of morendo; rerun with --debug and report it",
-            ) from error
-        write_scratch(path, code)
-        paths.append(path)
-        if listings is not None:
-            listings[name] = listing
-        advance()
+    cache, paths = BuildCache(), []
+    modules = {
+        name: tvm.IRModule({name: function.with_attr("global_symbol", name)})
+        for name, function in kernels.items()
+    }
+    make = partial(_made, cache=cache, llvm=llvm, listed=listings is not None)
+    with _workers() as workers:
+        for name, (code, listing) in zip(
+            modules, workers.map(make, modules, modules.values()), strict=True
+        ):
+            path = directory / f"{name}.o"
+            write_scratch(path, code)
+            paths.append(path)
+            if listings is not None:
+                listings[name] = listing
+            advance()
     return paths
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """A thread for each CPU: TVM gives up Python's lock while it works. After an error or Ctrl-C,
+    what has not begun is dropped.
+    """
+    workers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "machine code")
+    try:
+        yield workers
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def _made(
+    name: str, module: tvm.IRModule, *, cache: BuildCache, llvm: tvm.target.Target, listed: bool
+) -> tuple[bytes, str]:
+    """The object file of a kernel, and its assembly if it is to be listed."""
+    try:
+        return _kept_code(cache, module, llvm, listed)
+    except Exception as error:  # TVM raises many types across its C interface
+        words = [line for line in str(error).splitlines() if line.strip()]
+        raise CompileError(
+            f"code generation failed ({words[-1] if words else type(error).__name__})",
+            where=f"kernel {name}",
+            hint="this is a defect of morendo; rerun with --debug and report it",
+        ) from error
 
 
 def _key(module: tvm.IRModule, llvm: tvm.target.Target) -> str:
