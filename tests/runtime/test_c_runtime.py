@@ -21,6 +21,8 @@ from morendo.codegen.link import (
     plan_text,
 )
 from morendo.ir.errors import CompileError
+from morendo.runtime.artifact import SCHEDULE
+from morendo.runtime.schedule import Entropy, Fall, Layer, Learned, describe_schedules
 
 HERE = Path(__file__).resolve().parent
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
@@ -130,6 +132,24 @@ def test_forks_amid_sessions_that_open_and_close(tmp_path, toy_artifact):
     sources = map(str, toy_sources(tmp_path))
     program = build(ZIG, "stress_sessions.c", tmp_path / "stress", "-O2", *sources)
     assert check_output([program, toy_artifact, "30"]) == "ok\n"
+
+
+def test_damaged_schedules_with_address_sanitizer(tmp_path, toy_artifact):
+    (tmp_path / "tables.c").write_text(
+        kernel_table(toy.KERNELS) + plan_text(toy.toy_plan().to_json())
+    )
+    falls = [Fall(((1, 1), (3, 2))), Fall(), Fall(((2, 2),))]
+    layers = (Layer(((3, -5, 7, 11, 2),) * 4, (1, 2, 3, 4)), Layer(((5, 1, -3, 2),) * 3, (0, 0, 1)))
+    schedules = {
+        "static": falls[0],
+        "entropy": Entropy(falls[2], 1500),
+        "learned": Learned(3, 4, layers, tuple(falls)),
+    }
+    text = json.dumps(describe_schedules(schedules, toy.LEVELS, {}))
+    (tmp_path / SCHEDULE).write_text(text)
+    sources = tmp_path / "tables.c", HERE / "toy_kernels.c"
+    program = build_sanitized("fuzz_schedule.c", tmp_path / "fuzz", MEMORY, *sources)
+    assert check_output([program, toy_artifact, tmp_path]).startswith("ok, ")
 
 
 V2, V1 = "0::{}\n", "5:memory:/m\n4:cpu,cpuacct:{}\n1:name=systemd:/s\n0::/\n"
