@@ -25,7 +25,7 @@ from morendo.runtime.artifact import SCHEDULE, read_listed
 VERSION = 1
 KINDS = ("static", "entropy", "learned")
 WEIGHT_UNIT = 1 / 65536  # of a network's numbers in the file, which are integers
-_UNLIKELY = 20.0  # e^-20 of the likeliest token's probability is left out of an entropy
+_UNLIKELY = np.float32(20)  # e^-20 of the likeliest token's probability is left out of an entropy
 _AGAIN = "run morendo tune again"
 
 CacheMeans = Callable[[int, int], NDArray[np.float64]]
@@ -167,11 +167,11 @@ Schedule = Fall | Entropy | Learned
 
 def entropy(logits: NDArray[np.float32]) -> float:
     """Nats, of the distribution that logits stand for; very unlikely tokens are left out."""
-    largest = logits.max()
-    below = logits[logits >= largest - np.float32(_UNLIKELY)].astype(np.float64) - float(largest)
+    below = logits - logits.max()
+    below = below[below >= -_UNLIKELY]
     weights = np.exp(below)
-    total = weights.sum()
-    return float(np.log(total) - (weights * below).sum() / total)
+    total = weights.sum(dtype=np.float64)
+    return float(np.log(total) - (weights * below).sum(dtype=np.float64) / total)
 
 
 _FALL = {"switches": [[int]]}

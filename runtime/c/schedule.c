@@ -7,7 +7,6 @@
 #include "schedule.h"
 
 static const double WEIGHT_UNIT = 1.0 / 65536;
-static const float UNLIKELY = 20; /* e^-20 of the likeliest token's probability is left out */
 
 /* "fixed:L": level L from the first decode step on. */
 static int read_fixed(mr_schedule *schedule, const char *text) {
@@ -110,31 +109,6 @@ static int choose(mr_schedule *schedule) {
   return MR_OK;
 }
 
-static float largest_of(const float *x, int n) {
-  float most[8]; /* independent of each other: one would wait for the last comparison */
-  for (int j = 0; j < 8; j++) most[j] = -INFINITY;
-  int i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int j = 0; j < 8; j++) most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
-  }
-  for (; i < n; i++) most[0] = x[i] > most[0] ? x[i] : most[0];
-  for (int j = 1; j < 8; j++) most[0] = most[j] > most[0] ? most[j] : most[0];
-  return most[0];
-}
-
-/* Nats, of the distribution that logits stand for. */
-static double entropy(const float *logits, int n) {
-  float largest = largest_of(logits, n), least = largest - UNLIKELY;
-  double total = 0, sum = 0;
-  for (int i = 0; i < n; i++) {
-    if (logits[i] < least) continue;
-    double below = (double)logits[i] - (double)largest, weight = exp(below);
-    total += weight;
-    sum += weight * below;
-  }
-  return log(total) - sum / total;
-}
-
 int mr_schedule_next(mr_schedule *schedule, const float *logits) {
   if (schedule->off) return MR_OK;
   if (!schedule->token) return fail(MR_INPUT, "the schedule has not begun an answer");
@@ -146,7 +120,7 @@ int mr_schedule_next(mr_schedule *schedule, const float *logits) {
   }
   int level = schedule->next ? fall->switches[schedule->next - 1].level : 0;
   if (level && schedule->threshold < INFINITY &&
-      entropy(logits, mr_vocabulary(schedule->session)) > schedule->threshold) {
+      logits_entropy(logits, mr_vocabulary(schedule->session)) > schedule->threshold) {
     level = 0;
   }
   error = mr_set_level(schedule->session, level);

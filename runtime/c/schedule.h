@@ -43,6 +43,9 @@ struct mr_schedule {
 int schedule_read(mr_schedule *schedule, const char *dir, const char *name);
 void schedule_clear(mr_schedule *schedule);
 
+/* entropy.c: nats, of the distribution that logits stand for. */
+double logits_entropy(const float *logits, int count);
+
 /* features.c */
 int cache_means(const Plan *plan, int tensor, int position, int window, double *means, int capacity,
                 int *count);

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy
 
@@ -22,7 +23,7 @@ from morendo.codegen.link import (
 )
 from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import SCHEDULE
-from morendo.runtime.schedule import Entropy, Fall, Layer, Learned, describe_schedules
+from morendo.runtime.schedule import Entropy, Fall, Layer, Learned, describe_schedules, entropy
 
 HERE = Path(__file__).resolve().parent
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
@@ -150,6 +151,18 @@ def test_damaged_schedules_with_address_sanitizer(tmp_path, toy_artifact):
     sources = tmp_path / "tables.c", HERE / "toy_kernels.c"
     program = build_sanitized("fuzz_schedule.c", tmp_path / "fuzz", MEMORY, *sources)
     assert check_output([program, toy_artifact, tmp_path]).startswith("ok, ")
+
+
+def test_entropy_is_what_python_computes(tmp_path):
+    program = build_sanitized("print_entropy.c", tmp_path / "entropy", MEMORY)
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 15, 16, 17, 1023, 1024, 1025, 5000):
+        for scale in (0, 0.1, 3, 40):
+            logits = (rng.normal(7, 1, count) * scale).astype(np.float32)
+            done = subprocess.run(
+                [program], input=logits.tobytes(), capture_output=True, check=True
+            )
+            assert float(done.stdout) == pytest.approx(entropy(logits), abs=2e-6)
 
 
 V2, V1 = "0::{}\n", "5:memory:/m\n4:cpu,cpuacct:{}\n1:name=systemd:/s\n0::/\n"

@@ -160,11 +160,11 @@ def test_means_of_the_cache(toy_artifact):
 
 def test_entropy_is_what_the_definition_says():
     rng = np.random.default_rng(0)
-    for size in (1, 5, 37, 1000):
+    for size in (1, 5, 37, 1000, 50000):
         logits = rng.normal(0, 4, size).astype(np.float32)
         p = np.exp(logits.astype(np.float64) - logits.max())
         p /= p.sum()
-        assert entropy(logits) == pytest.approx(-(p * np.log(p)).sum(), abs=1e-5)
+        assert entropy(logits) == pytest.approx(-(p * np.log(p)).sum(), abs=2e-4)
     assert entropy(np.zeros(64, np.float32)) == pytest.approx(math.log(64))
 
 
