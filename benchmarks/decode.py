@@ -30,7 +30,7 @@ from torch_peer import TorchPeer
 from morendo.ir.errors import MorendoError
 from morendo.runtime.artifact import read_manifest
 from morendo.runtime.session import Session
-from morendo.runtime.step_cost import decode_bytes
+from morendo.runtime.step_cost import StepCost
 from morendo.terminal import print_error
 
 PREFILLS = (128, 512)
@@ -134,7 +134,7 @@ def summarize(options: argparse.Namespace, threads: int, times: Times) -> list[d
         tokens = next((n for n in PREFILLS if what.endswith(str(n))), DECODED)
         row = {"threads": threads, "work": what, "tokens_per_second": tokens / median}
         if what.startswith("decode level"):
-            nbytes = decode_bytes(plan, int(what.split()[-1]))
+            nbytes = StepCost.of(plan).level_bytes[int(what.split()[-1])]
             row["bytes_per_token"] = nbytes
             row["bytes_per_second"] = nbytes * DECODED / median
             row["bandwidth"] = medians["bandwidth"]

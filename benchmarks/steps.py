@@ -17,7 +17,6 @@ from rich.table import Table
 from morendo.ir.plan import Plan, Step
 from morendo.runtime.executor import CExecutor
 from morendo.runtime.session import Session
-from morendo.runtime.step_cost import weights_read
 
 
 def parse_options() -> argparse.Namespace:
@@ -65,7 +64,7 @@ def show(plan: Plan, steps: tuple[Step, ...], seconds: np.ndarray) -> None:
         total = totals[plan.kernels[step.kernel]]
         total[0] += 1
         total[1] += float(took)
-        total[2] += sum(weights_read(plan, step, 0).values())
+        total[2] += step.reads[0]
     table = Table("kernel", "calls", "ms", "share", "us a call", "GB/s of weights")
     for name, (count, took, nbytes) in sorted(totals.items(), key=lambda item: -item[1][1]):
         table.add_row(

@@ -29,6 +29,7 @@ from .lower_generic import lower_generic
 from .lower_ops import lower_op
 from .lowering import FunctionLowering, KernelCall, LevelStorage, Options, Program
 from .memory import Storage, plan_arena
+from .step_reads import bytes_read
 from .target import Target
 
 _RELAYED = ("rope", "cached_stacked_attention")  # these read the position itself
@@ -106,19 +107,23 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
     kernels = {name: index for index, name in enumerate(program.kernels)}
     tensors: dict[Tensor, int] = {}
     state: dict[Argument, int] = {}
+    levels = program.levels.count
     functions = {
-        name: tuple(_step(call, program, kernels, tensors, state) for call in lowered[name].calls)
+        name: tuple(
+            _step(call, program, kernels, tensors, state, levels) for call in lowered[name].calls
+        )
         for name in FUNCTIONS
     }
     return Plan(
         chunk=program.options.chunk,
         context=program.options.context,
         vocabulary=shape_of(relax_functions(module)["decode"].ret_ty)[-1],
-        levels=program.levels.count,
+        levels=levels,
         arena_bytes=arena_bytes,
         cache_bytes=program.cache_bytes,
         weights_bytes=program.weights.nbytes,
         kernels=tuple(kernels),
+        parameters=tuple(map(_parameters, program.kernels.values())),
         tensors=tuple(tensors),
         functions=functions,
         state=tuple(state),
@@ -136,6 +141,7 @@ def _step(
     kernels: dict[str, int],
     tensors: dict[Tensor, int],
     state: dict[Argument, int],
+    levels: int,
 ) -> Step:
     """A call with offsets; a scalar that its kernel reads from memory gets a slot of the state."""
     function = program.kernels[call.kernel]
@@ -160,7 +166,14 @@ def _step(
             args.append(tensors.setdefault(tensor, len(tensors)))
         else:
             args.append(arg)
-    return Step(kernels[call.kernel], tuple(args), call.note)
+    reads = bytes_read(_parameters(function), args, list(tensors), levels)
+    reads = tuple(nbytes // max(call.table_rows, 1) for nbytes in reads)
+    return Step(kernels[call.kernel], tuple(args), call.note, reads, call.weights)
+
+
+def _parameters(function: tirx.PrimFunc) -> tuple[str, ...]:
+    """The names of a kernel's parameters."""
+    return tuple(str(param.name) for param in function.params)
 
 
 def _in_memory(param: Any) -> bool:

@@ -69,7 +69,7 @@ def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, An
     if ids.space != "ids":  # positions: computed with, so int64
         cast = relax.op.astype(call.args[0], "int32")
         ids = lower_generic(lowering, relax.BlockBuilder().normalize(cast))
-    lowering.call(function, [ids, *table, out, count], attrs["weight"])
+    lowering.call(function, [ids, *table, out, count], attrs["weight"], table_rows=rows)
     return out
 
 
@@ -94,7 +94,8 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
     args += [*lowering.matrix(attrs), *lowering.bias(attrs), *residual, out]
     level = lowering.level(attrs)
     note = " + ".join(attrs["weights"])
-    lowering.call(lowering.build(build, spec=spec), [*args, count, *level], note)
+    weights = sum(attrs["out_features"]) * attrs["in_features"]
+    lowering.call(lowering.build(build, spec=spec), [*args, count, *level], note, weights)
     return out
 
 

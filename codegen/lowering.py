@@ -37,11 +37,18 @@ Operand = Storage | LevelStorage | Scalar
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A step before buffers have offsets: dims of tensors come from the kernel's signature."""
+    """A step before buffers have offsets: dims of tensors come from the kernel's signature.
+
+    Attributes:
+        weights: how many a token is multiplied with.
+        table_rows: rows of a table of which a token reads one; 0 where it reads all weights.
+    """
 
     kernel: str
     args: tuple[Operand, ...]
     note: str
+    weights: int = 0
+    table_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,13 +225,21 @@ class FunctionLowering:
         dims = [dim for param in self.function.params for dim in shape_of(param.ty)]
         return [dim for dim in dims if not isinstance(dim, int)]
 
-    def call(self, function: tirx.PrimFunc, args: Sequence[Operand], note: str = "") -> None:
-        """Append a kernel call."""
+    def call(
+        self,
+        function: tirx.PrimFunc,
+        args: Sequence[Operand],
+        note: str = "",
+        weights: int = 0,
+        table_rows: int = 0,
+    ) -> None:
+        """Append a kernel call; `weights` and `table_rows` as `KernelCall` has them."""
         step = len(self.calls)
         for arg in args:
             if isinstance(arg, Storage):
                 arg.used_at(step)
-        self.calls.append(KernelCall(self.program.add_kernel(function), tuple(args), note))
+        kernel = self.program.add_kernel(function)
+        self.calls.append(KernelCall(kernel, tuple(args), note, weights, table_rows))
 
     def matrix(self, attrs: dict[str, Any]) -> list[Storage | LevelStorage]:
         """The packed arrays of a fused linear's weights, scales of the level's reading."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from morendo.ir.errors import ArtifactError
 
-VERSION = 1
+VERSION = 2
 LIBRARY, EXECUTABLE = "model.so", "run"  # the files of an artifact that execute its plan
 TOKENIZER_TABLES = "tokenizer.bin"  # of the executable's tokenizer
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
@@ -97,11 +97,21 @@ def tensor_index(arg: Argument, level: int) -> int | None:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call; `note` says which part of the model it computes."""
+    """One kernel call.
+
+    Attributes:
+        kernel: its index.
+        args: one for each parameter of the kernel.
+        note: which part of the model it computes.
+        reads: bytes of weights that it reads for one token at each precision level.
+        weights: how many weights it multiplies a token with; 0 in tables and in everything else.
+    """
 
     kernel: int
     args: tuple[Argument, ...]
     note: str = ""
+    reads: tuple[int, ...] = ()
+    weights: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,7 @@ class Plan:
         levels: number of precision levels; level 0 is the most precise.
         arena_bytes, cache_bytes, weights_bytes: sizes of the spaces.
         kernels: names; the code of NAME is the exported symbol __tvm_ffi_NAME.
+        parameters: of each kernel, what its arguments are called.
         state: arguments that kernels read from memory, an int32 every SLOT_BYTES of the space
             "state", so that a device can repeat a call as it is; none of them is a tensor.
     """
@@ -128,6 +139,7 @@ class Plan:
     weights_bytes: int
     kernels: tuple[str, ...]
     tensors: tuple[Tensor, ...]
+    parameters: tuple[tuple[str, ...], ...]
     functions: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     state: tuple[Argument, ...] = ()
 
@@ -143,6 +155,7 @@ class Plan:
             **fields,
             **state,
             "kernels": list(self.kernels),
+            "parameters": [list(names) for names in self.parameters],
             "tensors": [[t.space, t.offset, t.dtype, list(t.dims)] for t in self.tensors],
             "functions": {
                 name: [
@@ -150,6 +163,8 @@ class Plan:
                         "kernel": step.kernel,
                         "args": [_argument_to_json(arg) for arg in step.args],
                         "note": step.note,
+                        "reads": list(step.reads),
+                        "weights": step.weights,
                     }
                     for step in steps
                 ]
@@ -180,17 +195,16 @@ class Plan:
 
 
 def row_caches(plan: Plan) -> list[int]:
-    """The cache tensors that hold one row for each token: [context, width] or [heads, context,
-    width], float.
+    """The caches of values, tensors [heads, context, width], layer after layer; a cache of codes
+    has no rows that can be read by themselves.
     """
-    return [
-        index
-        for index, tensor in enumerate(plan.tensors)
-        if tensor.space == "cache"
-        and tensor.dtype in ("float32", "float16")
-        and len(tensor.dims) in (2, 3)
-        and tensor.dims[-2] == plan.context
-    ]
+    found = {
+        arg: None
+        for step in plan.functions["decode"]
+        for name, arg in zip(plan.parameters[step.kernel], step.args, strict=True)
+        if name == "v_cache" and isinstance(arg, int)
+    }
+    return [i for i in found if plan.tensors[i].dtype in ("float32", "float16")]
 
 
 # The least and the most that each number may be, the same as in runtime/c/plan.c.
@@ -241,13 +255,20 @@ def _plan_from_data(data: dict[str, Any]) -> Plan:
     functions = {}
     for name, steps in data["functions"].items():
         functions[name] = tuple(
-            Step(step["kernel"], tuple(map(_argument_from_json, step["args"])), step["note"])
+            Step(
+                step["kernel"],
+                tuple(map(_argument_from_json, step["args"])),
+                step["note"],
+                tuple(step["reads"]),
+                step["weights"],
+            )
             for step in steps
         )
     numbers = {name: data[name] for name in _NUMBERS}
     return Plan(
         **numbers,
         kernels=tuple(data["kernels"]),
+        parameters=tuple(map(tuple, data["parameters"])),
         tensors=tuple(tensors),
         functions=functions,
         state=tuple(map(_argument_from_json, data.get("state", []))),
@@ -262,6 +283,9 @@ def _check_plan(plan: Plan) -> None:
     for index, name in enumerate(plan.kernels):
         good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
         _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")
+    good = len(plan.parameters) == len(plan.kernels)
+    good = good and all(isinstance(name, str) for names in plan.parameters for name in names)
+    _require(good, "every kernel has a list of parameters' names", "plan.json")
     for index, arg in enumerate(plan.state):
         good = not _is_count(arg) and not isinstance(arg, LevelTensor)
         good = good and _is_good_argument(plan, arg)
@@ -310,8 +334,14 @@ def _check_step(plan: Plan, step: Step, where: str) -> None:
     good = _is_count(step.kernel) and step.kernel < len(plan.kernels)
     _require(good, f"kernel index out of range (got {step.kernel!r})", where)
     _require(isinstance(step.note, str), "note must be text", where)
+    names = plan.parameters[step.kernel]
+    counts = f"got {len(step.args)}, need {len(names)}"
+    _require(len(step.args) == len(names), f"wrong number of arguments ({counts})", where)
     for arg in step.args:
         _require(_is_good_argument(plan, arg), f"bad argument {arg!r}", where)
+    good = len(step.reads) == plan.levels and all(map(_is_count, step.reads))
+    _require(good, f"reads must be {plan.levels} numbers of bytes (got {step.reads!r})", where)
+    _require(_is_count(step.weights), f"weights must be a count (got {step.weights!r})", where)
 
 
 def _is_good_argument(plan: Plan, arg: Argument) -> bool:

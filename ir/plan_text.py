@@ -25,7 +25,9 @@ def print_plan(plan: Plan, functions: tuple[str, ...] = ("prefill", "score", "de
 
 
 def _call(plan: Plan, step: Step) -> str:
-    text = ", ".join(_argument(plan, arg) for arg in step.args)
+    names = plan.parameters[step.kernel]
+    named = zip(names, step.args, strict=True)
+    text = ", ".join(f"{name}={_argument(plan, arg)}" for name, arg in named)
     return f"({text})" + (f"  # {printable(step.note)}" if step.note else "")
 
 

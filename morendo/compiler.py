@@ -144,7 +144,7 @@ def compile(
             )
         module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
-        facts = with_step_cost(text_facts, program, plan)
+        facts = with_step_cost(text_facts, plan)
         machine.build(program, plan, facts, artifact.path, progress.task, dump)
         _write_data(program, plan, artifact.path, setting, dump, progress)
         artifact.finish(manifest_of(loaded, context, machine, program, plan, records, tokenizer))

@@ -10,7 +10,6 @@ from typing import Any
 from morendo import __version__
 from morendo.chat_form import find_chat_form
 from morendo.codegen.build_cache import BuildCache
-from morendo.codegen.lowering import Program
 from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
 from morendo.codegen.tokenizer import UnsupportedTokenizer, kept_tokenizer
 from morendo.frontend import LoadedModel
@@ -50,9 +49,9 @@ def describe_text(
     )
 
 
-def with_step_cost(facts: TextFacts, program: Program, plan: Plan) -> TextFacts:
+def with_step_cost(facts: TextFacts, plan: Plan) -> TextFacts:
     """The same, and what a decode step reads at each level."""
-    cost = StepCost.of(plan, program.weights.describe()["matrices"])
+    cost = StepCost.of(plan)
     return replace(facts, level_bytes=cost.level_bytes, weights=cost.weights)
 
 

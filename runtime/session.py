@@ -17,7 +17,7 @@ import numpy as np
 from morendo.ir.errors import ArtifactError, Cancelled, InputError
 from morendo.ir.plan import Plan
 from morendo.runtime.arguments import as_int32, as_integer, as_path
-from morendo.runtime.artifact import WEIGHT_LIST, read_manifest, read_plan, read_weight_list
+from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
 from morendo.runtime.sampling import Sampler, SamplingSettings
 from morendo.runtime.schedule import Levels, Schedule, find_schedule
@@ -124,9 +124,7 @@ class Session:
     @cached_property
     def step_cost(self) -> StepCost:
         """What a decode step reads at each level."""
-        listed = WEIGHT_LIST in self.manifest["files"]
-        matrices = read_weight_list(self.directory)["matrices"] if listed else []
-        return StepCost.of(self.plan, matrices)
+        return StepCost.of(self.plan)
 
     @property
     def level(self) -> int:

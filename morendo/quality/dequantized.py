@@ -145,7 +145,7 @@ def _uses(plan: Plan) -> dict[int, list[_Use]]:
         levels = [arg.values for arg in step.args if isinstance(arg, Level)]
         bounds = tuple(zip(*levels, strict=True)) if levels else (None,) * plan.levels
         tensors = tuple(_weights_of(plan, step, level) for level in range(plan.levels))
-        use = _Use(plan.kernels[step.kernel].startswith("embedding"), bounds, tensors)
+        use = _Use(not step.weights, bounds, tensors)
         for offset in tensors[0]:
             uses.setdefault(offset, []).append(use)
     return uses

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from morendo.ir.errors import InputError
 from morendo.progress import Advance, Progress
 from morendo.runtime.session import Session, load
-from morendo.runtime.step_cost import decode_bytes
 
 from .scores import Score, TokenScores, compare, cut_windows, summarize
 
@@ -248,5 +247,5 @@ class _Measurement:
         ):
             read = None
             if kind == ARTIFACT and level is not None:
-                read = decode_bytes(self.session.plan, level)
+                read = self.session.step_cost.level_bytes[level]
             yield Row(kind, level, summarize(self.found[kind, level]), read)

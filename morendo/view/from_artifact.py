@@ -7,10 +7,10 @@ from typing import Any
 
 from morendo.ir.errors import ArtifactError
 from morendo.ir.formats import WeightFormat
-from morendo.ir.plan import Plan
+from morendo.ir.plan import Plan, tensor_index
 from morendo.ir.plan_text import print_plan
 from morendo.runtime.artifact import GRAPH, read_manifest, read_plan, read_weight_list
-from morendo.runtime.step_cost import decode_bytes_by_kernel, weights_read
+from morendo.runtime.step_cost import decode_bytes_by_kernel
 
 from .texts import Texts, functions_of
 
@@ -69,8 +69,7 @@ def _kernels(plan: Plan) -> dict[str, Any]:
         for step in steps:
             facts = found[plan.kernels[step.kernel]]
             facts["calls"][function] = facts["calls"].get(function, 0) + 1
-            read = sum(weights_read(plan, step, 0).values())
-            facts["weight_bytes"] = max(facts["weight_bytes"], read)
+            facts["weight_bytes"] = max(facts["weight_bytes"], step.reads[0])
     return found
 
 
@@ -85,7 +84,8 @@ def _matrix(entry: dict[str, Any], plan: Plan) -> dict[str, Any]:
 def _level_bytes(offset: int, plan: Plan) -> list[int]:
     """What a decode step reads of the matrix whose first array lies at `offset`."""
     for step in plan.functions["decode"]:
-        read = [weights_read(plan, step, level) for level in range(plan.levels)]
-        if any(plan.tensors[index].offset == offset for index in read[0]):
-            return [sum(found.values()) for found in read]
+        indexes = [tensor_index(arg, 0) for arg in step.args]
+        tensors = [plan.tensors[index] for index in indexes if index is not None]
+        if step.weights and any(t.space == "weights" and t.offset == offset for t in tensors):
+            return list(step.reads)
     return []

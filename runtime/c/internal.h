@@ -83,7 +83,7 @@ int json_integer(const Node *node, int64_t low, int64_t high, int64_t *out);
  *
  * What changes from call to call is an argument, or a number in the memory of the device that
  * kernels read from the space "state": a kernel call can then be kept as it is. */
-enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 1, SLOT_BYTES = 64 };
+enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 2, SLOT_BYTES = 64 };
 enum Space { ARENA, WEIGHTS, CACHE, IDS, LOGITS, STATE, SPACES };
 enum Function { PREFILL, SCORE, DECODE, FUNCTIONS };
 enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL, PATCH_TENSOR };

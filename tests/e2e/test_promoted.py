@@ -25,7 +25,6 @@ from morendo.progress import Progress
 from morendo.quality.dequantized import DequantizedWeights
 from morendo.quality.reference import Reference
 from morendo.runtime.interpreter import PythonExecutor
-from morendo.runtime.step_cost import decode_bytes
 from tests.e2e.conftest import TINY
 from tests.e2e.quality import torch_logits
 
@@ -113,7 +112,7 @@ def test_every_level_computes_what_its_weights_say(artifact: Path) -> None:
             assert (
                 np.linalg.norm(executor.decode(int(ids[-1])) - got[-1]) < 1e-4 * np.abs(got).sum()
             )
-            reads.append(decode_bytes(session.plan, level))
+            reads.append(session.step_cost.level_bytes[level])
     assert reads == sorted(reads, reverse=True)
 
 

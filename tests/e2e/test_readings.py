@@ -14,7 +14,7 @@ from morendo.quality.dequantized import DequantizedWeights, read_matrices
 from morendo.quality.reference import Reference
 from morendo.runtime.artifact import read_plan
 from morendo.runtime.interpreter import PythonExecutor
-from morendo.runtime.step_cost import decode_bytes
+from morendo.runtime.step_cost import StepCost
 from tests.calibration.test_streaming import prose
 from tests.e2e.conftest import TINY
 from tests.e2e.quality import kl_divergence, torch_logits
@@ -83,9 +83,9 @@ def test_matrices_and_norms_are_read_at_the_reading_of_the_level(
 
 
 def test_a_level_reads_no_more_than_without_readings(artifacts: dict[str, Path]) -> None:
-    three, one = (read_plan(artifacts[name]) for name in ("three", "one"))
+    three, one = (StepCost.of(read_plan(artifacts[name])) for name in ("three", "one"))
     for level in (0, 2, 4):
-        assert decode_bytes(three, level) == decode_bytes(one, level)
+        assert three.level_bytes[level] == one.level_bytes[level]
 
 
 def test_lower_levels_are_much_closer_to_float_than_codes_made_for_all_bits(

@@ -12,7 +12,7 @@ from morendo.ir.plan_text import print_plan
 
 def small_plan() -> Plan:
     args = (0, 1, "tokens", "position", Level((4, 2)), Const(-3), LevelTensor((2, 3)))
-    steps = (Step(0, args, "model.embed"),)
+    steps = (Step(0, args, "model.embed", (128, 64), 96),)
     return Plan(
         chunk=4,
         context=16,
@@ -22,6 +22,7 @@ def small_plan() -> Plan:
         cache_bytes=0,
         weights_bytes=128,
         kernels=("embed",),
+        parameters=(("ids", "out", "tokens", "position", "n3", "p3", "table"),),
         tensors=(
             Tensor("ids", 0, "int32", ("tokens",)),
             Tensor("arena", 64, "float32", (4, 8)),
@@ -41,8 +42,8 @@ def test_json_round_trip():
 def test_print_plan_shows_calls():
     text = print_plan(small_plan())
     assert (
-        "embed  (ids:i32[tokens], arena+0x40:f32[4,8], tokens, position, level[4, 2], -3, "
-        "level[weights+0x0:u8[16], weights+0x40:u8[16]])" in text
+        "embed  (ids=ids:i32[tokens], out=arena+0x40:f32[4,8], tokens=tokens, position=position, "
+        "n3=level[4, 2], p3=-3, table=level[weights+0x0:u8[16], weights+0x40:u8[16]])" in text
     )
     assert text.count("# model.embed") == 2
 
@@ -56,7 +57,7 @@ def test_which_tensor_an_argument_is_at_a_level():
 @pytest.mark.parametrize(
     ("path", "value", "match"),
     [
-        (["version"], 9, "another version .got 9, need 1."),
+        (["version"], 9, "another version .got 9, need 2."),
         (["chunk"], 0, "chunk must be 1 to 1048576 .got 0."),
         (["chunk"], (1 << 20) + 1, "chunk must be"),
         (["context"], 2**31, "context must be 1 to 2147483647"),
@@ -90,6 +91,12 @@ def test_which_tensor_an_argument_is_at_a_level():
         (["functions", "prefill", 0, "args", 6], {"tensors": [2, True]}, "bad argument LevelT"),
         (["functions", "prefill", 0, "args", 0], {"const": 2**31}, "bad argument Const"),
         (["functions", "prefill", 0, "args", 0], {"x": 1}, "unknown argument"),
+        (["functions", "prefill", 0, "args"], [0, 1], "number of arguments .got 2, need 7."),
+        (["functions", "prefill", 0, "reads"], [1], "reads must be 2 numbers"),
+        (["functions", "prefill", 0, "reads"], [1, -1], "reads must be 2 numbers"),
+        (["functions", "prefill", 0, "weights"], -1, "weights must be a count"),
+        (["parameters"], [], "every kernel has a list"),
+        (["parameters", 0, 0], 5, "every kernel has a list"),
         (["functions"], {}, "functions must be"),
         (["state"], [0], "bad state 0 at state 0"),
         (["state"], ["wordcount"], "bad state 'wordcount' at state 0"),

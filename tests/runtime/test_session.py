@@ -133,7 +133,7 @@ def test_generate_greedy_to_the_length(session):
     assert list(session.generate(IDS, max_tokens=6, ignore_eos=True)) == want
     stats = session.stats
     assert (stats.finish, stats.prompt_tokens, stats.decode_tokens) == ("length", len(IDS), 5)
-    assert stats.bytes_per_token == VOCABULARY * 5 * 4
+    assert stats.bytes_per_token == (VOCABULARY + 1) * 5 * 4  # and a row of embeddings
     assert stats.decode_tokens_per_second > 0
     assert stats.gigabytes_per_second > 0
     assert stats.peak_memory_bytes > 10e6
@@ -235,7 +235,7 @@ def test_a_recompiled_artifact_is_loaded_anew(toy_artifact, toy_library):
 def test_kernel_refusal_names_the_step(tmp_path):
     plan = toy.toy_plan()
     steps = list(plan.functions["decode"])
-    steps[3] = dataclasses.replace(steps[3], args=(*steps[3].args[:2], 6, *steps[3].args[3:4]))
+    steps[3] = dataclasses.replace(steps[3], args=(*steps[3].args[:2], 4, *steps[3].args[3:]))
     plan = dataclasses.replace(plan, functions={**plan.functions, "decode": tuple(steps)})
     out, library = tmp_path / "bad", tmp_path / "model.so"
     toy.link_toy(library, plan)
@@ -243,7 +243,7 @@ def test_kernel_refusal_names_the_step(tmp_path):
     for executor in ("c", "python"):
         with Session(out, executor=executor) as session:
             session.executor.prefill([1])
-            with pytest.raises(Exception, match="kernel head failed .*lm_head.*expected x, table"):
+            with pytest.raises(Exception, match="kernel head failed .*lm_head.*expected a row"):
                 session.executor.decode(1)
 
 

@@ -48,7 +48,7 @@ def make_plan(ids_dims=(CHUNK,)):
         Tensor("weights", 0, "float32", (VOCABULARY, WIDTH)),
         Tensor("logits", 0, "float32", (CHUNK, VOCABULARY)),
     )
-    steps = (Step(0, (0, 1, 2, "tokens", "position"), "mix everything"),)
+    steps = (Step(0, (0, 1, 2, "tokens", "position"), "mix everything", (4 * VOCABULARY * WIDTH,)),)
     return Plan(
         chunk=CHUNK,
         context=64,
@@ -58,6 +58,7 @@ def make_plan(ids_dims=(CHUNK,)):
         cache_bytes=0,
         weights_bytes=4 * VOCABULARY * WIDTH,
         kernels=("mix",),
+        parameters=(("ids", "table", "out", "tokens", "position"),),
         tensors=tensors,
         functions={"prefill": steps, "score": steps, "decode": steps},
     )

@@ -13,6 +13,13 @@ from morendo.runtime.artifact import create_artifact
 
 VOCABULARY, WIDTH, CHUNK, CONTEXT, LEVELS = 37, 5, 4, 19, 3
 KERNELS = ("embed", "append", "mix", "head")
+PARAMETERS = (
+    ("ids", "table", "out", "tokens"),
+    ("x", "v_cache", "tokens", "position"),
+    ("v_cache", "out", "tokens", "position", "level"),
+    ("x", "table", "out", "tokens", "all_rows"),
+)
+NOTHING = (0,) * LEVELS
 SECOND_TABLE = 768  # bytes from the start of the weights: what the last level compares with
 HERE = Path(__file__).resolve().parent
 TOOLCHAIN = Toolchain(f"{platform.machine()}-linux-gnu.2.17")
@@ -34,13 +41,17 @@ def toy_plan(context: int = CONTEXT) -> Plan:
 
     def steps(logits: int, all_rows: int) -> tuple[Step, ...]:
         level = Level(tuple(range(LEVELS)))
+        row, table_bytes = (4 * WIDTH,) * LEVELS, (4 * WIDTH * VOCABULARY,) * LEVELS
         table = LevelTensor((*(1 for _ in range(LEVELS - 1)), 7))
         return (
-            Step(0, (0, 1, 2, "tokens"), "embed_tokens"),
-            Step(1, (2, 3, "tokens", "position"), "layer.append"),
-            Step(2, (3, 4, "tokens", "position", level), "layer.mix"),
-            Step(3, (4, table, logits, "tokens", Const(all_rows)), "lm_head"),
-        )
+            Step(0, (0, 1, 2, "tokens"), "embed_tokens", row),
+            Step(1, (2, 3, "tokens", "position"), "layer.append", NOTHING),
+            Step(2, (3, 4, "tokens", "position", level), "layer.mix", NOTHING),
+            Step(
+                3, (4, table, logits, "tokens", Const(all_rows)), "lm_head", table_bytes,
+                VOCABULARY * WIDTH,
+            ),
+        )  # fmt: skip
 
     return Plan(
         chunk=CHUNK,
@@ -51,6 +62,7 @@ def toy_plan(context: int = CONTEXT) -> Plan:
         cache_bytes=context * width_bytes,
         weights_bytes=SECOND_TABLE + VOCABULARY * width_bytes,
         kernels=KERNELS,
+        parameters=PARAMETERS,
         tensors=tensors,
         functions={"prefill": steps(5, 0), "score": steps(6, 1), "decode": steps(5, 0)},
     )
@@ -61,7 +73,7 @@ def state_plan() -> Plan:
     plan, level = toy_plan(), Level(tuple(range(LEVELS)))
     first = len(plan.tensors)
     slots = tuple(Tensor("state", SLOT_BYTES * i, "int32", (1,)) for i in range(3))
-    mix = Step(2, (3, 4, first, first + 1, first + 2), "layer.mix")
+    mix = Step(2, (3, 4, first, first + 1, first + 2), "layer.mix", NOTHING)
     functions = {
         name: tuple(mix if step.kernel == 2 else step for step in steps)
         for name, steps in plan.functions.items()
