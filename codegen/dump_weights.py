@@ -42,7 +42,7 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _level_bytes(program: Program, entry: dict[str, Any], fmt: WeightFormat) -> list[int]:
-    levels = program.groups_read.get(tuple(entry["names"]))
+    levels = program.levels.groups.get(tuple(entry["names"]))
     if levels is None:
         return [entry["nbytes"]]
     return [fmt.bytes_read(sum(entry["rows"]), entry["columns"], bounds) for bounds in levels]
