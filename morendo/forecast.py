@@ -24,6 +24,7 @@ from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.calibration import WRITING
 from morendo.passes.normalize import Normalize
 from morendo.passes.pipeline import run_passes
+from morendo.passes.quantize_weights import QuantizeWeights
 from morendo.passes.tune_scales import TuneScales
 from morendo.progress import Advance, Progress
 
@@ -35,7 +36,9 @@ _TRIALS = 12
 # of 135 M weights on a processor with bfloat16 products.
 _WRITE, _ANALYZE, _ROUND, _TUNE = 1.4, 1.25, 0.62, 0.8
 _ROUND_WEIGHT = 27e3
-"""The same for choosing the code of one weight."""
+"""The same for choosing the code of one weight,"""
+_ROUND_TOGETHER = 1.4
+"""so many times as much for each reading where codes are made for several."""
 
 
 def foresee_time(
@@ -80,6 +83,7 @@ def works(
     body = sum(sizes) - head
     inputs = {call.args[0]: attrs_of(call)["in_features"] for call in linears}
     moments = sum(features**2 for features in inputs.values())
+    readings = _readings(recipe)
     found: dict[str, float] = {}
     if writes:
         found[WRITING] = _WRITE * windows * length * (body + head)
@@ -88,11 +92,22 @@ def works(
             tokens = min(step.windows, windows) * length
             found[step.task] = _ANALYZE * tokens * (body + moments)
         if isinstance(step, CalibrateWeights):
-            products = 2 * windows * length * (body + moments)
-            found[step.task] = _ROUND * products + _ROUND_WEIGHT * body
+            models = 1 + max(len(readings), 1)  # the float model, and one of every reading
+            products = models * windows * length * (body + moments)
+            together = _ROUND_TOGETHER * len(readings) if readings else 1.0
+            found[step.task] = _ROUND * products + _ROUND_WEIGHT * together * body
         if isinstance(step, TuneScales):
-            found[step.task] = _TUNE * 3 * step.steps * length * (body + head)
+            for reading, bits in enumerate(readings or (0,)):
+                if bits < step.below_bits:
+                    title = step.task_at(readings, reading)
+                    found[title] = _TUNE * 3 * step.steps * length * (body + head)
     return found
+
+
+def _readings(recipe: Sequence[Pass]) -> tuple[int, ...]:
+    """What codes are made for, () for all their bits."""
+    steps = [step for step in recipe if isinstance(step, QuantizeWeights)]
+    return steps[-1].readings_of_codes if steps else ()
 
 
 def speed() -> float:

@@ -71,16 +71,17 @@ class QuantizeWeights(Pass):
                 f"{self.name}: only 4-bit codes have several readings, such as 43 (got {self.spec})"
             )
         if self.readings:
-            check_readings(self._readings)
+            check_readings(self.readings_of_codes)
 
     @property
-    def _readings(self) -> tuple[int, ...]:
+    def readings_of_codes(self) -> tuple[int, ...]:
+        """`readings` as numbers of bits."""
         return tuple(map(int, self.readings))
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         size, layout = self.group_size, context.layout
         body = format_for_bits(self.bits, size, layout)
-        body = replace(body, compact=self.compact, readings=self._readings)
+        body = replace(body, compact=self.compact, readings=self.readings_of_codes)
         head = format_for_bits(self.head_bits, size, layout) if body.quantized else body
         head = replace(head, compact=self.compact and head.nested)
         positions = format_for_bits(8, size, layout) if head.nested else head

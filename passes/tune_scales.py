@@ -82,6 +82,10 @@ class TuneScales(Pass):
                 break
         return _with_tuned(module, weights, calibration.codes, count)
 
+    def task_at(self, readings: tuple[int, ...], reading: int) -> str:
+        """The title of the progress of one reading, of those that the module has."""
+        return f"{self.task}, {readings[reading]} bits read" if readings else self.task
+
     def _has_room(self, module: tvm.IRModule, reading: int, context: Context) -> bool:
         """Whether a reading has few enough bits."""
         bits = _nested_bits(module, reading)
@@ -105,8 +109,7 @@ class TuneScales(Pass):
             return False
         tuner = Tuner(function, weights, calibration.codes, self.learning_rate, reading)
         place = _place(module, reading)
-        task = self.task if place == "main" else f"{self.task} of {place}"
-        with calibration.track(task, self.steps) as advance:
+        with calibration.track(self.task_at(readings_of(module), reading), self.steps) as advance:
             tuned = tuner.run(windows, calibration.windows, self.steps, advance)
         context.report.figures["all matrices" if place == "main" else place] = {
             "kl_before": tuned.before,

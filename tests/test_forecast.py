@@ -84,6 +84,22 @@ def test_work_is_counted_for_what_will_run(monkeypatch) -> None:
     assert notes.said == [f"calibrating by 48 windows that the model writes: about {expected}"]
 
 
+def test_every_reading_runs_a_model_and_is_tuned_where_it_has_few_bits() -> None:
+    loaded = load_model(TINY)
+    module, _ = run_passes(loaded.module, [Normalize()], Context(None))
+
+    def count(readings: str | None) -> dict[str, float]:
+        budget = Budget.of(4, None, None, None, readings=readings)
+        recipe = parse_spec(budget.passes(True), known_passes())
+        return works(recipe, module["main"], 48, 512, False)
+
+    one, three = count(None), count("4,3,2")
+    task = "round with error feedback"
+    assert set(one) == {task}
+    assert set(three) == {task, "tune scales, 3 bits read", "tune scales, 2 bits read"}
+    assert 1.5 * one[task] < three[task] < 5 * one[task]
+
+
 @pytest.mark.parametrize("trials", [1])
 def test_speed_is_measured(trials: int, monkeypatch) -> None:
     monkeypatch.setattr(forecast, "_TRIALS", trials)

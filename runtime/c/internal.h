@@ -115,6 +115,7 @@ typedef struct {
   Step *steps;
   ArgumentPatch *patches;
   int step_count, patch_count;
+  int tensor_patches; /* of the patches: what nothing but the level decides */
 } StepList;
 
 typedef struct Block Block;
@@ -126,7 +127,10 @@ typedef struct {
   Tensor **varying; /* tensors whose shape changes from call to call */
   int tensor_count, varying_count;
   StepList functions[FUNCTIONS];
-  void *kept[FUNCTIONS]; /* by the device: steps that it can run without being called */
+  /* By the device: steps of DECODE that it can run without being called, one for all levels, or
+   * one for each where levels have tensors of their own. */
+  void **kept;
+  int kept_count;
   int profile; /* add up the seconds of each step */
   /* The space of numbers: SLOT_BYTES for each, where the device has it and here. */
   void *state;

@@ -234,6 +234,7 @@ static int read_argument(Reader *reader, const Node *node, Any *slot, StepList *
     patch.tensors = read_tensor_of_level(reader, indexes);
     if (!patch.tensors) return 0;
     slot->kind = KIND_TENSOR;
+    list->tensor_patches++;
   } else if (levels) {
     patch.kind = PATCH_LEVEL;
     patch.levels = read_level(reader, levels);
@@ -329,7 +330,13 @@ static int read_root(Reader *reader) {
   if (!error) error = read_tensors(reader, json_get(&reader->json, root, "tensors"));
   const Node *functions = json_get(&reader->json, root, "functions");
   for (int i = 0; !error && i < FUNCTIONS; i++) error = read_function(reader, functions, i);
-  return error;
+  if (error) return error;
+  Plan *plan = reader->plan;
+  int count = plan->functions[DECODE].tensor_patches ? (int)plan->levels : 1;
+  plan->kept = allocate(plan, count, sizeof *plan->kept);
+  if (!plan->kept) return no_memory();
+  plan->kept_count = count;
+  return MR_OK;
 }
 
 int plan_read(Plan *plan, const char *text, size_t length) {
@@ -351,7 +358,7 @@ void plan_bind(Plan *plan, void *const bases[SPACES]) {
 }
 
 void plan_free(Plan *plan) {
-  for (int i = 0; i < FUNCTIONS; i++) {
+  for (int i = 0; i < plan->kept_count; i++) {
     if (plan->kept[i]) device_forget(plan->kept[i]);
   }
   while (plan->blocks) {

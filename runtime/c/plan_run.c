@@ -80,15 +80,16 @@ int plan_run(Plan *plan, enum Function function, int tokens, int position, int l
   int error = prepare(plan, &plan->functions[function], tokens, position, level);
   if (error) return error;
   /* Only the steps of one token are the same in every call; the shapes of the others change. */
-  int keeps = function == DECODE && !plan->profile &&
-              !plan->functions[function].patch_count;
+  const StepList *list = &plan->functions[function];
+  int keeps = function == DECODE && !plan->profile && list->patch_count == list->tensor_patches;
   if (!keeps) return run_steps(plan, function, interrupt);
   if (interrupted(interrupt)) {
     return fail(MR_CANCELLED, "cancelled before %s", function_names[function]);
   }
-  int begun = device_begin(&plan->kept[function]);
+  void **kept = &plan->kept[plan->kept_count > 1 ? level : 0];
+  int begun = device_begin(kept);
   if (begun != RUN_STEPS) return begun == STEPS_RAN ? MR_OK : begun;
   error = run_steps(plan, function, interrupt);
-  int finished = device_finish(&plan->kept[function], !error);
+  int finished = device_finish(kept, !error);
   return error ? error : finished;
 }
