@@ -101,6 +101,22 @@ def test_a_cache_of_8_bits_takes_half_of_the_memory(compile_tiny: Callable[..., 
     assert 0.5 * half < eight < 0.7 * half  # 4 bytes of scale for each head of 32 elements
 
 
+@pytest.mark.parametrize("bits", ["f32", "f16", 8, 4])
+def test_a_plan_says_what_it_reads(bits: str | int, compile_tiny: Callable[..., Path]) -> None:
+    """A decode step reads every weight once, of the table a row."""
+    artifact = compile_tiny(bits=bits)
+    plan = read_plan(artifact)
+    for names in plan.parameters:
+        assert all(names) and len(set(names)) == len(names)
+    steps = plan.functions["decode"]
+    table = next(step for step in steps if step.note.endswith("embed_tokens.weight"))
+    assert table.reads[0] == table.reads[-1] < plan.weights_bytes / 100
+    read = sum(step.reads[0] for step in steps)
+    assert 0.97 * plan.weights_bytes < read <= 1.01 * plan.weights_bytes
+    with morendo.load(artifact) as session:
+        assert session.step_cost.weights == sum(step.weights for step in steps) > 300_000
+
+
 def test_a_width_that_no_cache_has_is_refused(compile_tiny: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="cache_bits is no width.*got 5, need one of 32, 16, 8"):
         compile_tiny(cache_bits=5)

@@ -92,7 +92,7 @@ def kernel_builder(name: str) -> Iterator[IRBuilder]:
 
 def tensor_argument(name: str, shape: Sequence[Any], dtype: str):
     """A dense buffer parameter; an extent may be a scalar parameter that is declared later."""
-    return T.match_buffer(T.arg(name, T.handle()), shape, dtype, layout=None)
+    return T.arg(name, T.buffer(tuple(shape), dtype, layout=None))
 
 
 def scalar_argument(name: str, variable: Any = None):
