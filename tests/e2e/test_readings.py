@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from morendo.quality.reference import Reference
 from morendo.runtime.artifact import read_plan
 from morendo.runtime.interpreter import PythonExecutor
 from morendo.runtime.step_cost import StepCost
+from morendo.targets import find_target, known_targets
 from tests.calibration.test_streaming import prose
 from tests.e2e.conftest import TINY
 from tests.e2e.quality import kl_divergence, torch_logits
@@ -104,6 +109,30 @@ def test_lower_levels_are_much_closer_to_float_than_codes_made_for_all_bits(
     assert lost["three"][0] < 1.8 * lost["one"][0]
     assert lost["three"][1] < 0.8 * lost["one"][1]
     assert lost["three"][2] < 0.8 * lost["one"][2]
+
+
+@pytest.mark.parametrize("name", [target.name for target in known_targets()])
+def test_every_target_reads_the_same_at_every_level(
+    name: str, compile_tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"readings": "4,3,2", "calibrate": "pydoc", "calibration_windows": 1}
+    emulator = find_target(name).device.emulator
+    if find_target(name).device.machine != platform.machine():
+        if shutil.which(emulator or "none") is None:
+            pytest.skip(f"there is no emulator of {name} here")
+        monkeypatch.setenv("QEMU_CPU", "max")
+    ids = np.random.default_rng(2).integers(2, 512, size=9).tolist()
+    with (
+        morendo.load(compile_tiny(tuning_steps=0, **options)) as near,
+        morendo.load(compile_tiny(tuning_steps=0, target=name, **options)) as far,
+    ):
+        seen = []
+        for level in range(len(READING_OF_LEVEL)):
+            near.set_level(level)
+            far.set_level(level)
+            seen.append(near.logits(ids))
+            np.testing.assert_allclose(far.logits(ids), seen[-1], atol=1e-3 * np.abs(seen).max())
+        assert all(not np.allclose(a, b, rtol=1e-2) for a, b in pairwise(seen))
 
 
 @pytest.mark.parametrize(
