@@ -100,7 +100,7 @@ NORMS = ("rms_norm", "layer_norm")
 """Ops whose weights multiply each channel."""
 
 NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0, "lower_weights": []}
-LAYER_NORM: Attrs = {**NORM, "bias": ""}  # no weight, or no bias, is zeros
+LAYER_NORM: Attrs = {"weight": str, "bias": "", **NORM}  # no weight, or no bias, is zeros
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
 CACHED: Attrs = {**ATTENTION, "cache_bits": 0}  # of CACHE_DTYPES; 0 is what the target likes best
