@@ -155,8 +155,9 @@ class GroupBits(Choice):
         A group stands for those behind it as well: gains never rise along the storage order, so
         that a ranking takes a prefix.
         """
-        steps = []
-        cost = self.nbytes(1, 1) - self.nbytes(1, 0)
+        steps: list[tuple[float, int]] = []
+        fmt = self.analysis.format
+        cost = sum(map(fmt.tiles, self.rows)) * fmt.row_tile * fmt.group_size // 8  # of a group
         for plane in range(self.kinds):
             gains = self.analysis.losses[plane] - self.analysis.losses[plane + 1]
             steps += [(gain / cost, plane) for gain in np.maximum.accumulate(gains[::-1])[::-1]]

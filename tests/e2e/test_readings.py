@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,21 +30,34 @@ READING_OF_LEVEL = (0, 0, 1, 1, 2)
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One made for reading 4, 3 and 2 bits and tuned a little, one made for 4 bits."""
+    """One made for reading 4, 3 and 2 bits and tuned a little, one made for 4 bits, and two under
+    budgets, whose groups have 2 bits and more: 4 of 3.3 bits, 3 of 2.8 bits.
+    """
     folder = tmp_path_factory.mktemp("readings")
     text = folder / "text.txt"
     text.write_text(prose(0, 0.05))
-    options = {"calibrate": text, "calibration_windows": 8, "chunk": 32}
-    made = morendo.compile(TINY, out=folder / "three", readings="4,3,2", tuning_steps=2, **options)
-    return {"three": made, "one": morendo.compile(TINY, out=folder / "one", **options)}
+    options: dict[str, Any] = {"calibrate": text, "calibration_windows": 8, "chunk": 32}
+    few: dict[str, Any] = {"tuning_steps": 0, **options, "calibration_windows": 2}
+    wanted: dict[str, dict[str, Any]] = {
+        "three": {"readings": "4,3,2", "tuning_steps": 2, **options},
+        "one": options,
+        "budget of four": {"readings": "4,3,2", "average_bits": 3.3, **few},
+        "budget of three": {"readings": (3, 2), "average_bits": 2.8, **few},
+    }
+    return {k: morendo.compile(TINY, out=folder / k, **each) for k, each in wanted.items()}
 
 
-def test_every_level_computes_what_its_weights_say(artifacts: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    ("name", "levels"), [("three", 5), ("budget of four", 5), ("budget of three", 3)]
+)
+def test_every_level_computes_what_its_weights_say(
+    name: str, levels: int, artifacts: dict[str, Path]
+) -> None:
     ids = np.random.default_rng(0).integers(2, 512, size=45)
-    artifact = artifacts["three"]
+    artifact = artifacts[name]
     weights, model = DequantizedWeights(artifact), Reference(TINY, False, Progress())
     with morendo.load(artifact) as session:
-        assert session.plan.levels == len(READING_OF_LEVEL)
+        assert session.plan.levels == levels
         for level in range(session.plan.levels):
             session.set_level(level)
             want = torch_logits(model.with_weights_of(weights, level), ids)
@@ -87,6 +101,25 @@ def test_matrices_and_norms_are_read_at_the_reading_of_the_level(
         assert [weight.indexes.index(i) for i in weight.indexes] == [0, 0, 2, 2, 4]
 
 
+@pytest.mark.parametrize(
+    ("name", "readings"), [("budget of four", (4, 3, 2)), ("budget of three", (3, 2))]
+)
+def test_groups_under_a_budget_are_read_with_the_bits_that_they_have(
+    name: str, readings: tuple[int, ...], artifacts: dict[str, Path]
+) -> None:
+    stored = [m for m in read_matrices(artifacts[name]) if m.matrix.format.readings]
+    formats = [m.matrix.format for m in stored]
+    counts = [fmt.plane_groups(m.matrix.columns) for fmt, m in zip(formats, stored, strict=True)]
+    assert any(
+        n3 < fmt.groups(m.matrix.columns)
+        for (n3, _), fmt, m in zip(counts, formats, stored, strict=True)
+    )
+    assert any(n4 for _, n4 in counts) == (readings[0] == 4)
+    for m, (n3, n4) in zip(stored, counts, strict=True):
+        want = [(n3 * (bits >= 3), n4 * (bits >= 4)) for bits in readings]
+        assert [tuple(read.bounds or ()) for read in m.linear][::2] == want
+
+
 def test_a_level_reads_no_more_than_without_readings(artifacts: dict[str, Path]) -> None:
     three, one = (StepCost.of(read_plan(artifacts[name])) for name in ("three", "one"))
     for level in (0, 2, 4):
@@ -101,8 +134,8 @@ def test_lower_levels_are_much_closer_to_float_than_codes_made_for_all_bits(
         ids = session.tokenizer.encode(prose(0.5, 0.51))[:256]
     want = torch_logits(reference.model.build(), ids)
     lost: dict[str, list[float]] = {}
-    for name, artifact in artifacts.items():
-        with morendo.load(artifact) as session:
+    for name in ("three", "one"):
+        with morendo.load(artifacts[name]) as session:
             for level in (0, 2, 4):
                 session.set_level(level)
                 lost.setdefault(name, []).append(kl_divergence(want, session.logits(ids)))
