@@ -10,7 +10,7 @@ from tvm import relax, tirx
 
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
-from morendo.ir.invariants import calls, relax_functions
+from morendo.ir.invariants import calls, check_invariant, relax_functions
 from morendo.ir.plan import (
     FUNCTIONS,
     SLOT_BYTES,
@@ -24,7 +24,6 @@ from morendo.ir.plan import (
 from morendo.ir.text import bindings_of
 
 from .cpu.kernels.token_rows import token_positions
-from .levels import levels_of, nested_matrices
 from .lower_generic import lower_generic
 from .lower_ops import lower_op
 from .lowering import FunctionLowering, KernelCall, LevelStorage, Options, Program
@@ -50,11 +49,17 @@ def lower_module(
     Raises:
         CompileError: when an op has no kernel.
     """
-    program = Program(target, options, levels_of(nested_matrices(module)), _heads(module))
+    check_invariant("levels-agree", module, "before lowering")
+    program = Program(target, options, _level_count(module), _heads(module))
     for name, function in relax_functions(module).items():
         program.functions[name] = _lower_function(program, function)
         advance()
     return program, _plan(program, module, program.functions)
+
+
+def _level_count(module: tvm.IRModule) -> int:
+    """How many precision levels the calls of a module have; 1 where they have none."""
+    return max((len(attrs_of(each).get("levels", [])) for _, each in calls(module)), default=0) or 1
 
 
 def _heads(module: tvm.IRModule) -> frozenset[str]:
@@ -107,7 +112,7 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
     kernels = {name: index for index, name in enumerate(program.kernels)}
     tensors: dict[Tensor, int] = {}
     state: dict[Argument, int] = {}
-    levels = program.levels.count
+    levels = program.levels
     functions = {
         name: tuple(
             _step(call, program, kernels, tensors, state, levels) for call in lowered[name].calls

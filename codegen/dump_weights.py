@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from morendo.ir.code_store import CodeStore
 from morendo.ir.dump import Dump
 from morendo.ir.formats import WeightFormat
+from morendo.ir.plan import Plan
+from morendo.ir.plan_reads import matrix_reads
 from morendo.ir.reference import dequantize, quantize
 
 from .lowering import Program
@@ -19,7 +21,9 @@ _SAMPLED_ROWS = 16
 _BINS = 41
 
 
-def dump_weights(dump: Dump, program: Program, store: Weights, codes: CodeStore | None) -> None:
+def dump_weights(
+    dump: Dump, program: Program, plan: Plan, store: Weights, codes: CodeStore | None
+) -> None:
     """Write the stage weights: every matrix as weights.json has it, and more for `morendo view`.
 
     bits: of each group of input channels, in stored order. level_bytes: what a pass over it reads
@@ -30,7 +34,7 @@ def dump_weights(dump: Dump, program: Program, store: Weights, codes: CodeStore 
     for entry in entries:
         fmt = WeightFormat.parse(entry["format"])
         entry["bits"] = fmt.group_bits(entry["columns"]) if fmt.nested else []
-        entry["level_bytes"] = _level_bytes(program, entry, fmt)
+        entry["level_bytes"] = matrix_reads(plan, entry["offsets"][0]) or [entry["nbytes"]]
         entry["samples"] = [_sample(name, entry, fmt, store, codes) for name in entry["names"]]
     table = "".join(f"{_line(entry)}\n" for entry in entries)
     dump.text("weights", {".txt": table}, {"matrices": entries})
@@ -39,13 +43,6 @@ def dump_weights(dump: Dump, program: Program, store: Weights, codes: CodeStore 
 def _line(entry: dict[str, Any]) -> str:
     shape = f"{sum(entry['rows'])}x{entry['columns']}"
     return f"{entry['format']:<16} {shape:>14} {entry['nbytes']:>11}  {' + '.join(entry['names'])}"
-
-
-def _level_bytes(program: Program, entry: dict[str, Any], fmt: WeightFormat) -> list[int]:
-    levels = program.levels.groups.get(tuple(entry["names"]))
-    if levels is None:
-        return [entry["nbytes"]]
-    return [fmt.bytes_read(sum(entry["rows"]), entry["columns"], bounds) for bounds in levels]
 
 
 def _sample(

@@ -149,7 +149,8 @@ def _norm_vectors(
     lowering: FunctionLowering, attrs: dict[str, Any], features: int
 ) -> list[Storage | LevelStorage]:
     """The weight, and for a layer norm the bias; one that is missing is zeros."""
-    weight = lowering.vector_at_levels([attrs["weight"], *attrs["lower_weights"]], features)
+    names = [attrs["weight"], *attrs["lower_weights"]]
+    weight = lowering.vector_at_levels(names, features, attrs["levels"])
     biases = [attrs["bias"]] if "bias" in attrs else []
     return [weight, *(lowering.program.weights.vector([name], [features]) for name in biases)]
 

@@ -13,10 +13,10 @@ from morendo.ir.dialect import shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat, at_reading
 from morendo.ir.layout import CACHE_DTYPES
+from morendo.ir.level_reads import LevelRead, parse_levels
 from morendo.ir.plan import ITEM_BYTES, Const, Level
 
 from .cpu.kernels.kv_cache import KVCache
-from .levels import Levels, levels_of
 from .memory import Storage
 from .packed_matrix import Matrix
 from .target import Target
@@ -71,7 +71,7 @@ class Program:
     """What the functions of a model share: kernels, weights, caches.
 
     Attributes:
-        levels: what each precision level reads.
+        levels: how many precision levels there are.
         heads: names of embedding tables and of the last linear's weights.
         unscheduled: what kernels were before they were scheduled, where they come from TVM.
         functions: the lowering of each function, once it is done.
@@ -79,7 +79,7 @@ class Program:
 
     target: Target
     options: Options
-    levels: Levels = field(default_factory=lambda: levels_of([]))
+    levels: int = 1
     heads: frozenset[str] = frozenset()
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     unscheduled: dict[str, tirx.PrimFunc] = field(default_factory=dict)
@@ -255,20 +255,29 @@ class FunctionLowering:
         )
         names = [array.name for array in matrix.arrays]
         places = dict(zip(names, self.program.weights.matrix(matrix), strict=True))
-        readings = self.program.levels.readings.get(matrix.names, ())
         operands: dict[str, Storage | LevelStorage] = dict(places)
-        for name in matrix.format.scale_names() if readings else ():
-            for reading in range(1, matrix.format.reading_count):
+        further = range(1, matrix.format.reading_count)
+        for name in matrix.format.scale_names() if further else ():
+            for reading in further:
                 del operands[at_reading(name, reading)]
-            operands[name] = LevelStorage(tuple(places[at_reading(name, r)] for r in readings))
+            read = [places[at_reading(name, each.reading)] for each in self.reads(attrs)]
+            operands[name] = LevelStorage(tuple(read))
         return list(operands.values())
 
-    def vector_at_levels(self, names: Sequence[str], size: int) -> Storage | LevelStorage:
-        """A float32 vector that is another one at each reading, or one for all."""
+    def reads(self, attrs: dict[str, Any]) -> list[LevelRead]:
+        """What is read of a nested matrix at every level."""
+        fmt = WeightFormat.parse(attrs["format"])
+        all_of_it = LevelRead(fmt.bounds(attrs["in_features"]))
+        return parse_levels(attrs["levels"]) or [all_of_it] * self.program.levels
+
+    def vector_at_levels(
+        self, names: Sequence[str], size: int, levels: Sequence[int]
+    ) -> Storage | LevelStorage:
+        """A float32 vector that is one of several at each level; the first without levels."""
         places = [self.program.weights.vector([name], [size]) for name in names]
         if len(places) == 1:
             return places[0]
-        return LevelStorage(tuple(places[reading] for reading in self.program.levels.norms))
+        return LevelStorage(tuple(places[i] for i in levels or [0] * self.program.levels))
 
     def bias(self, attrs: dict[str, Any]) -> list[Storage]:
         """The concatenated bias of a fused linear, nothing when there is none."""
@@ -283,7 +292,7 @@ class FunctionLowering:
         fmt = WeightFormat.parse(attrs["format"])
         if not fmt.nested:
             return []
-        bounds = zip(*self.program.levels.groups[tuple(attrs["weights"])], strict=True)
+        bounds = zip(*(read.bounds for read in self.reads(attrs)), strict=True)
         stored = fmt.plane_groups(attrs["in_features"])
         slots = [Const(fmt.slots)] if fmt.slots else []
         return [*map(Level, bounds), *map(Const, stored), *slots]

@@ -12,6 +12,10 @@ with scales that were moved afterwards ("tuned").
 
 `lower_weights` of a norm take the place of its weight where matrices are read at their second or
 third reading; where there are none, the weight is the same at every reading.
+
+`levels` is what each precision level reads, the most precise first: of a linear of nested codes the
+spelling of a `LevelRead`, of a norm the place among its weights, `weight` and `lower_weights`. None
+is one level, at which everything is read.
 """
 
 from __future__ import annotations
@@ -99,7 +103,7 @@ def _stacked(types: list[Any], attrs: Attrs) -> Any:
 NORMS = ("rms_norm", "layer_norm")
 """Ops whose weights multiply each channel."""
 
-NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0, "lower_weights": []}
+NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0, "lower_weights": [], "levels": []}
 LAYER_NORM: Attrs = {"weight": str, "bias": "", **NORM}  # no weight, or no bias, is zeros
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
@@ -114,6 +118,7 @@ FUSED: Attrs = {
     "order": "",
     "codes": "",
     "gate": "",
+    "levels": [],
 }
 STACKED = ("in_features", "transposed", "format", "order", "codes")
 """Attributes that the linears in a fused one share."""

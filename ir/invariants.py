@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax
 
-from .dialect import attrs_of, op_name
+from .dialect import Attrs, attrs_of, op_name
 from .errors import CompileError, InputError
 from .formats import WeightFormat
+from .level_reads import parse_levels
 from .text import bindings_of
 
 Checker = Callable[[tvm.IRModule], str]
@@ -177,6 +178,39 @@ def _specialized(module: tvm.IRModule) -> str:
     return _no_op("attention", "stacked_attention")(module)
 
 
+def _levels_agree(module: tvm.IRModule) -> str:
+    """Everything that has levels has the same number of them, and they read what is stored."""
+    found = [attrs for _, each in calls(module) if (attrs := attrs_of(each)).get("levels")]
+    counts = {len(attrs["levels"]) for attrs in found}
+    if len(counts) > 1:
+        return f"calls have {min(counts)} and {max(counts)} levels"
+    return next(filter(None, map(wrong_levels, found)), "")
+
+
+def wrong_levels(attrs: Attrs) -> str:
+    """What is wrong with the levels of a linear or of a norm; "" if nothing is."""
+    if "lower_weights" in attrs:
+        most = len(attrs["lower_weights"])
+        good = all(isinstance(i, int) and 0 <= i <= most for i in attrs["levels"])
+        return (
+            "" if good else f"{attrs['weight']} has levels {attrs['levels']}, weights 0 to {most}"
+        )
+    fmt = WeightFormat.parse(attrs["format"])
+    if not fmt.nested:
+        return f"{attrs['weights'][0]} has levels, but no planes in {fmt.name}"
+    stored = fmt.plane_groups(attrs["in_features"])
+    try:
+        reads = parse_levels(attrs["levels"])
+    except InputError as error:
+        return f"{attrs['weights'][0]}: {error.message}"
+    for read in reads:
+        good = len(read.bounds) == len(stored) and read.reading < fmt.reading_count
+        good = good and all(n <= most for n, most in zip(read.bounds, stored, strict=False))
+        if not good or list(read.bounds) != sorted(read.bounds, reverse=True):
+            return f"{attrs['weights'][0]} has the level {read}, stored is {stored} ({fmt.name})"
+    return ""
+
+
 INVARIANTS: dict[str, Invariant] = {
     "well-formed": Invariant(_well_formed),
     "one-graph": Invariant(_one_graph),
@@ -197,6 +231,7 @@ INVARIANTS: dict[str, Invariant] = {
         _no_op("quantized_linear"), "quantize-activations is the last pass"
     ),
     "activations-quantized": Invariant(_activations_match),
+    "levels-agree": Invariant(_levels_agree),
     "specialized": Invariant(_specialized),
 }
 

@@ -162,7 +162,8 @@ class Budget:
             steps.append(f"tune-scales{{below_bits={BITS_WITHOUT_TUNING:g}}}")
         elif calibrated and tuning_steps is None and 0 < self.average_bits < BITS_WITHOUT_TUNING:
             steps.append("tune-scales")
-        steps += ["fuse-attention", "fuse-linears", "specialize-phases", "quantize-activations"]
+        steps += ["fuse-attention", "fuse-linears", "specialize-phases"]
+        steps += ["quantize-activations", "choose-levels"]
         return ",".join(steps)
 
 

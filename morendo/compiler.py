@@ -28,6 +28,7 @@ from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
 from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
+from morendo.ir.plan_reads import decode_bytes_by_kernel
 from morendo.ir.text import print_module
 from morendo.kept_codes import calibration_key, kept_codes
 from morendo.manifest import manifest_of
@@ -38,7 +39,6 @@ from morendo.passes.promote_groups import PromoteGroups
 from morendo.passes.specialize_phases import SpecializePhases
 from morendo.progress import Progress
 from morendo.runtime.artifact import GRAPH, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
-from morendo.runtime.step_cost import decode_bytes_by_kernel
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
@@ -259,4 +259,4 @@ def _write_data(
     listed = json.dumps(program.weights.describe(codes))
     (directory / WEIGHT_LIST).write_text(listed, "utf-8")
     if dump:
-        dump_weights(dump, program, context.weights, codes)
+        dump_weights(dump, program, plan, context.weights, codes)

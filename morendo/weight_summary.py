@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from morendo.codegen.lowering import Program
 from morendo.ir.formats import NESTED
-from morendo.passes.base import parse_spec
-from morendo.passes.pipeline import PassRecord, known_passes
+from morendo.passes.pipeline import PassRecord
 from morendo.passes.promote_groups import PromoteGroups
 
 
@@ -36,7 +35,7 @@ def weight_summaries(program: Program, records: Sequence[PassRecord]) -> list[We
     Args:
         records: of the passes that the module went through.
     """
-    steps = parse_spec(",".join(record.spec for record in records), known_passes())
+    steps = [record.step for record in records]
     counts_heads = any(isinstance(step, PromoteGroups) and step.heads for step in steps)
     apart = frozenset() if counts_heads else program.heads
     summaries: dict[tuple[str, str], WeightSummary] = {}

@@ -21,12 +21,21 @@ from .base import Context, Pass, Report
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass of a run did: its name and spec, its report and the seconds it took."""
+    """What one pass of a run did: its report and the seconds it took."""
 
-    name: str
-    spec: str
+    step: Pass
     report: Report
     seconds: float
+
+    @property
+    def name(self) -> str:
+        """Of the pass."""
+        return self.step.name
+
+    @property
+    def spec(self) -> str:
+        """The pass with its options, as people write it."""
+        return self.step.spec
 
 
 def known_passes() -> dict[str, type[Pass]]:
@@ -66,7 +75,7 @@ def run_passes(
         seconds = time.perf_counter() - begin
         for name in step.gives:
             check_invariant(name, module, f"after {step.name}")
-        records.append(PassRecord(step.name, step.spec, context.report, seconds))
+        records.append(PassRecord(step, context.report, seconds))
         if dump:
             dump.module(step.name, module, _facts(records[-1], module), seconds)
         done(records[-1], module)

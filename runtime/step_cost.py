@@ -36,13 +36,3 @@ class StepCost:
     def mean_bits(self, counts: Mapping[int, int]) -> float:
         """The same in bits of a weight, scales, outliers and head counted; 0 if not known."""
         return 8 * self.mean_bytes(counts) / self.weights if self.weights else 0.0
-
-
-def decode_bytes_by_kernel(plan: Plan) -> dict[str, list[int]]:
-    """Bytes of weights that a decode step reads, by the kernel that reads them, at every level."""
-    found: dict[str, list[int]] = {}
-    for step in plan.functions["decode"]:
-        sums = found.setdefault(plan.kernels[step.kernel], [0] * plan.levels)
-        for level, nbytes in enumerate(step.reads):
-            sums[level] += nbytes
-    return {name: sums for name, sums in found.items() if any(sums)}

@@ -7,10 +7,10 @@ from typing import Any
 
 from morendo.ir.errors import ArtifactError
 from morendo.ir.formats import WeightFormat
-from morendo.ir.plan import Plan, tensor_index
+from morendo.ir.plan import Plan
+from morendo.ir.plan_reads import decode_bytes_by_kernel, matrix_reads
 from morendo.ir.plan_text import print_plan
 from morendo.runtime.artifact import GRAPH, read_manifest, read_plan, read_weight_list
-from morendo.runtime.step_cost import decode_bytes_by_kernel
 
 from .texts import Texts, functions_of
 
@@ -77,15 +77,5 @@ def _matrix(entry: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """As a dump has it, but for the histograms, which need the model's own weights."""
     fmt = WeightFormat.parse(entry["format"])
     bits = fmt.group_bits(entry["columns"]) if fmt.nested else []
-    levels = _level_bytes(entry["offsets"][0], plan) or [entry["nbytes"]]
+    levels = matrix_reads(plan, entry["offsets"][0]) or [entry["nbytes"]]
     return {**entry, "bits": bits, "level_bytes": levels, "samples": []}
-
-
-def _level_bytes(offset: int, plan: Plan) -> list[int]:
-    """What a decode step reads of the matrix whose first array lies at `offset`."""
-    for step in plan.functions["decode"]:
-        indexes = [tensor_index(arg, 0) for arg in step.args]
-        tensors = [plan.tensors[index] for index in indexes if index is not None]
-        if step.weights and any(t.space == "weights" and t.offset == offset for t in tensors):
-            return list(step.reads)
-    return []

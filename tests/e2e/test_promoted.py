@@ -32,7 +32,7 @@ SLOTS = 9
 PATTERNS = ["stored", "ones", "random", "damaged"]  # of weights, in run_guarded.py
 RECIPE = (
     "normalize,quantize-weights,promote-anything,"
-    "fuse-attention,fuse-linears,specialize-phases,quantize-activations"
+    "fuse-attention,fuse-linears,specialize-phases,quantize-activations,choose-levels"
 )
 
 

@@ -62,10 +62,10 @@ def chosen(page) -> str:
 
 
 def test_opens_with_the_last_ir_beside_the_one_before(page):
-    assert chosen(page) == "quantize-activations"
+    assert chosen(page) == "choose-levels"
     assert page.locator(".cm-mergeView").count() == 1
-    assert "quantized_linear" in page.locator(".cm-merge-b .cm-content").inner_text()
-    assert "quantized_linear" not in page.locator(".cm-merge-a .cm-content").inner_text()
+    assert "levels=" in page.locator(".cm-merge-b .cm-content").inner_text()
+    assert "levels=" not in page.locator(".cm-merge-a .cm-content").inner_text()
     assert page.locator(".cm-changedLine").count() > 4
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator(".chart").count() == 5
@@ -76,10 +76,10 @@ def test_opens_with_the_last_ir_beside_the_one_before(page):
 
 def test_steps_with_keys(page):
     page.keyboard.press("k")
-    page.wait_for_function("document.querySelector('.stage.chosen .number').innerText === '05'")
+    page.wait_for_function("document.querySelector('.stage.chosen .number').innerText === '06'")
     page.keyboard.press("j")
     page.keyboard.press("j")
-    page.wait_for_function("document.querySelector('.stage.chosen .number').innerText === '07'")
+    page.wait_for_function("document.querySelector('.stage.chosen .number').innerText === '08'")
     page.locator("select[aria-label=file]").wait_for()
     page.locator(".cm-content", has_text="T.prim_func").wait_for()
 

@@ -61,7 +61,7 @@ def test_a_dump_becomes_data(compiled, tmp_path):
     kinds = [stage["kind"] for stage in data["stages"]]
     assert kinds[:2] == ["input", "pass"]
     assert kinds[-5:] == ["kernels", "plan", "memory", "assembly", "weights"]
-    last = data["stages"][6]
+    last = data["stages"][7]
     assert set(last["functions"]) == {"prefill", "score", "decode"}
     decode = text_of(data, last["functions"]["decode"])
     assert decode.startswith("@R.function\ndef decode(")
@@ -85,8 +85,8 @@ def test_a_dump_becomes_data(compiled, tmp_path):
 
 def test_an_artifact_becomes_data(compiled):
     data = collect(compiled[0])
-    assert [stage["kind"] for stage in data["stages"]] == [*["pass"] * 6, "plan"]
-    assert "M.quantized_linear" in text_of(data, data["stages"][5]["functions"]["decode"])
+    assert [stage["kind"] for stage in data["stages"]] == [*["pass"] * 7, "plan"]
+    assert "M.quantized_linear" in text_of(data, data["stages"][6]["functions"]["decode"])
     dumped = {tuple(m["names"]): m for m in collect(compiled[1])["weights"]}
     for matrix in data["weights"]:
         other = dumped[tuple(matrix["names"])]

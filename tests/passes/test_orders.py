@@ -31,7 +31,7 @@ from tests.frontend.families import VOCABULARY, save_model
 ORDER = (
     "normalize,quantize-weights{compact=True},analyze-group-ranges,promote-groups{average_bits=3.3},"
     "split-outliers,calibrate-weights,tune-scales{steps=2,learning_rate=0.0001},fuse-attention,"
-    "fuse-linears,specialize-phases,quantize-activations"
+    "fuse-linears,specialize-phases,quantize-activations,choose-levels"
 )
 State = tuple[tvm.IRModule, Context]
 

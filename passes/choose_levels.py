@@ -1,4 +1,4 @@
-"""Which planes of which matrices each precision level reads, and with which scales.
+"""choose-levels: which planes of which matrices each precision level reads, with which scales.
 
 Where codes were made for several readings, levels are those readings, and between two of them one
 at which some matrices have come down to the lower one. Other levels read planes of some matrices.
@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import tvm
+from tvm import relax
 
-from morendo.ir.dialect import attrs_of
+from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
+from morendo.ir.level_reads import LevelRead
+
+from .base import Context, Pass
+from .rewrite import map_functions
 
 LEVELS = (
     (1.0, 1.0, 1.0, 1.0),
@@ -34,6 +40,48 @@ it loses less than others down to 4 bits, and more below (docs/quantization.md, 
 
 GroupsRead = dict[tuple[str, ...], list[tuple[int, ...]]]
 ReadingsRead = dict[tuple[str, ...], list[int]]
+
+
+@dataclass(frozen=True)
+class ChooseLevels(Pass):
+    """Say of every matrix of nested codes what each precision level reads of it.
+
+        y = M.quantized_linear(..., weights=["w"], format="q4g32")
+        ->  y = M.quantized_linear(..., weights=["w"], format="q4g32", levels=["18,18", "18,0"])
+
+    The first level reads all. Without this pass, or with `top_only`, there is no other. Does not
+    fire where no matrix has nested codes.
+
+    Source: progressive precision of PMPD, arXiv 2410.13461, section 3.
+    """
+
+    name: ClassVar[str] = "choose-levels"
+    needs: ClassVar[tuple[str, ...]] = ("well-formed", "formats-known", "fused")
+    gives: ClassVar[tuple[str, ...]] = ("well-formed", "levels-agree")
+
+    top_only: bool = False
+
+    def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
+        levels = levels_of(nested_matrices(module))
+        if levels.count == 1:
+            context.report.missed("the model", "no weights have nested codes")
+        count = 1 if self.top_only else levels.count
+        context.report.count("levels", count)
+
+        def visit(_: Any, var: relax.Var, value: Any) -> Any:
+            attrs = attrs_of(value) if op_name(value) else {}
+            weights = tuple(attrs.get("weights", ()))
+            if weights in levels.groups:
+                chosen: list[Any] = list(map(str, levels.reads(weights)))
+                context.report.count("linears")
+            elif attrs.get("lower_weights"):
+                chosen = list(levels.norms)
+                context.report.count("norms")
+            else:
+                return value
+            return call(op_name(value), *value.args, **{**attrs, "levels": chosen[:count]})
+
+        return map_functions(module, visit)
 
 
 @dataclass(frozen=True)
@@ -88,6 +136,11 @@ class Levels:
     def count(self) -> int:
         """1 where nothing can be read more softly."""
         return len(self.norms)
+
+    def reads(self, weights: tuple[str, ...]) -> list[LevelRead]:
+        """What is read of a matrix at every level."""
+        readings = self.readings.get(weights, [0] * self.count)
+        return list(map(LevelRead, self.groups[weights], readings))
 
 
 def levels_of(matrices: Sequence[NestedMatrix]) -> Levels:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from morendo.codegen.levels import HEAD_BITS, LEVELS, NestedMatrix, groups_read, levels_of
 from morendo.ir.formats import WeightFormat
+from morendo.ir.invariants import wrong_levels
+from morendo.passes.choose_levels import HEAD_BITS, LEVELS, NestedMatrix, groups_read, levels_of
 
 ATTENTION = NestedMatrix(("q", "k", "v"), stored=(18, 18), sizes=(60, 60), head=False)
 GATED = NestedMatrix(("gate", "up"), stored=(18, 18), sizes=(100, 100), head=False)
@@ -110,6 +112,25 @@ def test_a_matrix_of_one_reading_is_read_whole_beside_readings() -> None:
     levels = levels_of([replace(ATTENTION, readings=(4, 3)), GATED])
     assert levels.groups[GATED.weights] == [GATED.stored] * 3
     assert GATED.weights not in levels.readings
+
+
+@pytest.mark.parametrize(
+    ("levels", "match"),
+    [
+        (["18,18", "18,19"], r"has the level 18,19, stored is \(18, 18\)"),
+        (["18"], "has the level 18, stored is"),
+        (["0,18"], "has the level 0,18"),
+        (["18,18@1"], "has the level 18,18@1"),
+        (["18;18"], "no bounds of a level .got '18;18'"),
+    ],
+)
+def test_levels_that_read_what_is_not_stored_are_refused(levels: list[str], match: str) -> None:
+    linear = {"weights": ["w"], "out_features": [8], "in_features": 576, "format": "q4g32"}
+    assert re.search(match, wrong_levels({**linear, "levels": levels}))
+    assert not wrong_levels({**linear, "levels": ["18,18", "18,0"]})
+    assert "no planes" in wrong_levels({**linear, "format": "q8g32", "levels": ["18,18"]})
+    norm = {"weight": "n", "lower_weights": ["n1"], "levels": [0, 1, 2]}
+    assert "weights 0 to 1" in wrong_levels(norm)
 
 
 def test_a_model_without_nested_codes_has_one_level() -> None:
