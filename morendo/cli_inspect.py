@@ -103,7 +103,7 @@ def bits_of(parts: list[dict[str, Any]]) -> str:
     facts = f"{total:.2f} per weight over all, scales included" if total else "?"
     if not nested:
         return facts
-    return f"{facts}; {nested:.2f} in linears of 4, 3 or 2 bits, which --average-bits counts"
+    return f"{facts}; {nested:.2f} in nested codes, which --average-bits counts"
 
 
 def _average(parts: list[dict[str, Any]]) -> float:

@@ -223,7 +223,7 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
     assert options == {"target": "native", "bits": 8, "check": False, "group_size": 64}
     out = capsys.readouterr().out
     assert f"wrote {tmp_path}: {size((tmp_path / 'manifest.json').stat().st_size)} in " in out
-    assert "; 4.16 in linears of 4, 3 or 2 bits, which --average-bits counts" in out
+    assert "; 4.16 in nested codes, which --average-bits counts" in out
     assert "the model has no tokenizer: use token ids from Python" in out
 
     words = "--bits f16 --context 512 --chunk 64 --out o --dump-ir d --passes normalize --check -q"
