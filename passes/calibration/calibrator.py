@@ -120,8 +120,10 @@ class Calibrator:
         stacked = np.concatenate([float_matrix(self.weights, attrs) for attrs in stage.linears])
         matrix = torch.from_numpy(stacked)
         sums, where = sum_moments(inputs, matrix, self.readings), stage.linears[0]["weight"]
-        copies = [matrix.clone() for _ in sums[1:]] + [matrix]
-        for moments, copy in zip(sums, copies, strict=True):
+        formats = [WeightFormat.parse(attrs["format"]) for attrs in stage.linears]
+        count = max(fmt.reading_count for fmt in formats)
+        copies = [matrix.clone() for _ in range(1, count)] + [matrix]
+        for moments, copy in zip(sums, copies, strict=False):
             moments.move(copy, self.compensation, where)
         rows = [attrs["out_features"] for attrs in stage.linears]
         parts = [list(each) for each in zip(*(copy.split(rows) for copy in copies), strict=True)]

@@ -46,6 +46,17 @@ def test_a_head_falls_to_half_of_its_bits(bits: int) -> None:
     assert sorted(read, reverse=True) == read
 
 
+@pytest.mark.parametrize(
+    ("readings", "bits"), [((4, 3), [6, 5, 4]), ((4, 3, 2), [6, 5, 4, 4, 3]), ((3, 2), [6, 5, 4])]
+)
+def test_a_head_of_one_reading_falls_with_the_others(readings: tuple[int, ...], bits) -> None:
+    body = replace(DOWN, readings=readings)
+    head = NestedMatrix(("head",), stored=(18,) * 4, sizes=(90,) * 4, head=True)
+    levels = levels_of([body, head])
+    assert [2 + sum(n > 0 for n in bounds) for bounds in levels.groups["head",]] == bits
+    assert ("head",) not in levels.readings and levels.count == len(bits)
+
+
 def test_the_lowest_level_reads_about_half() -> None:
     """SmolLM2's body of 4.27 bits and its head: at most 55 %."""
     body, rows = 106_168_320, 49152
