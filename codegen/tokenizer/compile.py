@@ -54,12 +54,15 @@ def _tables(
     model, added = tokenizer["model"], tokenizer.get("added_tokens") or []
     vocabulary.check_model(model)
     steps = read_steps(tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer"))
-    size = 1 + max([*model["vocab"].values(), *(token["id"] for token in added)])
+    if steps.by_bytes and model["type"] == "Unigram":
+        raise UnsupportedTokenizer("a Unigram model behind ByteLevel")
+    known = vocabulary.token_ids(model).values()
+    size = 1 + max([*known, *(token["id"] for token in added)])
     tokens = [library.id_to_token(i) for i in range(size)]
     facts = vocabulary.model_facts(model, size) | {Fact.SYMBOLS_ARE_BYTES: int(steps.by_bytes)}
     sections = vocabulary.merge_sections(model, size)
     sections |= vocabulary.symbol_sections(model, steps.by_bytes)
-    if facts[Fact.WHOLE_WORDS]:
+    if facts[Fact.WHOLE_WORDS] or facts[Fact.UNIGRAM]:
         sections |= vocabulary.word_sections(model, steps.by_bytes)
     if steps.needs_nfc():
         sections |= nfc_sections()

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-MAGIC, VERSION, ALIGNMENT = b"MRTK", 1, 8
+MAGIC, VERSION, ALIGNMENT = b"MRTK", 2, 8
 _FACTOR = 0x9E3779B97F4A7C15  # odd; spreads what changes over all bits
 
 
@@ -35,6 +35,7 @@ class Section(enum.IntEnum):
     WORD_STARTS = enum.auto()  # uint32 [words + 1]
     WORDS = enum.auto()  # bytes, sorted: whole words that are tokens
     WORD_IDS = enum.auto()  # int32
+    SCORES = enum.auto()  # float64 [words + 1]: of words in a Unigram model, then of the unknown
     NODE_STARTS = enum.auto()  # uint32 [nodes + 1]: edges of a node of the tries of added tokens
     NODE_IDS = enum.auto()  # int32 [nodes]: index of the added token that ends here, or -1
     EDGE_BYTES = enum.auto()  # uint8
@@ -58,6 +59,7 @@ class Fact(enum.IntEnum):
     UNKNOWN = enum.auto()  # id or -1
     FUSE_UNKNOWN = enum.auto()
     WHOLE_WORDS = enum.auto()
+    UNIGRAM = enum.auto()  # the model has scores of words instead of merges
     RAW_TRIE = enum.auto()  # node, or -1
     NORMALIZED_TRIE = enum.auto()
     NORMALIZERS = enum.auto()  # how many of the steps come before normalized added tokens

@@ -123,7 +123,7 @@ static void add_bytes(Encoder *e, const char *text, size_t bytes) {
   }
 }
 
-static int has_byte_tokens(const mr_tokenizer *tokenizer, const char *text, int bytes) {
+int has_byte_tokens(const mr_tokenizer *tokenizer, const char *text, int bytes) {
   for (int i = 0; i < bytes; i++) {
     if (TABLE(tokenizer, BYTE_IDS, int32_t)[(uint8_t)text[i]] < 0) return 0;
   }
@@ -161,8 +161,7 @@ static void add_characters(Encoder *e, const char *text, size_t bytes) {
   if (waiting) add_symbol(e, unknown, waiting);
 }
 
-/* The token that is this whole text, or -1. */
-static int32_t whole_word(const mr_tokenizer *t, const char *text, size_t bytes) {
+int32_t find_word(const mr_tokenizer *t, const char *text, size_t bytes) {
   const uint32_t *starts = TABLE(t, WORD_STARTS, uint32_t);
   int64_t low = 0, high = LENGTH(t, WORD_IDS, int32_t);
   while (low < high) {
@@ -182,7 +181,7 @@ static int32_t whole_word(const mr_tokenizer *t, const char *text, size_t bytes)
 void encode_word(Encoder *encoder, const char *text, size_t bytes) {
   const mr_tokenizer *tokenizer = encoder->tokenizer;
   if (fact(tokenizer, WHOLE_WORDS)) {
-    int32_t id = whole_word(tokenizer, text, bytes);
+    int32_t id = find_word(tokenizer, text, bytes);
     if (id >= 0) {
       emit_token(encoder, id);
       return;

@@ -148,7 +148,9 @@ static void split(Encoder *encoder, int64_t step, Piece piece) {
   const mr_tokenizer *tokenizer = encoder->tokenizer;
   if (!piece.bytes || encoder->failed) return;
   if (step == LENGTH(tokenizer, STEPS, int32_t) / 4) {
-    encode_word(encoder, piece.text, piece.bytes);
+    void (*encode)(Encoder *, const char *, size_t) =
+        fact(tokenizer, UNIGRAM) ? encode_unigram : encode_word;
+    encode(encoder, piece.text, piece.bytes);
     return;
   }
   const int32_t *row = TABLE(tokenizer, STEPS, int32_t) + 4 * step;

@@ -118,7 +118,10 @@ static int check_vocabulary(const mr_tokenizer *t) {
   if (LENGTH(t, BYTE_IDS, int32_t) != 256 || !check_range(t, BYTE_IDS, -1, size)) return 0;
   if (LENGTH(t, CHARACTERS, uint32_t) != LENGTH(t, CHARACTER_IDS, int32_t)) return 0;
   if (!check_range(t, CHARACTER_IDS, 0, size)) return 0;
-  if (!fact(t, WHOLE_WORDS)) return 1;
+  if (!fact(t, WHOLE_WORDS) && !fact(t, UNIGRAM)) return 1;
+  if (fact(t, UNIGRAM) && (fact(t, UNKNOWN) < 0 || LENGTH(t, SCORES, double) != words + 1)) {
+    return 0;
+  }
   return check_starts(t, WORD_STARTS, words, t->bytes[WORDS]) && check_range(t, WORD_IDS, 0, size);
 }
 

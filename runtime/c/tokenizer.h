@@ -10,7 +10,7 @@
 
 #include "morendo.h"
 
-enum { TOKENIZER_VERSION = 1 };
+enum { TOKENIZER_VERSION = 2 };
 
 enum Section {
   FACTS,
@@ -34,6 +34,7 @@ enum Section {
   WORD_STARTS,
   WORDS,
   WORD_IDS,
+  SCORES,
   NODE_STARTS,
   NODE_IDS,
   EDGE_BYTES,
@@ -56,6 +57,7 @@ enum Fact {
   UNKNOWN,
   FUSE_UNKNOWN,
   WHOLE_WORDS,
+  UNIGRAM,
   RAW_TRIE,
   NORMALIZED_TRIE,
   NORMALIZERS,
@@ -128,6 +130,13 @@ typedef struct {
 
 void emit_token(Encoder *encoder, int32_t id);
 void encode_word(Encoder *encoder, const char *text, size_t bytes);
+/* The token that is this whole text, or -1; for tables of words. */
+int32_t find_word(const mr_tokenizer *tokenizer, const char *text, size_t bytes);
+/* Whether each of some bytes has a token of its own. */
+int has_byte_tokens(const mr_tokenizer *tokenizer, const char *text, int bytes);
+
+/* unigram.c: the other way to encode a piece. */
+void encode_unigram(Encoder *encoder, const char *text, size_t bytes);
 
 /* Index of `wanted` in a sorted array, or -1. */
 int64_t find_sorted(const uint32_t *array, int64_t length, uint32_t wanted);

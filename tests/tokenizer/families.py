@@ -95,6 +95,13 @@ def _without_merges_of_words() -> Tokenizer:
     return _byte_level(_by(_LLAMA3), ignore_merges=True)
 
 
+def _unigram(scheme: str) -> Tokenizer:
+    """SentencePiece's other model: as Llama 2 is written, or with words split at their marks."""
+    tokenizer = _llama2() if not scheme else _metaspace(scheme, True)
+    tokenizer.model = models.Unigram()  # type: ignore[assignment]
+    return tokenizer
+
+
 FAMILIES = {
     "gpt2": lambda: _byte_level([_bytes()]),
     "prefix": lambda: _byte_level([_bytes(prefix=True)]),
@@ -109,6 +116,8 @@ FAMILIES = {
     "gemma": _gemma,
     "mistral": lambda: _metaspace("first", False),
     "metaspace": lambda: _metaspace("always", True),
+    "unigram": lambda: _unigram(""),
+    "unigram_words": lambda: _unigram("first"),
 }
 
 
@@ -123,14 +132,18 @@ def trained(family: str) -> Tokenizer:
     """A tokenizer of 2,000 tokens or so, with added tokens of every kind."""
     tokenizer = FAMILIES[family]()
     special = ["<unk>", "<s>", "</s>"]
-    falls_back = tokenizer.model.byte_fallback
+    unigram = family.startswith("unigram")
+    falls_back = family == "unigram" or (not unigram and tokenizer.model.byte_fallback)
     spelled = [f"<0x{byte:02X}>" for byte in range(256)] if falls_back else []
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        special_tokens=special + spelled,
-        initial_alphabet=[] if falls_back else pre_tokenizers.ByteLevel.alphabet()[:250],
-        limit_alphabet=200,
-        show_progress=False,
+    common = {"vocab_size": 2000, "special_tokens": special + spelled, "show_progress": False}
+    trainer = (
+        trainers.UnigramTrainer(unk_token="<unk>", **common)
+        if unigram
+        else trainers.BpeTrainer(
+            initial_alphabet=[] if falls_back else pre_tokenizers.ByteLevel.alphabet()[:250],
+            limit_alphabet=200,
+            **common,
+        )
     )
     tokenizer.train_from_iterator(text().splitlines(keepends=True), trainer)
     tokenizer = _plain_bytes(tokenizer) if falls_back else tokenizer
@@ -151,5 +164,6 @@ def _plain_bytes(tokenizer: Tokenizer) -> Tokenizer:
     import json
 
     facts = json.loads(tokenizer.to_str())
+    facts["model"]["byte_fallback"] = True
     facts["added_tokens"] = [t for t in facts["added_tokens"] if not t["content"].startswith("<0x")]
     return Tokenizer.from_str(json.dumps(facts))

@@ -12,9 +12,10 @@ from conftest import SOURCES
 from families import FAMILIES, trained
 from library import CompiledTokenizer
 from random_texts import random_text
+from tokenizers import Tokenizer
 
 from morendo.codegen.link import RUNTIME_SOURCES
-from morendo.codegen.tokenizer import UnsupportedTokenizer, compile_tokenizer
+from morendo.codegen.tokenizer import UnsupportedTokenizer, compile_tokenizer, vocabulary
 from morendo.ir.plan import TOKENIZER_TABLES
 
 ROUNDS = int(os.environ.get("MORENDO_TOKENIZER_ROUNDS", "1500"))
@@ -94,6 +95,57 @@ def test_encodings_of_other_kinds_are_named(option, value, named):
         compile_tokenizer(json.dumps(facts))
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"unk_id": None}, "a Unigram model without unk_id"),
+        ({"nbest_size": 4, "alpha": 0.1}, "alpha 0.1"),
+        ({"vocab": [["<unk>", 0.0], ["a", -1.0], ["a", -2.0]]}, "a Unigram model with a token twi"),
+        ({"type": "WordPiece"}, "the model WordPiece"),
+    ],
+)
+def test_unigram_models_of_other_kinds_are_named(change, named):
+    facts = json.loads(trained("unigram").to_str())
+    facts["model"] |= change
+    with pytest.raises(UnsupportedTokenizer, match=named):
+        vocabulary.check_model(facts["model"])
+
+
+def test_unigram_behind_bytes_is_named():
+    facts = json.loads(trained("unigram").to_str())
+    facts["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    with pytest.raises(UnsupportedTokenizer, match="a Unigram model behind ByteLevel"):
+        compile_tokenizer(json.dumps(facts))
+
+
+def _unigram(folder, library, words, unknown=0, **options):
+    """A Unigram model of these tokens and scores, by both."""
+    model = {"type": "Unigram", "unk_id": unknown, "vocab": [["<unk>", -3.0], *words], **options}
+    facts = json.loads(trained("unigram_words").to_str())
+    facts |= {"model": model, "added_tokens": [], "normalizer": None, "pre_tokenizer": None}
+    (folder / TOKENIZER_TABLES).write_bytes(compile_tokenizer(json.dumps(facts)))
+    return Tokenizer.from_str(json.dumps(facts)), CompiledTokenizer(library, folder)
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_spellings_of_the_same_score_and_unknown_runs(tokenizer_library, tmp_path, fallback):
+    """Ties, the unknown token's own text, tokens longer than a character that is none."""
+    words = [[w, -1.0 * len(w)] for w in ("a", "b", "ab", "ba", "aba", "éü", "zz", "日本")]
+    words += [[f"<0x{byte:02X}>", 0.0] for byte in range(256) if fallback]
+    options = {"byte_fallback": fallback}
+    library, ours = _unigram(tmp_path, tokenizer_library, words, **options)
+    source = random.Random(5)
+    parts = ["a", "b", "é", "ü", "z", "日", "本", "<unk>", "x", "😀", "<0x41>", " "]
+    for _ in range(ROUNDS):
+        given = "".join(source.choice(parts) for _ in range(source.randrange(12)))
+        assert ours.encode(given) == library.encode(given).ids, given
+
+
 def test_missing_or_foreign_tables_are_refused(tokenizer_library, tmp_path):
     with pytest.raises(ValueError, match="cannot read"):
         CompiledTokenizer(tokenizer_library, tmp_path)
@@ -123,7 +175,7 @@ def test_damaged_tables_never_reach_outside(compiled, tmp_path):
     sources = [str(RUNTIME_SOURCES / f"{name}.c") for name in SOURCES]
     command = [compiler, *flags, f"-I{RUNTIME_SOURCES}", str(here / "fuzz_tables.c"), *sources]
     subprocess.run([*command, "-o", str(program)], check=True)
-    for family in ("qwen2", "llama2"):
+    for family in ("qwen2", "llama2", "unigram"):
         folder = tmp_path / family
         folder.mkdir()
         (folder / TOKENIZER_TABLES).write_bytes(compile_tokenizer(trained(family).to_str()))
