@@ -141,7 +141,7 @@ def _matrices(artifact: Path) -> str:
         "6 to 2 bit: groups of input channels stored with so many. The last three: part of the",
         "output that is lost on the calibration text, rounded to nearest with all bits in all",
         "groups, with the bits that they have, and as calibrate-weights rounded them; - where the",
-        "matrix was not calibrated.",
+        "matrix was not calibrated. Codes made for several readings (r43) lose so much in each.",
     ]
     return "\n".join([_title(str(artifact)), table(rows, _MATRIX_HEADER), "", *notes])
 
@@ -161,7 +161,9 @@ def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
         outliers = fmt.slots * fmt.tiles(rows) if fmt.slots else "-"
         errors = ("-", "-", "-")
         if figures:
-            errors = tuple(f"{figures[key]:.2e}" for key in ("nearest", "promoted", "feedback"))
+            nearest, promoted = (f"{figures[key]:.2e}" for key in ("nearest", "promoted"))
+            readings = ["feedback", *(f"feedback_{bits}" for bits in fmt.readings[1:])]
+            errors = nearest, promoted, " ".join(f"{figures[key]:.2e}" for key in readings)
         shape = f"{rows} x {columns}"
         found.append((name.removesuffix(".weight"), shape, *groups, outliers, bits, *errors))
     return found

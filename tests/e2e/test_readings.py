@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import morendo
+from morendo.cli import main
 from morendo.ir.plan import LevelTensor
 from morendo.progress import Progress
 from morendo.quality.dequantized import DequantizedWeights, read_matrices
@@ -118,6 +119,15 @@ def test_groups_under_a_budget_are_read_with_the_bits_that_they_have(
     for m, (n3, n4) in zip(stored, counts, strict=True):
         want = [(n3 * (bits >= 3), n4 * (bits >= 4)) for bits in readings]
         assert [tuple(read.bounds or ()) for read in m.linear][::2] == want
+
+
+def test_inspect_shows_what_every_reading_lost(
+    artifacts: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(artifacts["three"]), "--weights"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "1.mlp.up_proj" in line)
+    lost = [float(each) for each in row.split()[-3:]]
+    assert 0 < lost[0] < lost[1] < lost[2]
 
 
 def test_a_level_reads_no_more_than_without_readings(artifacts: dict[str, Path]) -> None:
