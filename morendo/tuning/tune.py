@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from morendo.ir.errors import InputError
+from morendo.ir.plan import row_caches
 from morendo.progress import Progress
 from morendo.runtime.amend import amend_artifact
 from morendo.runtime.artifact import SCHEDULE
@@ -89,6 +90,11 @@ def tune(
         raise InputError(f"an answer has 2 tokens or more (got max_tokens {max_tokens})")
     with load(directory, threads) as session:
         levels = useful_levels(session.step_cost)
+        if learned and not row_caches(session.plan):
+            raise InputError(
+                "a learned schedule looks at a cache of floats, which this artifact does not have",
+                hint="leave --learned out, or compile with --cache-bits 16",
+            )
         encoded = encode_prompts(session, prompts, max_tokens)
         halves = {"tuning": encoded.tuning, "held_out": encoded.held_out}
         facts = {"prompts": [encoded.tuning, encoded.held_out], "max_tokens": max_tokens}

@@ -130,6 +130,12 @@ def test_an_artifact_of_one_level_is_refused(compile_tiny):
         tune(compile_tiny(bits=8), PROMPTS, **OPTIONS)
 
 
+def test_a_network_needs_a_cache_of_floats(compile_tiny):
+    artifact = compile_tiny(bits=4, cache_bits=8)
+    with pytest.raises(InputError, match="looks at a cache of floats, .* with --cache-bits 16"):
+        tune(artifact, PROMPTS, learned=True, **OPTIONS)
+
+
 def test_the_command(artifact, tmp_path, capsys):
     (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
     words = ["tune", str(artifact), "--prompts", str(tmp_path / "p.txt"), "--quality", "0.5"]
