@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from morendo.float_check import DECODED, PREFILLED, SCORED, TOLERANCE
 from morendo.frontend.families import TESTED
-from tests.frontend.families import COMPILED, FAMILIES, PRECISIONS
+from tests.frontend.families import COMPILED, FAMILIES, LEAST_BITS, PRECISIONS
 from tests.frontend.refused import MORE_THAN_TEXT, REFUSED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,8 @@ The graph of each of these {families} families, in float32, has the logits of tr
 All of them are also compiled to machine code for the CPU that runs the tests
 ([test](../tests/e2e/test_families.py)): at `f32`, where logits differ from those of transformers by
 less than 1e-4 (times the largest logit, where that is above 1), and at 8 bits, at 4 bits and with a
-budget of 3 bits, which is calibrated on text that the model writes and tuned. Those are compared
+budget of 3 bits ({least}), which is calibrated on text that the
+model writes and tuned. Those are compared
 with transformers' model that holds the rounded weights of the artifact, so that only what is
 computed counts, not what rounding costs: the difference is below 5 % of the logits' norm, mostly
 2 %, since activations have 8 bits. "always" means by `make test`, "yes" by `make test-all` alone.
@@ -89,6 +90,7 @@ def page() -> str:
         families=len(TESTED),
         tested=_tested(),
         refused=_refused(),
+        least=", ".join(f"{bits:g} for `{name}`" for name, bits in LEAST_BITS.items()),
         tokens=SCORED + PREFILLED + DECODED,
         scored=SCORED,
         prefilled=PREFILLED,

@@ -19,7 +19,14 @@ from morendo.progress import Progress
 from morendo.quality.dequantized import DequantizedWeights
 from morendo.quality.reference import Reference
 from tests.e2e.quality import torch_logits
-from tests.frontend.families import COMPILED, FAMILIES, PRECISIONS, VOCABULARY, save_model
+from tests.frontend.families import (
+    COMPILED,
+    FAMILIES,
+    LEAST_BITS,
+    PRECISIONS,
+    VOCABULARY,
+    save_model,
+)
 
 TOKENS = 41  # longer than a chunk and than the sliding windows
 ROUNDED = 0.05  # of the logits' norm: activations have 8 bits, keys and values 16
@@ -38,8 +45,11 @@ def test_artifact_computes_what_its_weights_say(
     family: str, precision: str, tmp_path: Path
 ) -> None:
     model = save_model(family, tmp_path / "model")
+    options = dict(PRECISIONS[precision])
+    if precision == "budget" and family in LEAST_BITS:
+        options["average_bits"] = LEAST_BITS[family]
     artifact = morendo.compile(
-        tmp_path / "model", out=tmp_path / "artifact", chunk=16, context=48, **PRECISIONS[precision]
+        tmp_path / "model", out=tmp_path / "artifact", chunk=16, context=48, **options
     )
     ids = np.random.default_rng(1).integers(VOCABULARY, size=TOKENS)
     if precision != "f32":
