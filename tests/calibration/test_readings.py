@@ -79,6 +79,22 @@ def test_every_reading_below_the_limit_is_tuned_with_norms_of_its_own(
     assert [attrs_of(v) for n, v in calls(resumed) if n in NORMS] == norms
 
 
+def test_fine_scales_and_zeros_are_tuned_at_every_reading(
+    loaded, prose_windows, tmp_path: Path
+) -> None:
+    formats = "normalize,quantize-weights{group_size=64,readings=32},"
+    module, context = calibrate(formats, loaded, prose_windows(4), tmp_path, "{compensation=0}")
+    context.calibration.tuning = prose_windows(16)
+    before = made(module, context)
+    _, report = passes("tune-scales{steps=6}", module, context)
+    assert report.counts == {"matrices tuned": 56}
+    assert list(report.figures) == ["the reading of 3 bits", "the reading of 2 bits"]
+    for key, (codes, _) in made(module, context).items():
+        assert np.array_equal(codes.codes, before[key][0].codes)
+        for mine, old in zip(codes.readings, before[key][0].readings, strict=True):
+            assert not np.array_equal(mine.scale, old.scale)
+
+
 def test_names_of_tuned_vectors_say_the_reading() -> None:
     assert [tuned_name("norm", r) for r in range(3)] == ["norm.tuned", "norm.tuned1", "norm.tuned2"]
     assert [untuned_name(tuned_name("a.b", r)) for r in range(3)] == [("a.b", r) for r in range(3)]
