@@ -13,6 +13,8 @@ from morendo.ir.formats import check_readings, format_for_bits
 GROUP_SIZE = 32
 BITS_FOR_FINE_SCALES = 4.5
 """A budget from here on has room for 8-bit scales and zeros in groups of 32."""
+BITS_OF_HEADS = 0.5
+"""What heads of 6 bits add to a budget that counts them: more than that only in few models."""
 BITS_WITHOUT_TUNING = 4.0
 """From here on tuning takes off perplexity and adds divergence on other text: not by default."""
 DEFAULT_TEXT = "self"
@@ -138,9 +140,10 @@ class Budget:
         if tuning_steps and not calibrated:
             raise InputError("tuning needs text", hint="give --calibrate FILE or --calibrate self")
         formats = f"bits={self.bits},group_size={self.group_size}"
-        if calibrated and str(self.bits) == "4" and self.average_bits < BITS_FOR_FINE_SCALES:
-            formats += ",compact=True"
         heads = self.embedding_bits == AUTO
+        fine = BITS_FOR_FINE_SCALES + BITS_OF_HEADS * heads
+        if calibrated and str(self.bits) == "4" and self.average_bits < fine:
+            formats += ",compact=True"
         if self.embedding_bits != 8:
             formats += f",head_bits={6 if heads else self.embedding_bits}"
         if self.readings:
@@ -158,7 +161,7 @@ class Budget:
             steps.append("calibrate-weights")
         if tuning_steps:
             steps.append(f"tune-scales{{steps={tuning_steps}}}")
-        elif calibrated and tuning_steps is None and (self.size_mb or self.readings):
+        elif calibrated and tuning_steps is None and (self.size_mb or self.readings or heads):
             steps.append(f"tune-scales{{below_bits={BITS_WITHOUT_TUNING:g}}}")
         elif calibrated and tuning_steps is None and 0 < self.average_bits < BITS_WITHOUT_TUNING:
             steps.append("tune-scales")

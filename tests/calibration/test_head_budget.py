@@ -111,6 +111,9 @@ def test_a_size_is_for_the_head_too(tmp_path: Path) -> None:
     spec = Budget.of(4, None, 90.0, None).passes(True)
     assert "head_bits=6" in spec and "promote-groups{size_mb=90,heads=True}" in spec
     assert "heads" not in Budget.of(4, None, 90.0, None, 8).passes(True)
+    spec = Budget.of(4, 4.6, None, None, "auto").passes(True)  # 4 bits and 6 in the head take 4.7
+    assert "compact=True" in spec and "tune-scales{below_bits=4}" in spec
+    assert "compact" not in Budget.of(4, 4.6, None, None).passes(True)
     text = tmp_path / "text.txt"
     text.write_text(prose(0, 0.05), encoding="utf-8")
     out = morendo.compile(
