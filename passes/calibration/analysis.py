@@ -27,6 +27,10 @@ OUTLIER = 3.0
 """Weights beyond this many standard deviations of their row's group are its outliers."""
 LARGEST_ORDER = 1 << 16
 """Channels of an order, whose places are 16-bit numbers."""
+HEAD_INFLUENCE = 5.0
+"""What a part of the logits counts beside the same part of the residual stream. Measured: SmolLM2's
+body with 4 bits loses 0.011 of the stream and a divergence of 0.052, its head 0.0008 and 0.022.
+"""
 ROWS = 128
 """Rows of a matrix, evenly spread, that are looked at for losses."""
 
@@ -83,8 +87,8 @@ class Analyzer:
         weights: those of the stream.
         sort: order channels; else they stay as they are.
         damping: of the second moments, a part of their mean.
-        head: the weight of the model's last linear, if it is analyzed: its output counts like the
-            residual stream, without what all logits have in common, and its channels stay.
+        head: the weight of the model's last linear, if it is analyzed: its output is
+            taken without what all logits have in common, and its channels stay.
     """
 
     def __init__(
@@ -109,7 +113,7 @@ class Analyzer:
                 influence += float(counts @ (outputs.square().sum(1) / energy))
         analysis = self._analyze(stage.linears, matrices, symmetric(hessian), not is_head)
         if is_head:
-            return replace(analysis, influence=1.0)
+            return replace(analysis, influence=HEAD_INFLUENCE)
         known = stage.residual is not None
         return replace(analysis, influence=influence / total if known else None)
 
