@@ -73,27 +73,31 @@ class Model:
             [tokens - 1, vocabulary]: row t predicts tokens[t + 1], the first is the prefill's and
             left out. The steps of each level.
         """
-        rows = np.empty((len(tokens) - 1, self.session.vocabulary), np.float32)
+        rows, counts = self._rows(prompt, tokens, schedule)
+        return rows[1:], counts
+
+    def score(self, prompt: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of level 0 that predict `tokens`, all of them: [tokens, vocabulary].
+
+        They come from decode steps, as those of schedules do: kernels for many tokens round
+        activations after other sums, which is a divergence of its own.
+        """
+        return self._rows(prompt, tokens, TOP)[0]
+
+    def _rows(
+        self, prompt: Sequence[int], tokens: Sequence[int], schedule: Schedule
+    ) -> tuple[NDArray[np.float32], Counts]:
+        rows = np.empty((len(tokens), self.session.vocabulary), np.float32)
         step = 0
 
         def draw(logits: NDArray[np.float32]) -> int | None:
             nonlocal step
-            if step:
-                rows[step - 1] = logits
+            rows[step] = logits
             step += 1
             return tokens[step - 1] if step < len(tokens) else None
 
-        return rows, self._run(prompt, schedule, draw)
-
-    def score(self, prompt: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits of level 0 that predict `tokens`, all of them: [tokens, vocabulary]."""
-        executor = self.session.executor
-        self.session.set_level(0)
-        executor.set_position(0)
-        first = executor.prefill(list(prompt)).copy()
-        if len(tokens) == 1:
-            return first[None]
-        return np.concatenate([first[None], executor.score(list(tokens[:-1]))])
+        counts = self._run(prompt, schedule, draw)
+        return rows, counts
 
     def features(self, prompt: Sequence[int], cache: int, window: int) -> NDArray[np.float64]:
         """What a learned schedule sees of a prompt."""
