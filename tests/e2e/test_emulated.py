@@ -17,6 +17,7 @@ import pytest
 import morendo
 from morendo.cli import main
 from morendo.ir.errors import ArtifactError, InputError
+from morendo.ir.plan import row_caches
 from morendo.runtime.emulated import EmulatedExecutor
 from morendo.runtime.session import Session
 
@@ -66,6 +67,12 @@ def test_a_session_is_like_any_other(artifact: Path, compile_tiny: Callable[...,
             assert got.shape == want.shape
             np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
         assert far.executor.position == len(PROMPT)
+        assert far.executor.levels == near.executor.levels
+        cache = max(row_caches(near.plan))
+        got, want = (session.executor.cache_means(cache, 4) for session in (far, near))
+        np.testing.assert_allclose(got, want, atol=1e-2 * np.abs(want).max())
+        with pytest.raises(InputError, match="tensor 0 is no cache of one row for each token"):
+            far.executor.cache_means(0, 4)
         with pytest.raises(InputError, match="precision level out of range .got 5"):
             far.set_level(5)
         with pytest.raises(InputError, match="is not in the vocabulary .got id 9999"):
