@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 import morendo
 from morendo.budget import Budget
@@ -126,3 +129,29 @@ def test_a_size_is_for_the_head_too(tmp_path: Path) -> None:
         out, prose(0.6, 0.62), reference=TINY, window=128, windows=1, dequantized=True, cached=False
     )
     assert max(row.score.kl_mean for row in report.rows if row.kind == "kernels") < 0.01
+
+
+def test_an_untied_head_is_calibrated_and_lowered(tmp_path: Path) -> None:
+    """A head of its own is rounded as other matrices are, its table by searched scales alone."""
+    shutil.copytree(TINY, tmp_path / "untied")
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    model.config.tie_word_embeddings = False
+    noise = np.random.default_rng(0).normal(1, 0.1, model.lm_head.weight.shape)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * torch.tensor(noise))
+    model.float().save_pretrained(tmp_path / "untied")
+    text = tmp_path / "text.txt"
+    text.write_text(prose(0, 0.05), encoding="utf-8")
+    options = {"average_bits": 4.4, "embedding_bits": "auto", "calibration_windows": 4}
+    out = morendo.compile(
+        tmp_path / "untied", out=tmp_path / "out", chunk=32, calibrate=text, **options
+    )
+    parts = {part["part"]: part for part in read_manifest(out)["weights"]}
+    assert parts[TABLE]["format"] == parts["lm_head.weight"]["format"]
+    assert parts[TABLE]["budgeted"] and parts["lm_head.weight"]["budgeted"]
+    report = evaluate(
+        out, prose(0.6, 0.62), reference=tmp_path / "untied", window=128, windows=1,
+        dequantized=True, cached=False,
+    )  # fmt: skip
+    assert max(row.score.kl_mean for row in report.rows if row.kind == "kernels") < 0.01
+    read = [row.bytes_per_token for row in report.rows if row.kind == "artifact"]
+    assert read == sorted(set(read), reverse=True) and read[-1] < 0.6 * read[0]
