@@ -113,15 +113,16 @@ def _token_ids(artifact: Path, text: str, numbers: bool) -> list[int]:
 
 def _bisect(arguments: argparse.Namespace, ids: list[int]) -> list[Stage]:
     from morendo.debug.bisect import bisect
-    from morendo.debug.compare import torch_of
+    from morendo.debug.compare import original_of, values_of
     from morendo.frontend import load_model
     from morendo.runtime.artifact import read_manifest
 
     manifest = read_manifest(arguments.artifact)
-    found = torch_of(manifest, arguments.against, ids)
+    original = original_of(manifest, arguments.against)
+    want = None if original is None else values_of(original, ids).logits
     loaded = load_model(arguments.against, manifest["model"].get("context"))
     specs = [record["spec"] for record in manifest.get("passes", [])]
-    return bisect(loaded, specs, ids, None if found is None else found.logits)
+    return bisect(loaded, specs, ids, want)
 
 
 _HEADER = ("", "op", "weight", "kernel", "lost", "expected", "excess", "allowed", "drift")

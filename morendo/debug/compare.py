@@ -32,10 +32,12 @@ from morendo.progress import Progress
 from morendo.runtime.artifact import GRAPH, read_manifest
 
 from .captured import Opened, Run, capture, foreign_plan, kernel_of, open_graph
-from .model_weights import ModelWeights
+from .model_weights import ModelWeights, Store
 from .rules import FLOAT_RULES, as_array
 
 if TYPE_CHECKING:
+    from morendo.frontend.float_model import FloatModel
+
     from .torch_values import TorchValues
 
 GRAPH_TOLERANCE = 1e-3
@@ -125,7 +127,10 @@ def debug(
     with progress.task("run the plan"):
         runs = capture(opened, ids, threads)
     with progress.task("run the model"):
-        weights, found = ModelWeights.open(opened, model), torch_of(manifest, model, ids)
+        original = original_of(manifest, model)
+        store = original.weights if original else _onnx_weights(manifest, model)
+        weights = ModelWeights.of(opened, store)
+        found = None if original is None else values_of(original, ids)
     report = Report(len(ids))
     with progress.task("compare", len(runs) + 1) as advance:
         if found is not None:
@@ -137,16 +142,27 @@ def debug(
     return report
 
 
-def torch_of(manifest: dict[str, Any], model: str, ids: Sequence[int]) -> TorchValues | None:
-    """What the original computes; None for an .onnx file, which torch cannot run."""
+def original_of(manifest: dict[str, Any], model: str) -> FloatModel | None:
+    """The model as torch computes it; None for an .onnx file, which torch cannot run."""
     from morendo.frontend.float_model import open_float_model
     from morendo.frontend.locate import ONNX, locate
 
-    from .torch_values import torch_values
-
     if locate(model, []).suffix == ONNX:
         return None
-    return torch_values(open_float_model(model, manifest["model"].get("context")), ids)
+    return open_float_model(model, manifest["model"].get("context"))
+
+
+def values_of(original: FloatModel, ids: Sequence[int]) -> TorchValues:
+    """What torch computes from these tokens."""
+    from .torch_values import torch_values
+
+    return torch_values(original, ids)
+
+
+def _onnx_weights(manifest: dict[str, Any], model: str) -> Store:
+    from morendo.frontend import load_model
+
+    return load_model(model, manifest["model"].get("context")).weights
 
 
 def check_graph(

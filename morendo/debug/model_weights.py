@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from morendo.frontend import load_model
 from morendo.ir.dialect import attrs_of
 from morendo.ir.errors import ArtifactError, InputError
-from morendo.ir.evaluate_dialect import Weights
 from morendo.ir.invariants import calls
 from morendo.runtime.artifact import WEIGHTS, read_weight_list
 
 from .captured import Opened
+
+
+class Store(Protocol):
+    """What is asked of a WeightStore."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def get(self, name: str) -> NDArray: ...
 
 
 class ModelWeights:
@@ -25,22 +31,21 @@ class ModelWeights:
         derived: what passes made: orders of channels, tuned norms.
     """
 
-    def __init__(self, base: Weights, derived: dict[str, NDArray]) -> None:
+    def __init__(self, base: Store, derived: dict[str, NDArray]) -> None:
         self._base, self._values = base, dict(derived)
 
     @staticmethod
-    def open(opened: Opened, model: str) -> ModelWeights:
+    def of(opened: Opened, base: Store) -> ModelWeights:
         """The weights of a model, checked to fit the artifact.
 
         Raises:
             InputError: when the model has other weights than the graph asks for.
         """
-        loaded = load_model(model, opened.manifest["model"].get("context"))
-        weights = ModelWeights(loaded.weights, _derived(opened))
+        weights = ModelWeights(base, _derived(opened))
         for name, call in calls(opened.module):
             attrs = attrs_of(call)
             for weight in attrs.get("weights", [attrs.get("weight", "")]):
-                if weight and weight not in weights._values and weight not in loaded.weights:
+                if weight and weight not in weights._values and weight not in base:
                     raise InputError(
                         f"the model has no weight that the artifact's {name} reads",
                         where=weight,

@@ -18,7 +18,7 @@ from morendo.codegen.cpu.kernels import rope
 from morendo.debug import bisect as bisect_module
 from morendo.debug import debug
 from morendo.debug.bisect import bisect
-from morendo.debug.compare import relative_error, torch_of
+from morendo.debug.compare import original_of, relative_error
 from morendo.frontend import load_model
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.formats import WeightFormat
@@ -183,7 +183,7 @@ def test_bisect_leaves_passes_out_that_need_a_text():
 
 def test_an_onnx_file_has_no_torch_values(compiled, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"")
-    assert torch_of(read_manifest(compiled[0]), str(tmp_path / "model.onnx"), IDS) is None
+    assert original_of(read_manifest(compiled[0]), str(tmp_path / "model.onnx")) is None
 
 
 def test_numbers_that_are_not_finite_are_infinitely_wrong():
