@@ -105,7 +105,7 @@ def _made(call: Any, found: TorchValues) -> Values | None:
     if name.removesuffix("_quantize") in ("rms_norm", "layer_norm"):
         if attrs.get("order"):
             return None
-        return found.outputs.get(untuned_name(attrs["weight"]) or attrs["weight"])
+        return found.outputs.get(_original(attrs["weight"]))
     inputs = 3 if name == "quantized_linear" else 1
     if name not in _LINEARS or len(call.args) > inputs or attrs.get("gate"):
         return None
@@ -115,6 +115,12 @@ def _made(call: Any, found: TorchValues) -> Values | None:
 
 def _all(parts: Sequence[Any]) -> bool:
     return bool(parts) and all(part is not None for part in parts)
+
+
+def _original(name: str) -> str:
+    """The checkpoint's name of a weight that may have been tuned."""
+    untuned = untuned_name(name)
+    return untuned[0] if untuned else name
 
 
 def _weights(attrs: dict[str, Any]) -> list[str]:
@@ -132,7 +138,7 @@ def _read(
     if name in _LINEARS or name.removesuffix("_quantize") in ("rms_norm", "layer_norm"):
         attrs = attrs_of(call)
         weight = _weights(attrs)[0]
-        value = found.inputs.get(untuned_name(weight) or weight)
+        value = found.inputs.get(_original(weight))
         if name == "quantized_linear":
             operand = _quantized(operand, values)
         return [(operand, value)] if value is not None and operand is not None else []
