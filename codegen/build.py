@@ -171,7 +171,12 @@ def _step(
             args.append(tensors.setdefault(tensor, len(tensors)))
         else:
             args.append(arg)
-    reads = bytes_read(_parameters(function), args, list(tensors), levels)
+    # What a level reads is told by the scalars, wherever the kernel finds them.
+    meant: list[Argument] = [
+        arg if isinstance(given, placed) else given
+        for arg, given in zip(args, call.args, strict=True)
+    ]
+    reads = bytes_read(_parameters(function), meant, list(tensors), levels)
     reads = tuple(nbytes // max(call.table_rows, 1) for nbytes in reads)
     return Step(kernels[call.kernel], tuple(args), call.note, reads, call.weights)
 

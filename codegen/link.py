@@ -50,7 +50,8 @@ class Toolchain:
     Args:
         triple: as zig spells it; "...-linux-gnu.2.17" names the oldest glibc to run on.
         flags: further compiler flags, such as -mcpu.
-        static_triple: the same machine with a C library that is linked into executables.
+        static_triple: the same machine with a C library that is linked into executables; "" where
+            they load libraries when they run.
         cpu_check: C source of `cpu_has`, which says whether the CPU has a flag; None asks nothing.
         device: C source of what `runtime/c/device.h` declares: where kernels and their memory are.
     """
@@ -118,7 +119,9 @@ def link_program(
     tables: str,
     cpu_flags: Sequence[str] = (),
 ) -> None:
-    """Write a static executable of objects and C sources, one with a main function.
+    """Write an executable of objects and C sources, one with a main function.
+
+    It is static where the toolchain has a triple for that.
 
     Args:
         inputs: they are linked with the C runtime.
@@ -127,7 +130,9 @@ def link_program(
         tables: C text, that of `kernel_table` among it.
     """
     inputs = [*_own_sources(toolchain, cpu_flags), *inputs]
-    _compile(toolchain.static_triple, ["-static", *toolchain.flags], tables, inputs, out)
+    static = ["-static"] if toolchain.static_triple else []
+    triple = toolchain.static_triple or toolchain.triple
+    _compile(triple, [*static, *toolchain.flags], tables, inputs, out)
 
 
 def _own_sources(toolchain: Toolchain, cpu_flags: Sequence[str]) -> list[Path]:

@@ -114,10 +114,11 @@ def test_every_package_has_a_readme() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_carry_the_vector_unit_in_their_names(name: str) -> None:
-    isa = find_target(name).isa
+    target = find_target(name)
     spec = LinearSpec(64, 64, WeightFormat("q4", 32), max_tokens=1)
-    function = build_quantized_linear(spec, isa)
-    assert str(function.attrs["global_symbol"]).endswith(isa.name)
+    program = Program(target, Options(chunk=8, context=64, half_cache=True))
+    function = program.build(build_quantized_linear, spec=spec)
+    assert str(function.attrs["global_symbol"]).endswith(target.isa.name)
 
 
 def test_unknown_targets_are_refused_with_the_known_ones() -> None:

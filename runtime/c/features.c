@@ -1,6 +1,8 @@
 /* What a learned schedule knows of a prompt: means of a cache tensor over its last tokens. */
+#include <stdlib.h>
 #include <string.h>
 
+#include "device.h"
 #include "schedule.h"
 
 /* IEEE half precision to double; 2^112 moves the exponent's bias, for subnormals too. */
@@ -12,8 +14,7 @@ static double from_half(uint16_t half) {
   return half & 0x8000 ? -value : value;
 }
 
-static double item(const Tensor *tensor, int64_t index) {
-  const char *data = tensor->dl.data;
+static double item(const Tensor *tensor, const char *data, int64_t index) {
   if (tensor->dl.dtype.bits == 16) {
     uint16_t half;
     memcpy(&half, data + 2 * index, sizeof half);
@@ -46,15 +47,21 @@ int cache_means(const Plan *plan, int tensor, int position, int window, double *
   int ndim = cache->dl.ndim, first = window < position ? position - window : 0;
   int64_t width = cache->shape[ndim - 1], heads = ndim == 3 ? cache->shape[0] : 1;
   *count = (int)(heads * width);
-  for (int64_t i = 0; i < *count && i < capacity; i++) means[i] = 0;
-  for (int64_t head = 0; head < heads; head++) {
-    for (int64_t row = first; row < position; row++) {
-      int64_t start = (head * plan->context + row) * width;
-      for (int64_t i = 0; i < width && head * width + i < capacity; i++) {
-        means[head * width + i] += item(cache, start + i);
-      }
+  size_t item_bytes = cache->dl.dtype.bits / 8, row_bytes = (size_t)width * item_bytes;
+  size_t bytes = (size_t)(position - first) * row_bytes;
+  char *rows = malloc(bytes ? bytes : 1);
+  if (!rows) return fail(MR_RUNTIME, "not enough memory for %zu bytes of the cache", bytes);
+  int error = MR_OK;
+  for (int64_t head = 0; !error && head < heads; head++) {
+    const char *data = cache->dl.data;
+    size_t start = (size_t)(head * plan->context + first) * row_bytes;
+    error = device_read(rows, data + start, bytes);
+    for (int64_t i = 0; !error && i < width && head * width + i < capacity; i++) {
+      double sum = 0;
+      for (int64_t row = 0; row < position - first; row++) sum += item(cache, rows, row * width + i);
+      means[head * width + i] = sum / (position - first);
     }
   }
-  for (int64_t i = 0; i < *count && i < capacity; i++) means[i] /= position - first;
-  return MR_OK;
+  free(rows);
+  return error;
 }

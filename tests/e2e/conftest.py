@@ -10,6 +10,9 @@ import pytest
 
 import morendo
 
+SAME_KERNELS = {"cuda", "cuda:sm_86", "cuda:sm_89", "cuda:sm_90"}
+"""Targets that differ from one that is tried in the machine code alone."""
+
 TINY = Path(__file__).parent.parent / "models" / "tiny_llama"
 
 

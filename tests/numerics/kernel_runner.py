@@ -11,9 +11,12 @@ import tvm
 from numpy.typing import NDArray
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.target import Builder
 from morendo.targets.arm import isa as arm
 from morendo.targets.arm import target as arm_targets
+from morendo.targets.cuda.target import BUILDERS, GPU
 from morendo.targets.x86 import isa as x86
+from tests.cuda.emulated import EmulatedKernel as LaunchedKernel
 from tests.numerics.emulated_kernel import EmulatedKernel, can_emulate
 
 Kernel = Callable[..., None]
@@ -75,8 +78,16 @@ def target_of(isa: VectorISA) -> tvm.target.Target:
     return arm_targets.make(_EMULATED[isa][0]).llvm if isa in _EMULATED else _x86_cpu(_CPUS[isa][0])
 
 
-def compile_function(function: tvm.tirx.PrimFunc, isa: VectorISA) -> Kernel:
+def build(builder: Builder, isa: VectorISA | GPU, **options: Any) -> tvm.tirx.PrimFunc:
+    """The kernel of a shared builder, or of the one that stands in its place."""
+    builder = BUILDERS[builder] if isinstance(isa, GPU) else builder
+    return builder(isa=isa, **options)
+
+
+def compile_function(function: tvm.tirx.PrimFunc, isa: VectorISA | GPU) -> Kernel:
     """A kernel as a function of numpy arrays and ints; writable arrays are updated in place."""
+    if isinstance(isa, GPU):
+        return LaunchedKernel(function)
     if isa in _EMULATED:
         name, cpu = _EMULATED[isa]
         return EmulatedKernel(function, arm_targets.make(name), cpu)

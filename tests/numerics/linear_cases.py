@@ -18,14 +18,15 @@ from morendo.ir import reference
 from morendo.ir.ladders import Ladder
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized
-from tests.numerics.kernel_runner import Kernel, compile_function
+from morendo.targets.cuda.target import GPU
+from tests.numerics.kernel_runner import Kernel, build, compile_function
 
 
 @functools.cache
-def compile_kernel(spec: LinearSpec, isa: VectorISA) -> Kernel:
+def compile_kernel(spec: LinearSpec, isa: VectorISA | GPU) -> Kernel:
     """The compiled kernel of `spec` as a function of numpy arrays and ints (in place)."""
-    build = build_quantized_linear if spec.format.quantized else build_linear
-    return compile_function(build(spec, isa), isa)
+    builder = build_quantized_linear if spec.format.quantized else build_linear
+    return compile_function(build(builder, isa, spec=spec), isa)
 
 
 def erf(x: NDArray) -> NDArray:
@@ -58,10 +59,11 @@ class Activations:
         scales = rng.uniform(0.001, 0.02, sums.shape).astype(np.float32)
         return cls(codes, scales, sums)
 
-    def stored(self, isa: VectorISA) -> list[NDArray]:
+    def stored(self, isa: VectorISA | GPU) -> list[NDArray]:
         """The arrays as a kernel of a vector unit reads them, with garbage where no token is."""
         tokens, columns = self.codes.shape
-        block, depth = (isa.block.tokens, isa.block.depth) if tokens > 1 else (1, columns)
+        blocked = isinstance(isa, VectorISA) and tokens > 1
+        block, depth = (isa.block.tokens, isa.block.depth) if blocked else (1, columns)
         missing = -tokens % block
 
         def by_blocks(array: NDArray, deep: int, garbage: float) -> NDArray:

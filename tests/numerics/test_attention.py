@@ -16,6 +16,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir import reference_ops
 from morendo.ir.reference_attention import quantized_heads
 from tests.numerics.kernel_runner import (
+    build,
     compile_function,
     frozen,
     native_isas,
@@ -144,9 +145,9 @@ def test_cached_attention_is_close_to_float64(isa, case: Case):
     cache, dim = case.cache, case.cache.head_dim
     rng = np.random.default_rng(0)
     stride, offset = case.heads * dim + 8, 3
-    function = cached_attention(
-        isa, max_tokens=case.max_tokens, heads=case.heads, cache=cache, scores=case.scores,
-        q_rows=Rows(stride, offset),
+    function = build(
+        cached_attention, isa, max_tokens=case.max_tokens, heads=case.heads, cache=cache,
+        scores=case.scores, q_rows=Rows(stride, offset),
     )  # fmt: skip
     kernel = compile_function(function, isa)
     slopes = frozen(np.geomspace(0.5, 0.01, case.heads).astype(np.float32))
@@ -206,8 +207,13 @@ def test_attention_over_codes_is_the_references(isa, case: Case):
     """
     cache, dim = case.cache, case.cache.head_dim
     rng = np.random.default_rng(0)
-    function = cached_attention(
-        isa, max_tokens=case.max_tokens, heads=case.heads, cache=cache, scores=case.scores
+    function = build(
+        cached_attention,
+        isa,
+        max_tokens=case.max_tokens,
+        heads=case.heads,
+        cache=cache,
+        scores=case.scores,
     )
     kernel = compile_function(function, isa)
     slopes = frozen(np.geomspace(0.5, 0.01, case.heads).astype(np.float32))

@@ -6,9 +6,7 @@ import math
 
 import numpy as np
 import pytest
-import tvm
 from numpy.typing import NDArray
-from tvm import relax
 
 from morendo.codegen.cpu.kernels import elementwise, norms
 from morendo.codegen.cpu.kernels.embedding import embedding
@@ -19,12 +17,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir import reference, reference_activation
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference_attention import quantized_heads
-from tests.numerics.kernel_runner import (
-    compile_function,
-    frozen,
-    poisoned,
-    runnable_widths,
-)
+from tests.numerics.kernel_runner import build, compile_function, frozen, poisoned, runnable_widths
 
 ISAS = pytest.mark.parametrize("isa", runnable_widths(), ids=lambda isa: isa.name)
 
@@ -52,8 +45,14 @@ def layer(x: NDArray, weight: NDArray, bias: NDArray, eps: float) -> NDArray:
 def test_rms_norm_is_close_to_float64(isa, max_tokens, tokens, rows, features):
     x, weight = random(1, max_tokens, rows, features, scale=3), random(2, features)
     kernel = compile_function(
-        norms.rms_norm(
-            isa, max_tokens=max_tokens, features=features, rows_per_token=rows, eps=1e-5, offset=1.0
+        build(
+            norms.rms_norm,
+            isa,
+            max_tokens=max_tokens,
+            features=features,
+            rows_per_token=rows,
+            eps=1e-5,
+            offset=1.0,
         ),
         isa,
     )
@@ -69,9 +68,9 @@ def test_rms_norm_of_a_slice_leaves_the_rest_alone(isa):
     x, weight = random(1, 2, 100), random(2, 16)
     rows = Rows(100, offset=20)
     kernel = compile_function(
-        norms.rms_norm(
-            isa, max_tokens=2, features=16, rows_per_token=3, eps=1e-6, x_rows=rows,
-            out_rows=Rows(60, offset=7),
+        build(
+            norms.rms_norm, isa, max_tokens=2, features=16, rows_per_token=3, eps=1e-6,
+            x_rows=rows, out_rows=Rows(60, offset=7),
         ),
         isa,
     )  # fmt: skip
@@ -90,8 +89,13 @@ def test_rms_norm_of_a_slice_leaves_the_rest_alone(isa):
 def test_layer_norm_is_close_to_float64(isa, max_tokens, features, rows):
     x = random(1, max_tokens, rows, features) + 5
     weight, bias = random(2, features), random(3, features)
-    function = norms.layer_norm(
-        isa, max_tokens=max_tokens, features=features, eps=1e-5, rows_per_token=rows
+    function = build(
+        norms.layer_norm,
+        isa,
+        max_tokens=max_tokens,
+        features=features,
+        eps=1e-5,
+        rows_per_token=rows,
     )
     out = poisoned((max_tokens, rows * features))
     compile_function(function, isa)(x.reshape(out.shape), weight, bias, out, max_tokens)
@@ -132,8 +136,13 @@ def test_quantized_activations_equal_the_reference_bit_by_bit(
     x[-1, -1] = 1e-35  # perhaps a whole group that is too small for a reciprocal
     x[0, -3:] = [0.5, 127.0, -2.5]  # ties
     given, order = channel_orders(features, ordered)
-    function = quantize_activation(
-        isa, max_tokens=tokens, features=features, group_size=group, ordered=ordered
+    function = build(
+        quantize_activation,
+        isa,
+        max_tokens=tokens,
+        features=features,
+        group_size=group,
+        ordered=ordered,
     )
     outputs = quantized_outputs(tokens, features, group)
     compile_function(function, isa)(frozen(x), *given, *outputs, tokens)
@@ -162,11 +171,11 @@ def test_fused_norm_and_quantization_agree_with_the_norm(isa, ordered, tokens, f
     options["ordered"] = ordered
     given, order = channel_orders(features, ordered)
     outputs = quantized_outputs(tokens, features, group)
-    kernel = compile_function(norms.rms_norm_quantize(isa, **options), isa)
+    kernel = compile_function(build(norms.rms_norm_quantize, isa, **options), isa)
     kernel(x, weight, *given, *outputs, tokens)
     assert_quantized_close(outputs, rms(x, weight, 1e-5)[:, order], group)
     outputs = quantized_outputs(tokens, features, group)
-    kernel = compile_function(norms.layer_norm_quantize(isa, **options), isa)
+    kernel = compile_function(build(norms.layer_norm_quantize, isa, **options), isa)
     kernel(x, weight, bias, *given, *outputs, tokens)
     assert_quantized_close(outputs, layer(x, weight, bias, 1e-5)[:, order], group)
 
@@ -204,7 +213,7 @@ def frequencies(half: int) -> NDArray[np.float32]:
 )
 def test_rope_is_close_to_float64_up_to_128k(isa, rotation, max_tokens, tokens, position):
     x, inv_freq = random(1, max_tokens, 3, rotation.head_dim), frequencies(rotation.rotary_dim // 2)
-    function = rope(isa, max_tokens=max_tokens, heads=3, rotation=rotation)
+    function = build(rope, isa, max_tokens=max_tokens, heads=3, rotation=rotation)
     out = poisoned((max_tokens, 3 * rotation.head_dim))
     compile_function(function, isa)(
         frozen(x.reshape(max_tokens, -1)), inv_freq, out, tokens, position
@@ -230,8 +239,13 @@ def cache_views(cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray
 def test_append_kv_writes_only_the_new_positions(isa, dtype, max_tokens, tokens, position):
     cache = KVCache(kv_heads=2, head_dim=24, context=48, dtype=dtype)
     row = random(1, max_tokens, 150)
-    function = append_kv(
-        isa, max_tokens=max_tokens, cache=cache, k_rows=Rows(150, 50), v_rows=Rows(150, 98)
+    function = build(
+        append_kv,
+        isa,
+        max_tokens=max_tokens,
+        cache=cache,
+        k_rows=Rows(150, 50),
+        v_rows=Rows(150, 98),
     )
     keys, values = (poisoned(s, np.dtype(dtype).type) for s in shapes(cache))
     compile_function(function, isa)(row, row, keys, values, tokens, position)
@@ -249,8 +263,13 @@ def test_append_kv_makes_the_references_codes(isa, dim, max_tokens, tokens, posi
     cache = KVCache(kv_heads=2, head_dim=dim, context=48, dtype="int8")
     row = random(1, max_tokens, 4 * dim).copy()
     row[0, :dim] = 0.0  # a head of zeros
-    function = append_kv(
-        isa, max_tokens=max_tokens, cache=cache, k_rows=Rows(4 * dim), v_rows=Rows(4 * dim, 2 * dim)
+    function = build(
+        append_kv,
+        isa,
+        max_tokens=max_tokens,
+        cache=cache,
+        k_rows=Rows(4 * dim),
+        v_rows=Rows(4 * dim, 2 * dim),
     )
     codes = [np.full(shape, 85, np.uint8) for shape in shapes(cache)[:2]]
     scales = [poisoned(shape) for shape in shapes(cache)[2:]]
@@ -274,8 +293,14 @@ def test_append_kv_makes_the_references_codes(isa, dim, max_tokens, tokens, posi
 def test_rope_append_kv_is_rope_then_append(isa, max_tokens, tokens, position):
     cache, rotation = KVCache(kv_heads=2, head_dim=16, context=128), Rotation(16, 16)
     row, inv_freq = random(1, max_tokens, 120), frequencies(8)
-    function = rope_append_kv(
-        isa, max_tokens=max_tokens, heads=3, cache=cache, rotation=rotation, rows=Rows(120, 4)
+    function = build(
+        rope_append_kv,
+        isa,
+        max_tokens=max_tokens,
+        heads=3,
+        cache=cache,
+        rotation=rotation,
+        rows=Rows(120, 4),
     )
     keys, values = (poisoned(shape) for shape in shapes(cache))
     out = row.copy()
@@ -301,7 +326,7 @@ def test_embedding_gives_the_dequantized_rows(isa, name, rows, features):
     ids = frozen(np.array([0, rows - 1, 15, 1], np.int32))
     arrays = reference.pack(table, fmt)
     ordered = [frozen(arrays[a.name]) for a in fmt.arrays(rows, features)]
-    function = embedding(isa, max_tokens=4, rows=rows, features=features, fmt=fmt)
+    function = build(embedding, isa, max_tokens=4, rows=rows, features=features, fmt=fmt)
     out = poisoned((4, features))
     compile_function(function, isa)(ids, *ordered, out, 4)
     expected = reference.unpack(arrays, fmt, rows, features)[ids]
@@ -325,8 +350,8 @@ ACTIVATIONS = {
 @pytest.mark.parametrize(("max_tokens", "tokens", "features"), [(1, 1, 1536), (256, 15, 77)])
 def test_gated_is_close_to_float64(isa, name, max_tokens, tokens, features):
     gate, up = random(1, max_tokens, features, scale=4), random(2, max_tokens, features)
-    function = elementwise.gated(
-        isa, max_tokens=max_tokens, features=features, activation_name=name
+    function = build(
+        elementwise.gated, isa, max_tokens=max_tokens, features=features, activation_name=name
     )
     out = poisoned((max_tokens, features))
     compile_function(function, isa)(gate, up, out, tokens)
@@ -338,49 +363,7 @@ def test_gated_is_close_to_float64(isa, name, max_tokens, tokens, features):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_is_close_to_float64(isa, name):
     x = random(1, 3, 77, scale=4)
-    function = elementwise.activate(isa, max_tokens=3, features=77, activation_name=name)
+    function = build(elementwise.activate, isa, max_tokens=3, features=77, activation_name=name)
     out = poisoned((3, 77))
     compile_function(function, isa)(x, out, 3)
     np.testing.assert_allclose(out, ACTIVATIONS[name](x.astype(np.float64)), rtol=3e-6, atol=1e-6)
-
-
-GENERIC = {
-    "add": (lambda x: relax.op.add(x, relax.const(1.5)), lambda x: x + 1.5),
-    "gelu": (relax.op.nn.gelu, ACTIVATIONS["gelu"]),
-    "sum": (lambda x: relax.op.sum(x, axis=-1), lambda x: x.sum(-1)),
-    "transpose": (lambda x: relax.op.permute_dims(x, (0, 2, 1)), lambda x: x.transpose(0, 2, 1)),
-    "concat": (
-        lambda x: relax.op.concat([x, relax.const(np.ones((1, 1, 48), "float32"))], axis=1),
-        lambda x: np.concatenate([x, np.ones((1, 1, 48))], axis=1),
-    ),
-    "slice": (
-        lambda x: relax.op.strided_slice(x, [2], [1], [33], [2]),
-        lambda x: x[:, :, 1:33:2],
-    ),
-    "softmax": (
-        relax.op.nn.softmax,
-        lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
-    ),
-}
-EXTRA = {"concat": [np.ones((1, 1, 48), np.float32)]}
-
-
-@ISAS
-@pytest.mark.parametrize("name", GENERIC)
-@pytest.mark.parametrize("max_tokens", [1, 256])
-def test_generic_ops_stay_correct_when_scheduled(isa, name, max_tokens):
-    op, expected = GENERIC[name]
-    builder, n = relax.BlockBuilder(), tvm.tirx.Var("n", "int64")
-    x = relax.Var("x", relax.TensorType([1, n, 48], "float32"))
-    with builder.function("main", [x]):
-        builder.emit_func_output(builder.emit(op(x)))
-    module = relax.transform.LegalizeOps()(builder.get())
-    functions = [f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
-    assert len(functions) == 1
-    function = elementwise.schedule_generic(functions[0], isa, max_tokens=max_tokens)
-    kernel = compile_function(function.with_attr("global_symbol", f"generic_{name}"), isa)
-    data = random(1, 1, min(max_tokens, 37), 48)
-    want = expected(data.astype(np.float64))
-    out = poisoned(want.shape)
-    kernel(data, *EXTRA.get(name, []), out)
-    np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)

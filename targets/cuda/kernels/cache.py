@@ -1,0 +1,206 @@
+"""Rotary positions, and writing keys and values to the cache of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from morendo.codegen.cpu.kernels.kv_cache import CacheBuffers, KVCache
+from morendo.codegen.cpu.kernels.rope import Rotation
+from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
+from morendo.ir.errors import CompileError
+from morendo.targets.cuda.blocks import (
+    Kernel,
+    function,
+    kernel,
+    launch,
+    strided,
+    variable,
+    when,
+)
+
+_THREADS = 128
+
+
+def declare_cache(k: Kernel, cache: KVCache) -> CacheBuffers:
+    """Declare the arrays of a cache as the next parameters of a kernel.
+
+    Raises:
+        CompileError: for a cache of integers, which no kernel of this target reads.
+    """
+    if cache.integers:
+        raise CompileError(
+            "keys and values of 8 bits have no kernels for this target (got cache bits 8)",
+            where="attention",
+            hint="compile with --cache-bits 16",
+        )
+    return CacheBuffers(*(k.buffer(a.name, a.shape, a.dtype) for a in cache.arrays))
+
+
+def _rotate(
+    rotation: Rotation,
+    element: Callable[[Any], Any],
+    store: Callable[[Any, Any], None],
+    inv_freq: Any,
+    position: Any,
+    thread: Any,
+) -> None:
+    """Turn the pairs of a head by the position, a thread each, and pass what is not rotated.
+
+    The angle is the float32 product position * inv_freq, as Hugging Face's models compute it.
+
+    Args:
+        element: gives element d of the head.
+        store: takes d and the new element; it may write where `element` reads.
+    """
+    half, dim = rotation.rotary_dim // 2, rotation.head_dim
+
+    def turn(pair: Any) -> None:
+        first, second = (2 * pair, 2 * pair + 1) if rotation.interleaved else (pair, pair + half)
+        angle = T.bind(T.cast(position, "float32") * inv_freq[pair])
+        scaling = T.float32(rotation.scaling)
+        cos = T.bind(function("cosf", angle) * scaling)
+        sin = T.bind(function("sinf", angle) * scaling)
+        a, b = variable(element(first)), variable(element(second))
+        store(first, a * cos - b * sin)
+        store(second, b * cos + a * sin)
+
+    strided(thread, _THREADS, half, turn)
+    if dim > rotation.rotary_dim:
+        rest = rotation.rotary_dim
+        strided(thread, _THREADS, dim - rest, lambda d: store(rest + d, element(rest + d)))
+
+
+def rope(
+    isa: Any,
+    *,
+    max_tokens: int,
+    heads: int,
+    rotation: Rotation,
+    x_rows: Rows | None = None,
+    out_rows: Rows | None = None,
+) -> tirx.PrimFunc:
+    """Rotate the heads of x; token m has position `position + m`.
+
+    Parameters of the kernel: x f32[M, H, D], inv_freq f32[R/2], out f32[M, H, D], tokens,
+    position. With `x_rows` or `out_rows` that buffer is f32[M, stride], read from the offset on.
+    """
+    dim = rotation.head_dim
+    source, target = x_rows or Rows(heads * dim), out_rows or Rows(heads * dim)
+    name = kernel_name(
+        "rope", m=max_tokens, h=heads, d=rotation.name,
+        x=f"{source.stride}o{source.offset}", y=f"{target.stride}o{target.offset}",
+    )  # fmt: skip
+    with kernel(name) as k:
+        x = k.buffer("x", (max_tokens, source.stride))
+        inv_freq = k.buffer("inv_freq", (rotation.rotary_dim // 2,))
+        out = k.buffer("out", (max_tokens, target.stride))
+        tokens, position = k.state("tokens"), k.state("position")
+        with launch([heads, max_tokens], _THREADS) as (head, m, thread), when(m < tokens.read()):
+            at, start = T.bind(position.read() + m), T.bind(head * dim)
+
+            def store(d: Any, value: Any) -> None:
+                T.buffer_store(out, value, [m, target.offset + start + d])
+
+            _rotate(
+                rotation, lambda d: x[m, source.offset + start + d], store, inv_freq, at, thread
+            )
+    return k.function
+
+
+def rope_append_kv(
+    isa: Any,
+    *,
+    max_tokens: int,
+    heads: int,
+    cache: KVCache,
+    rotation: Rotation,
+    rows: Rows | None = None,
+) -> tirx.PrimFunc:
+    """Rotate q in place, write rotated k and v to the cache; a block has one head of one token.
+
+    Parameters of the kernel: qkv f32[M, stride] (q, k and v of a token side by side from the
+    offset on: (H + 2*Hkv)*D elements), inv_freq f32[R/2], the cache, tokens, position.
+    """
+    dim, kv_heads = cache.head_dim, cache.kv_heads
+    rows = rows or Rows((heads + 2 * kv_heads) * dim)
+    name = kernel_name(
+        "rope_append_kv", m=max_tokens, h=heads, d=rotation.name,
+        x=f"{rows.stride}o{rows.offset}", c=cache.name,
+    )  # fmt: skip
+    with kernel(name) as k:
+        qkv = k.buffer("qkv", (max_tokens, rows.stride))
+        inv_freq = k.buffer("inv_freq", (rotation.rotary_dim // 2,))
+        stored = declare_cache(k, cache)
+        tokens, position = k.state("tokens"), k.state("position")
+        grid = [heads + 2 * kv_heads, max_tokens]
+        with launch(grid, _THREADS) as (head, m, thread), when(m < tokens.read()):
+            at, start = T.bind(position.read() + m), T.bind(rows.offset + head * dim)
+            kv_head = T.bind((head - heads) % kv_heads)
+
+            def element(d: Any) -> Any:
+                return qkv[m, start + d]
+
+            def store_query(d: Any, value: Any) -> None:
+                T.buffer_store(qkv, value, [m, start + d])
+
+            def store_key(d: Any, value: Any) -> None:
+                T.buffer_store(
+                    stored.keys, T.cast(value, cache.dtype), _key_place(cache, kv_head, at, d)
+                )
+
+            def store_value(d: Any) -> None:
+                T.buffer_store(stored.values, T.cast(element(d), cache.dtype), [kv_head, at, d])
+
+            with when(head < heads):
+                _rotate(rotation, element, store_query, inv_freq, at, thread)
+            with when(tirx.all(head >= heads, head < heads + kv_heads)):
+                _rotate(rotation, element, store_key, inv_freq, at, thread)
+            with when(head >= heads + kv_heads):
+                strided(thread, _THREADS, dim, store_value)
+    return k.function
+
+
+def _key_place(cache: KVCache, head: Any, at: Any, d: Any) -> list[Any]:
+    return [head, at // cache.tile, d, at % cache.tile]
+
+
+def append_kv(
+    isa: Any,
+    *,
+    max_tokens: int,
+    cache: KVCache,
+    k_rows: Rows | None = None,
+    v_rows: Rows | None = None,
+) -> tirx.PrimFunc:
+    """Write the keys and values of new tokens to the cache, token m at `position + m`.
+
+    Parameters of the kernel: k f32[M, Hkv, D], v f32[M, Hkv, D], the cache, tokens, position.
+    With `k_rows` or `v_rows` that buffer is f32[M, stride], read from the offset on.
+    """
+    dim = cache.head_dim
+    keys, values = (rows or Rows(cache.kv_heads * dim) for rows in (k_rows, v_rows))
+    name = kernel_name(
+        "append_kv", m=max_tokens, c=cache.name,
+        k=f"{keys.stride}o{keys.offset}", v=f"{values.stride}o{values.offset}",
+    )  # fmt: skip
+    with kernel(name) as k:
+        key = k.buffer("k", (max_tokens, keys.stride))
+        value = k.buffer("v", (max_tokens, values.stride))
+        stored = declare_cache(k, cache)
+        tokens, position = k.state("tokens"), k.state("position")
+        grid = [cache.kv_heads, max_tokens]
+        with launch(grid, _THREADS) as (head, m, thread), when(m < tokens.read()):
+            at, start = T.bind(position.read() + m), T.bind(head * dim)
+
+            def write(d: Any) -> None:
+                one = T.cast(key[m, keys.offset + start + d], cache.dtype)
+                T.buffer_store(stored.keys, one, _key_place(cache, head, at, d))
+                one = T.cast(value[m, values.offset + start + d], cache.dtype)
+                T.buffer_store(stored.values, one, [head, at, d])
+
+            strided(thread, _THREADS, dim, write)
+    return k.function

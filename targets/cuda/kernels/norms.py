@@ -1,0 +1,291 @@
+"""Normalizations and the rounding of activations to int8, alone or in one pass.
+
+A block has one row. Groups of channels are rounded by a warp each; the numbers are exactly those of
+`ir/reference_activation.py`: maximum, two divisions, one product and one rounding per element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
+from morendo.ir.formats import ceil_div
+from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM
+from morendo.targets.cuda.blocks import (
+    WARP,
+    Kernel,
+    across_block,
+    across_warp,
+    add,
+    function,
+    kernel,
+    launch,
+    local,
+    strided,
+    when,
+)
+
+_THREADS = 256
+
+Element = Callable[[Any], Any]
+"""The float32 element of a row at a channel."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalization of rows of `features` channels.
+
+    Attributes:
+        centered: layer norm: the mean is taken off, and a bias added.
+    """
+
+    features: int
+    eps: float
+    offset: float
+    centered: bool
+
+    @property
+    def name(self) -> str:
+        """The first part of kernel names."""
+        return "layer_norm" if self.centered else "rms_norm"
+
+    def declare(self, k: Kernel) -> list[Any]:
+        """Declare the vectors of channels as the next parameters of a kernel."""
+        names = ("weight", "bias") if self.centered else ("weight",)
+        return [k.buffer(name, (self.features,)) for name in names]
+
+    def row(self, x: Element, vectors: list[Any], thread: Any, order: Any = None) -> Element:
+        """Reduce a row; gives its normalized elements, in an order if there is one."""
+        inverse = T.float32(1.0 / self.features)
+        mean = self._sum(x, thread) * inverse if self.centered else T.float32(0.0)
+        mean = T.bind(mean)
+
+        def square(c: Any) -> Any:
+            value = T.bind(x(c) - mean)
+            return value * value
+
+        variance = self._sum(square, thread) * inverse
+        scale = T.bind(T.float32(1.0) / function("sqrtf", variance + T.float32(self.eps)))
+
+        def normed(c: Any) -> Any:
+            c = place(order, c, self.features)
+            value = (x(c) - mean) * scale * (vectors[0][c] + T.float32(self.offset))
+            return value + vectors[1][c] if self.centered else value
+
+        return normed
+
+    def _sum(self, element: Element, thread: Any) -> Any:
+        total = local(1, T.float32(0.0))
+
+        def take(c: Any) -> None:
+            T.buffer_store(total, total[0] + element(c), [0])
+
+        strided(thread, _THREADS, self.features, take)
+        return across_block(total[0], thread, _THREADS)
+
+
+def place(order: Any, c: Any, features: int) -> Any:
+    """Which channel is stored c-th; a damaged file's stay in the row."""
+    if order is None:
+        return c
+    return T.bind(T.min(T.cast(order[c], "int32"), T.int32(features - 1)))
+
+
+@dataclass(frozen=True)
+class GroupOutputs:
+    """Quantized activations: codes i8[M, Kp], scales f32[M, G], sums i32[M, G]."""
+
+    features: int
+    group_size: int
+    codes: Any
+    scales: Any
+    sums: Any
+
+    @classmethod
+    def declare(cls, k: Kernel, max_tokens: int, features: int, group_size: int) -> GroupOutputs:
+        """Declare them as the next parameters of the kernel."""
+        groups = ceil_div(features, group_size)
+        return cls(
+            features,
+            group_size,
+            k.buffer("codes", (max_tokens, groups * group_size), "int8"),
+            k.buffer("scales", (max_tokens, groups)),
+            k.buffer("sums", (max_tokens, groups), "int32"),
+        )
+
+    def round_row(self, element: Element, m: Any, thread: Any) -> None:
+        """Round a row, a group to each warp in turn."""
+        groups, warps = ceil_div(self.features, self.group_size), _THREADS // WARP
+        warp, lane = T.bind(thread // WARP), T.bind(thread % WARP)
+        with T.serial(0, ceil_div(groups, warps)) as step:
+            group = T.bind(step * warps + warp)
+            with when(group < groups):
+                self._round_group(element, m, group, lane)
+
+    def _round_group(self, element: Element, m: Any, group: Any, lane: Any) -> None:
+        count = self.group_size // WARP
+        values, codes = local(count, T.float32(0.0)), local(count, T.int32(0), "int32")
+        largest, total = T.float32(0.0), T.int32(0)
+        for i in range(count):
+            channel = T.bind(group * self.group_size + i * WARP + lane)
+            with when(channel < self.features):
+                T.buffer_store(values, element(channel), [i])
+            largest = T.bind(T.max(largest, T.abs(values[i])))
+        largest = across_warp(largest, T.max)
+        usable = largest >= T.float32(SMALLEST_MAXIMUM)
+        inverse = T.bind(
+            tirx.Select(usable, T.float32(CODE_LIMIT) / largest, T.float32(0.0)),
+        )
+        for i in range(count):
+            T.buffer_store(codes, T.cast(T.nearbyint(values[i] * inverse), "int32"), [i])
+            channel = group * self.group_size + i * WARP + lane
+            T.buffer_store(self.codes, T.cast(codes[i], "int8"), [m, channel])
+            total = T.bind(total + codes[i])
+        total = across_warp(total, add)
+        with when(lane == 0):
+            T.buffer_store(self.scales, largest / T.float32(CODE_LIMIT), [m, group])
+            T.buffer_store(self.sums, total, [m, group])
+
+
+def quantize_activation(
+    isa: Any, *, max_tokens: int, features: int, group_size: int, ordered: bool = False
+) -> tirx.PrimFunc:
+    """Quantize the rows of x to int8 codes with a scale and a sum per group.
+
+    Parameters of the kernel: x f32[M, K], [order u16[K]], codes i8[M, Kp], scales f32[M, G],
+    sums i32[M, G], tokens.
+    """
+    op = "quantize_activation" + "_ordered" * ordered
+    with kernel(kernel_name(op, m=max_tokens, k=features, g=group_size)) as k:
+        x = k.buffer("x", (max_tokens, features))
+        order = k.buffer("order", (features,), "uint16") if ordered else None
+        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        tokens = k.state("tokens")
+        with launch([max_tokens], _THREADS) as (m, thread), when(m < tokens.read()):
+            outputs.round_row(lambda c: x[m, place(order, c, features)], m, thread)
+    return k.function
+
+
+def _normalize(
+    norm: Norm, max_tokens: int, rows_per_token: int, source: Rows, target: Rows
+) -> tirx.PrimFunc:
+    features = norm.features
+    name = kernel_name(
+        norm.name, m=max_tokens, r=rows_per_token, c=features, e=norm.eps, o=norm.offset,
+        x=f"{source.stride}o{source.offset}", y=f"{target.stride}o{target.offset}",
+    )  # fmt: skip
+    with kernel(name) as k:
+        x = k.buffer("x", (max_tokens, source.stride))
+        vectors = norm.declare(k)
+        out = k.buffer("out", (max_tokens, target.stride))
+        tokens = k.state("tokens")
+        with launch([rows_per_token, max_tokens], _THREADS) as (row, m, thread):
+            with when(m < tokens.read()):
+                start = T.bind(row * features)
+                normed = norm.row(lambda c: x[m, source.offset + start + c], vectors, thread)
+
+                def write(c: Any) -> None:
+                    T.buffer_store(out, normed(c), [m, target.offset + start + c])
+
+                strided(thread, _THREADS, features, write)
+    return k.function
+
+
+def rms_norm(
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    eps: float,
+    rows_per_token: int = 1,
+    offset: float = 0.0,
+    x_rows: Rows | None = None,
+    out_rows: Rows | None = None,
+) -> tirx.PrimFunc:
+    """Root mean square norm: x / sqrt(mean(x^2) + eps) * (weight + offset), last axis.
+
+    Parameters of the kernel: x f32[M, Rt, C], weight f32[C], out f32[M, Rt, C], tokens.
+    """
+    whole = Rows(rows_per_token * features)
+    norm = Norm(features, eps, offset, centered=False)
+    return _normalize(norm, max_tokens, rows_per_token, x_rows or whole, out_rows or whole)
+
+
+def layer_norm(
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    eps: float,
+    rows_per_token: int = 1,
+    offset: float = 0.0,
+) -> tirx.PrimFunc:
+    """Layer norm: (x - mean) / sqrt(variance + eps) * (weight + offset) + bias, last axis.
+
+    Parameters of the kernel: x f32[M, Rt, C], weight f32[C], bias f32[C], out f32[M, Rt, C],
+    tokens.
+    """
+    whole = Rows(rows_per_token * features)
+    norm = Norm(features, eps, offset, centered=True)
+    return _normalize(norm, max_tokens, rows_per_token, whole, whole)
+
+
+def _normalize_quantize(
+    norm: Norm, max_tokens: int, group_size: int, ordered: bool
+) -> tirx.PrimFunc:
+    features = norm.features
+    op = f"{norm.name}_quantize" + "_ordered" * ordered
+    name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=norm.eps, o=norm.offset)
+    with kernel(name) as k:
+        x = k.buffer("x", (max_tokens, features))
+        vectors = norm.declare(k)
+        order = k.buffer("order", (features,), "uint16") if ordered else None
+        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        tokens = k.state("tokens")
+        with launch([max_tokens], _THREADS) as (m, thread), when(m < tokens.read()):
+            normed = norm.row(lambda c: x[m, c], vectors, thread, order)
+            outputs.round_row(normed, m, thread)
+    return k.function
+
+
+def rms_norm_quantize(
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    group_size: int,
+    eps: float,
+    offset: float = 0.0,
+    ordered: bool = False,
+) -> tirx.PrimFunc:
+    """`rms_norm` of one row per token whose result is only needed as int8 codes.
+
+    Parameters of the kernel: x f32[M, C], weight f32[C], [order u16[C]], codes i8[M, Kp],
+    scales f32[M, G], sums i32[M, G], tokens.
+    """
+    norm = Norm(features, eps, offset, centered=False)
+    return _normalize_quantize(norm, max_tokens, group_size, ordered)
+
+
+def layer_norm_quantize(
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    group_size: int,
+    eps: float,
+    offset: float = 0.0,
+    ordered: bool = False,
+) -> tirx.PrimFunc:
+    """`layer_norm` whose result is only needed as int8 codes.
+
+    Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], [order u16[C]],
+    codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
+    """
+    norm = Norm(features, eps, offset, centered=True)
+    return _normalize_quantize(norm, max_tokens, group_size, ordered)

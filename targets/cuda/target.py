@@ -1,0 +1,177 @@
+"""NVIDIA's GPUs that morendo compiles for."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from morendo.codegen.cpu.kernels import elementwise, norms, rope, token_rows
+from morendo.codegen.cpu.kernels.attention import cached_attention
+from morendo.codegen.cpu.kernels.embedding import embedding
+from morendo.codegen.cpu.kernels.kv_cache import append_kv
+from morendo.codegen.cpu.kernels.linear import build_linear
+from morendo.codegen.cpu.kernels.quantize_activation import quantize_activation
+from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
+from morendo.codegen.link import Toolchain
+from morendo.codegen.target import Builder, Capabilities, Device, Target, Track
+from morendo.ir.errors import CompileError
+
+from .kernels import attention as own_attention
+from .kernels import cache as own_cache
+from .kernels import generic as own_generic
+from .kernels import linear as own_linear
+from .kernels import norms as own_norms
+from .kernels import quantized_linear as own_quantized_linear
+from .kernels import tokens as own_tokens
+from .nvrtc import find_compiler
+
+if TYPE_CHECKING:
+    from morendo.codegen.lowering import Program
+    from morendo.codegen.text_facts import TextFacts
+    from morendo.ir.dump import Dump
+    from morendo.ir.plan import Plan
+
+_NAME, _LEAST = "cuda", "sm_80"
+_GPUS = {
+    _LEAST: "NVIDIA A100 and A30, and all later GPUs by translation (compute capability 8.0)",
+    "sm_86": "NVIDIA RTX 30, A10, A40 and others of compute capability 8.6",
+    "sm_89": "NVIDIA RTX 40, L4, L40 and others of compute capability 8.9",
+    "sm_90": "NVIDIA H100, H200 and GH200 (compute capability 9.0)",
+}
+_DESCRIPTIONS = {
+    _NAME: "any NVIDIA GPU since 2020: machine code for each generation, chosen when it starts",
+    **{f"{_NAME}:{arch}": text for arch, text in _GPUS.items()},
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine that a GPU is in.
+
+    Attributes:
+        llvm: TVM's target of the kernels' host halves.
+        toolchain: links them with the C runtime; `run` loads the driver, so it is no static file.
+    """
+
+    llvm: dict[str, Any]
+    toolchain: Toolchain
+
+
+def _host(machine: str, cpu: str) -> Host:
+    device = Path(__file__).parent / "device.c"
+    triple = f"{machine}-linux-gnu"
+    llvm = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
+    return Host(llvm, Toolchain(f"{triple}.2.17", ("-ldl",), device=device))
+
+
+HOSTS = {"x86_64": _host("x86_64", "x86-64"), "aarch64": _host("aarch64", "generic")}
+
+BUILDERS: dict[Builder, Builder] = {
+    elementwise.activate: own_tokens.activate,
+    elementwise.gated: own_tokens.gated,
+    elementwise.schedule_generic: own_generic.schedule_generic,
+    embedding: own_tokens.embedding,
+    token_rows.copy_last_token: own_tokens.copy_last_token,
+    token_rows.token_positions: own_tokens.token_positions,
+    norms.rms_norm: own_norms.rms_norm,
+    norms.layer_norm: own_norms.layer_norm,
+    norms.rms_norm_quantize: own_norms.rms_norm_quantize,
+    norms.layer_norm_quantize: own_norms.layer_norm_quantize,
+    quantize_activation: own_norms.quantize_activation,
+    rope.rope: own_cache.rope,
+    rope.rope_append_kv: own_cache.rope_append_kv,
+    append_kv: own_cache.append_kv,
+    cached_attention: own_attention.cached_attention,
+    build_linear: own_linear.build_linear,
+    build_quantized_linear: own_quantized_linear.build_quantized_linear,
+}
+
+
+@dataclass(frozen=True)
+class GPU:
+    """What kernels are built for.
+
+    Attributes:
+        name: the end of kernel names.
+        arch: the least architecture whose instructions they use: all have the same C++.
+    """
+
+    name: str
+    arch: str
+
+
+@dataclass(frozen=True)
+class CUDATarget(Target):
+    """GPUs of some architectures.
+
+    Attributes:
+        isa: the least of them.
+        architectures: those that there is machine code for.
+        host: the machine that they are in.
+    """
+
+    isa: GPU
+    architectures: tuple[str, ...]
+    host: Host
+
+    @property
+    def toolkit(self) -> str:
+        return "nvptx64-nvidia-cuda"
+
+    def prepared(self) -> Target:
+        find_compiler()
+        return self
+
+    def build(
+        self,
+        program: Program,
+        plan: Plan,
+        text: TextFacts,
+        directory: Path,
+        track: Track,
+        dump: Dump | None = None,
+    ) -> None:
+        """A library and an executable that start the kernels on the GPU."""
+        from .artifact import build_artifact
+
+        build_artifact(self, program, plan, text, directory, track, dump)
+
+
+def descriptions() -> dict[str, str]:
+    """The names of this target's variants, each with one line for people."""
+    return _DESCRIPTIONS
+
+
+def make(name: str) -> CUDATarget:
+    """The target of a name in `descriptions()`.
+
+    Raises:
+        CompileError: on a machine of a kind that has no NVIDIA GPUs.
+    """
+    machine = platform.machine()
+    host = HOSTS.get(machine)
+    if host is None:
+        raise CompileError(
+            f"no GPU is driven from this kind of machine (got {machine}, "
+            f"need one of {', '.join(HOSTS)})",
+            where=f"target {name}",
+        )
+    _, _, arch = name.partition(":")
+    architectures = (arch,) if arch else tuple(_GPUS)
+    return CUDATarget(
+        name=name,
+        description=_DESCRIPTIONS[name],
+        device=Device(machine),
+        isa=GPU(_NAME, _LEAST),
+        capabilities=Capabilities(half_conversion=True),
+        builders=BUILDERS,
+        architectures=architectures,
+        host=host,
+    )
+
+
+def native() -> None:
+    """No machine is this target by itself: its CPU runs the text, which `native` means."""
+    return

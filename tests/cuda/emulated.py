@@ -1,0 +1,147 @@
+"""Device halves of kernels, compiled with the emulator and launched on numpy arrays.
+
+A launch runs in a fork, on memory that ends where a page begins that nobody may touch: a kernel
+that reads or writes past an array, or that the emulator stops, fails the test, not the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tvm import tirx
+
+from morendo.codegen.build_cache import BuildCache
+from morendo.targets.cuda.device_code import split_kernel
+from morendo.targets.cuda.intrinsics import prelude
+from morendo.targets.cuda.target import HOSTS
+
+HERE = Path(__file__).parent / "emulator"
+ORDERS = ((0, 1), (1, 0), (12345, 1))
+"""(order of threads, whether asynchronous copies arrive late): a right kernel gives the same."""
+_PAGE = mmap.PAGESIZE
+_SHARED = re.compile(r"__shared__ (alignas\(\d+\)) (\w[\w ]*) (\w+)\[(\d+)\];")
+_KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\((.*?)\) \{')
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="the emulator needs a C++ compiler (g++)"
+)
+
+
+def emulate(sources: Sequence[str], out: Path, flags: Sequence[str] = ("-O1",)) -> Path:
+    """Compile CUDA C++ for the CPU: a library with NAME_launch and NAME_sizes_of of each kernel."""
+    body = "\n".join(sources)
+    names = sorted({match[1] for match in _KERNEL.finditer(body)})
+    body = _SHARED.sub(r"\1 static \2 \3[\4]; mr::poison(\3, sizeof \3);", body)
+    text = f'#define MR_EMULATE\n#include "language.h"\n{prelude()}{body}\n'
+    text += "".join(f"MR_KERNEL({name})\n" for name in names)
+    source = out.with_suffix(".cpp")
+    source.write_text(text)
+    command = ["g++", "-std=c++17", "-shared", "-fPIC", "-w", *flags, f"-I{HERE}"]
+    done = subprocess.run(
+        [*command, str(source), "-o", str(out)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[:4000]
+    return out
+
+
+class Guarded:
+    """Arrays in memory that a fork shares, each with a forbidden page behind it."""
+
+    def __init__(self, array: NDArray) -> None:
+        pages = -(-max(array.nbytes, 1) // _PAGE) * _PAGE
+        self._memory = mmap.mmap(-1, pages + _PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert not libc.mprotect(ctypes.c_void_p(start + pages), _PAGE, 0)
+        offset = pages - -(-array.nbytes // 64) * 64  # kernels load 16 bytes at a time
+        self.address = start + offset
+        self.array = np.ndarray(array.shape, array.dtype, self._memory, offset)
+        self.array[...] = array
+
+
+class EmulatedKernel:
+    """A function of numpy arrays and ints, as the kernel's parameters are.
+
+    Writable arrays are updated in place. The first launch is repeated in other orders of threads,
+    which must not make a difference.
+    """
+
+    def __init__(self, function: tirx.PrimFunc) -> None:
+        self._names = [param.name for param in function.params]
+        self._sizes = _launch_sizes(function)
+        self._first = True
+        halves = split_kernel(function, "sm_80", HOSTS["x86_64"].llvm, BuildCache())
+        (launch,) = halves.launches
+        self.name, self.source = launch.name, halves.source
+        parameters = next(m[2] for m in _KERNEL.finditer(self.source) if m[1] == self.name)
+        self._device = [part.split()[-1].removesuffix("_ptr") for part in parameters.split(", ")]
+        self._folder = tempfile.TemporaryDirectory(prefix="morendo-emulated-")
+        library = emulate([self.source], Path(self._folder.name) / "kernel.so")
+        self._launch = getattr(ctypes.CDLL(str(library)), f"{self.name}_launch")
+
+    def __call__(self, *arguments: NDArray | int) -> None:
+        given = dict(zip(self._names, arguments, strict=True))
+        orders = ORDERS if self._first else ORDERS[:1]  # a fork for each takes a while
+        self._first = False
+        results = [self._run(given, order, late) for order, late in orders]
+        for name, array in results[0].items():
+            for other in results[1:]:
+                np.testing.assert_array_equal(array, other[name], err_msg="depends on the order")
+            target = given[name]
+            if isinstance(target, np.ndarray) and target.flags.writeable:
+                target[...] = array
+
+    def _run(self, given: Mapping[str, NDArray | int], order: int, late: int) -> dict[str, NDArray]:
+        memory = {name: Guarded(_as_array(value)) for name, value in given.items()}
+        cells = [self._cell(name, given[name], memory[name]) for name in self._device]
+        pointers = (ctypes.c_void_p * len(cells))(*[ctypes.addressof(cell) for cell in cells])
+        grid, block = ((ctypes.c_uint * 3)(*sizes) for sizes in self._sizes)
+        with tempfile.TemporaryFile() as errors:
+            child = os.fork()
+            if not child:
+                os.dup2(errors.fileno(), 2)
+                self._launch(grid, block, 0, pointers, order, late)
+                os._exit(0)
+            status = os.waitpid(child, 0)[1]
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip()
+        if status:
+            raise AssertionError(said or f"{self.name} ended with signal {os.WTERMSIG(status)}")
+        return {name: guarded.array.copy() for name, guarded in memory.items()}
+
+    def _cell(self, name: str, value: NDArray | int, memory: Guarded) -> ctypes._SimpleCData:
+        by_value = f"int {name}" in self.source and f"{name}_ptr" not in self.source
+        if isinstance(value, int) and by_value:
+            return ctypes.c_int(value)
+        return ctypes.c_void_p(memory.address)
+
+
+def _as_array(value: NDArray | int) -> NDArray:
+    return value if isinstance(value, np.ndarray) else np.array([value], np.int32)
+
+
+def _launch_sizes(function: tirx.PrimFunc) -> tuple[list[int], list[int]]:
+    """Blocks and threads, which are constants in kernels of ours."""
+    sizes = {f"{kind}.{axis}": 1 for kind in ("blockIdx", "threadIdx") for axis in "xyz"}
+    found = re.findall(r'launch_thread\("([\w.]+)", (\d+)\)', function.script())
+    sizes |= {name: int(size) for name, size in found}
+    numbers = list(sizes.values())
+    return numbers[:3], numbers[3:]
+
+
+@functools.cache
+def emulated(builder, **options) -> EmulatedKernel:
+    """The kernel that a builder makes, compiled once."""
+    return EmulatedKernel(builder(**options))

@@ -1,0 +1,100 @@
+"""All kernels of the GPU but the linear ones under the emulator, by the cases of every target."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from morendo.codegen.cpu.kernels.attention_tile import Scores
+from morendo.codegen.cpu.kernels.kv_cache import KVCache
+from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
+from morendo.codegen.cpu.kernels.rope import Rotation
+from morendo.ir.errors import CompileError
+from morendo.ir.formats import WeightFormat
+from morendo.targets.cuda.kernels.cache import append_kv
+from morendo.targets.cuda.target import GPU
+from tests.cuda.emulated import needs_compiler
+from tests.numerics import test_attention as attention
+from tests.numerics import test_linear as linear
+from tests.numerics import test_small_kernels as shared
+
+pytestmark = needs_compiler
+ISA = GPU("cuda", "sm_80")
+
+
+def test_norms_are_close_to_float64():
+    shared.test_rms_norm_is_close_to_float64(ISA, 17, 15, 3, 64)
+    shared.test_rms_norm_is_close_to_float64(ISA, 1, 1, 1, 577)
+    shared.test_rms_norm_of_a_slice_leaves_the_rest_alone(ISA)
+    shared.test_layer_norm_is_close_to_float64(ISA, 3, 300, 2)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(("group", "features"), [(32, 576), (64, 200), (128, 65)])
+def test_quantized_activations_equal_the_reference_bit_by_bit(ordered, group, features):
+    check = shared.test_quantized_activations_equal_the_reference_bit_by_bit
+    check(ISA, ordered, group, 3, features)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_fused_norm_and_quantization_agree_with_the_norm(ordered):
+    shared.test_fused_norm_and_quantization_agree_with_the_norm(ISA, ordered, 5, 200, 64)
+
+
+@pytest.mark.parametrize(
+    ("rotation", "max_tokens", "tokens", "position"),
+    [
+        (Rotation(64, 64), 5, 4, 131000),
+        (Rotation(80, 20), 1, 1, 100),
+        (Rotation(64, 32, scaling=1.25, interleaved=True), 3, 3, 4097),
+    ],
+)
+def test_rope_is_close_to_float64_up_to_128k(rotation, max_tokens, tokens, position):
+    check = shared.test_rope_is_close_to_float64_up_to_128k
+    check(ISA, rotation, max_tokens, tokens, position)
+
+
+def test_keys_and_values_are_written_where_they_belong():
+    shared.test_append_kv_writes_only_the_new_positions(ISA, "float16", 16, 15, 30)
+    shared.test_rope_append_kv_is_rope_then_append(ISA, 5, 5, 15)
+
+
+def test_a_cache_of_integers_is_refused():
+    cache = KVCache(kv_heads=2, head_dim=24, context=48, dtype="int8")
+    with pytest.raises(CompileError, match="values of 8 bits have no kernels for this target"):
+        append_kv(ISA, max_tokens=1, cache=cache)
+
+
+@pytest.mark.parametrize("name", ["f16", "q8g32", "q4g64", "q6g32", "q4g32c"])
+def test_embedding_gives_the_dequantized_rows(name):
+    shared.test_embedding_gives_the_dequantized_rows(ISA, name, 50, 100)
+
+
+@pytest.mark.parametrize("name", shared.ACTIVATIONS)
+def test_activations_are_close_to_float64(name):
+    shared.test_gated_is_close_to_float64(ISA, name, 3, 2, 300)
+    shared.test_activation_is_close_to_float64(ISA, name)
+
+
+HALF, LONG = KVCache(2, 64, 256, "float16"), KVCache(1, 80, 304)
+PLAIN = attention.Case(HALF, 4, 1, [(1, 0), (1, 127), (1, 128), (1, 255)])
+ATTENTION = [
+    PLAIN,
+    attention.Case(HALF, 4, 17, [(17, 0), (16, 120), (1, 17)]),
+    attention.Case(LONG, 3, 3, [(3, 290)], Scores(0.1, window=100, softcap=20.0)),
+    attention.Case(LONG, 3, 2, [(2, 300)], Scores(0.1, alibi=True)),
+    dataclasses.replace(PLAIN, cache=KVCache(1, 192, 64), heads=2, points=[(1, 63)]),
+]
+
+
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_attention_is_close_to_float64(case):
+    attention.test_cached_attention_is_close_to_float64(ISA, case)
+
+
+@pytest.mark.parametrize("fmt", ["f32", "f16"])
+def test_float_linears_are_close_to_float64(fmt):
+    linear.run_case(LinearSpec(71, 123, WeightFormat(fmt), 3), ISA, 2)
+    spec = LinearSpec(74, 50, WeightFormat(fmt), 1, bias=True, residual=True, gate="silu")
+    linear.run_case(spec, ISA, 1)

@@ -1,0 +1,164 @@
+"""A whole model on the emulated GPU: the same tokens as on the CPU, and one line for errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import morendo
+from morendo.ir.errors import CompileError
+from morendo.runtime.artifact import read_plan
+from morendo.targets import find_target
+from tests.cuda.emulated import needs_compiler
+from tests.cuda.mock import MockGPU
+from tests.e2e.conftest import TINY
+
+pytestmark = needs_compiler
+PROMPT = "The assignment statement"
+SCRIPT = """
+import json, sys
+import numpy as np
+import morendo
+
+artifact, out, ids, prompt = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
+results = {}
+with morendo.load(artifact) as session:
+    executor = session.executor
+    for level in range(session.plan.levels):
+        session.set_level(level)
+        results[f"level{level}"] = session.logits(ids)
+    session.set_level(0)
+    executor.set_position(0)
+    rows = [executor.prefill(ids[:35]).copy()]
+    rows += [executor.decode(token).copy() for token in ids[35:]]
+    results["steps"] = np.stack(rows)
+    results["tokens"] = np.array(list(session.generate(prompt, max_tokens=16)))
+np.savez(out, **results)
+"""
+
+LEVELS = """
+import json, sys
+import numpy as np
+import morendo
+
+artifact, out, ids = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+rows = []
+with morendo.load(artifact) as session:
+    for level in range(session.plan.levels):
+        session.set_level(level)
+        session.executor.set_position(0)
+        session.executor.prefill(ids[:-3])
+        rows.append([session.executor.decode(token).copy() for token in ids[-3:]])
+np.savez(out, logits=np.array(rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MockGPU]:
+    """The tiny model for an A100, and the emulated GPU that has its kernels."""
+    try:
+        find_target("cuda:sm_80").prepared()
+    except CompileError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("cuda")
+    artifact, dump = folder / "artifact", folder / "dump"
+    morendo.compile(TINY, "cuda:sm_80", 4, artifact, chunk=32, dump_ir=dump)
+    return artifact, MockGPU(folder, dump)
+
+
+def test_the_emulated_gpu_computes_what_the_cpu_computes(
+    made: tuple[Path, MockGPU], compile_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    artifact, gpu = made
+    ids = [int(i) for i in np.random.default_rng(0).integers(2, 512, size=40)]
+    out = tmp_path / "results.npz"
+    done = gpu.run([sys.executable, "-c", SCRIPT, artifact, out, json.dumps(ids), PROMPT])
+    assert done.returncode == 0, done.stderr
+    got = np.load(out)
+    with morendo.load(compile_tiny(bits=4)) as session:
+        for level in range(session.plan.levels):
+            session.set_level(level)
+            want = session.logits(ids)
+            error = np.linalg.norm(got[f"level{level}"] - want) / np.linalg.norm(want)
+            assert error < 0.01, f"level {level}"
+        session.set_level(0)
+        assert got["tokens"].tolist() == list(session.generate(PROMPT, max_tokens=16))
+    np.testing.assert_allclose(got["steps"], got["level0"][34:], rtol=1e-5, atol=1e-5)
+    assert gpu.log().count("launch a graph") == 5 + 15  # every decode step is one
+
+
+def test_levels_may_have_scales_of_their_own(
+    made: tuple[Path, MockGPU], compile_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Then each level has a graph of its own."""
+    options = {"readings": "4,3,2", "calibrate": "pydoc", "calibration_windows": 1}
+    options["tuning_steps"] = 0
+    artifact, dump, out = tmp_path / "artifact", tmp_path / "dump", tmp_path / "results.npz"
+    morendo.compile(TINY, "cuda:sm_80", 4, artifact, chunk=32, dump_ir=dump, **options)
+    gpu = MockGPU(tmp_path, dump)
+    ids = [int(i) for i in np.random.default_rng(2).integers(2, 512, size=9)]
+    done = gpu.run([sys.executable, "-c", LEVELS, artifact, out, json.dumps(ids)])
+    assert done.returncode == 0, done.stderr
+    got = np.load(out)["logits"]
+    with morendo.load(compile_tiny(**options)) as session:
+        assert len(got) == session.plan.levels > 1
+        for level, logits in enumerate(got):
+            session.set_level(level)
+            want = session.logits(ids)
+            np.testing.assert_allclose(logits, want[-3:], atol=1e-2 * np.abs(want).max())
+    assert gpu.log().count("launch a graph") == 3 * len(got)
+
+
+def test_the_executable_answers(made: tuple[Path, MockGPU]) -> None:
+    artifact, gpu = made
+    command = [artifact / "run", PROMPT, "--max-tokens", 8, "--temperature", 0]
+    done = gpu.run(command)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    assert set(gpu.log()) == {"load machine code", "launch a graph"}
+    later = gpu.run(command, CAPABILITY=90)  # another generation: the driver translates the text
+    assert later.stdout == done.stdout
+    assert set(gpu.log()) == {"load text", "launch a graph"}
+
+
+ERRORS = [
+    ({"NONE": 1}, "needs an NVIDIA GPU, and there is none (no CUDA-capable device)"),
+    ({"CAPABILITY": 75}, "no code for a GPU of compute capability 7.5 (it has code from 8.0 on)"),
+    ({"OLD": 1}, "the NVIDIA driver is too old for this artifact (it knows CUDA 11.2)"),
+    ({"MEMORY": 200000}, "not enough GPU memory for 537152 bytes of weights (200000 of 200000"),
+    ({"MEMORY": 600000}, "bytes of activations ("),
+    ({"FAIL": 10}, "start a kernel: unspecified launch failure (CUDA error 719)"),
+    ({"FAIL": 250}, "start its kernels: unspecified launch failure (CUDA error 719)"),
+]
+
+
+@pytest.mark.parametrize(("settings", "line"), ERRORS, ids=lambda value: str(value)[:24])
+def test_what_goes_wrong_is_said_in_one_line(made: tuple[Path, MockGPU], settings, line) -> None:
+    artifact, gpu = made
+    command = [artifact / "run", PROMPT, "--max-tokens", 30, "--temperature", 0]
+    done = gpu.run(command, **settings)
+    assert done.returncode and line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_driver(made: tuple[Path, MockGPU], monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, _ = made
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("there is a driver here")
+    with pytest.raises(morendo.MorendoError, match="needs an NVIDIA GPU, and its driver is not he"):
+        morendo.load(artifact)
+    with pytest.raises(morendo.MorendoError, match="sees the memory of this process"):
+        morendo.runtime.session.Session(artifact, executor="python")
+
+
+def test_a_decode_step_has_no_argument_that_changes(made: tuple[Path, MockGPU]) -> None:
+    """So that its launches can be recorded once: what changes is read from memory."""
+    plan = read_plan(made[0])
+    assert plan.state
+    for step in plan.functions["decode"]:
+        assert not set(step.args) & {"tokens", "position"}
+        assert "Level" not in repr(step.args)
