@@ -140,6 +140,9 @@ def _bind_weights(
     return builder.finalize()["main"]
 
 
+_APART = "morendo compiles models whose tokens meet in causal attention only"
+
+
 def _check_rest(function: relax.Function, report: Report) -> None:
     """Say which generic ops stayed that the dialect might have a word for; refuse the unknown."""
     near = "the start"
@@ -157,15 +160,16 @@ def _check_generic(value: relax.Call, where: str) -> None:
     """Refuse an op that has no meaning here, and one that makes tokens meet."""
     name = op_of(value)
     if name and name.removeprefix("relax.") not in GENERIC:
+        known = "give a model that is written without it; ir/generic_ops.py lists what is known"
         raise CompileError(
             f"normalize: op {name} is not among those that can be compiled",
             where=where,
-            hint="give a model that is written without it; ir/generic_ops.py lists what is known",
+            hint=_APART if name.startswith("relax.nn.conv") else known,
         )
     why = why_not_apart(value)
     if why:
         raise CompileError(
             f"normalize: {why}",
             where=where,
-            hint="morendo compiles models whose tokens meet in causal attention only",
+            hint=_APART,
         )

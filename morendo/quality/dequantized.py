@@ -203,10 +203,10 @@ class DequantizedWeights:
 
         Raises:
             InputError: when the artifact's weight has another shape.
+            ArtifactError: when the artifact's list of weights is wrong.
         """
-        for offset, size in self._vectors.get(name, ()):
-            if offset in self._read_at[level]:
-                return _put(original, self._piece(offset, "float32", (size,)), name)
+        if name in self._vectors:
+            return _put(original, self._tuned(name, level), name)
         value = original
         for stored, index in self._places.get(name, []):
             if (embedding and not stored.embedding) or (not embedding and not stored.linear):
@@ -215,6 +215,13 @@ class DequantizedWeights:
             part = self._unpacked(stored, read)[index]
             value = _put(value, part, stored.matrix.names[index])
         return value
+
+    def _tuned(self, name: str, level: int) -> NDArray[np.float32]:
+        """The tuned vector that steps read at a level."""
+        for offset, size in self._vectors[name]:
+            if offset in self._read_at[level]:
+                return self._piece(offset, "float32", (size,))
+        raise _malformed(self._artifact, ValueError(f"no step reads {name} at level {level}"))
 
     def _unpack(self, stored: StoredMatrix, read: Read) -> list[NDArray[np.float32]]:
         """The float32 weights of one matrix, one for each of its names."""

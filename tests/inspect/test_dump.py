@@ -28,8 +28,8 @@ def test_stages_go_on_to_assembly(compiled):
     _, dump = compiled
     index = read_index(dump)
     kinds = [s["kind"] for s in index["stages"]]
-    assert kinds == ["input", *["pass"] * 6, "kernels", "plan", "memory", "assembly", "weights"]
-    assert [s["number"] for s in index["stages"]] == list(range(12))
+    assert kinds == ["input", *["pass"] * 7, "kernels", "plan", "memory", "assembly", "weights"]
+    assert [s["number"] for s in index["stages"]] == list(range(13))
     assert index["facts"]["model"]
     listed = {f for s in index["stages"] for f in [*s["files"], s["report"]] if f}
     written = {p.relative_to(dump).as_posix() for p in dump.rglob("*") if p.is_file()}
