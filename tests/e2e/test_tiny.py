@@ -83,7 +83,12 @@ def test_a_cache_of_8_bits_is_close_to_torch(
     target: str, compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
 ) -> None:
     """Integer attention alone: weights and linears are floats. Phases cut chunks alike."""
-    artifact = compile_tiny(bits="f32", cache_bits=8, target=target)
+    try:
+        artifact = compile_tiny(bits="f32", cache_bits=8, target=target)
+    except CompileError as error:
+        if "keys and values of 8 bits have no kernels for this target" not in str(error):
+            raise
+        pytest.skip(f"{target} has no such kernels")
     try:
         with morendo.load(artifact) as session:
             score = session.logits(ids)
