@@ -12,6 +12,7 @@ from morendo.usage import MOST_THREADS, part, whole_number
 
 if TYPE_CHECKING:
     from morendo.tuning import Tuned
+    from morendo.tuning.trials import Figures
 
 _DESCRIPTION = """\
 Find how far the precision of an answer may fall while it grows, and write that into the artifact
@@ -24,7 +25,8 @@ comparing with its own answers at the most precise level. What was measured is k
 cache, so that a search that was interrupted goes on."""
 
 _EPILOG = """\
-metrics, each 1 where nothing differs; --quality is the least mean over the prompts:
+metrics, each 1 where nothing differs; --quality is the least mean over prompts, and a schedule
+has to keep it with a margin that makes it likely (--confidence) to keep it for others, too:
   rouge-l   the longest common subsequence of both answers' tokens, as an F1 score
   top1      how often a step finds the precise answer's next token likeliest, given those before
   kl        exp(-KL) of the mean divergence of the steps' predictions along the precise answer
@@ -54,6 +56,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         default=0.99,
         metavar="Q",
         help="what a schedule has to keep, in parts of the top level's quality (default: 0.99)",
+    )
+    add(
+        "--confidence",
+        type=part,
+        default=0.8,
+        metavar="P",
+        help="that prompts which were not tried keep it; 0.5 leaves no margin (default: 0.8)",
     )
     add(
         "--metric",
@@ -91,6 +100,7 @@ def _tune(arguments: argparse.Namespace) -> int:
             arguments.artifact,
             prompts,
             quality=arguments.quality,
+            confidence=arguments.confidence,
             metric=arguments.metric,
             learned=arguments.learned,
             max_tokens=arguments.max_tokens,
@@ -128,12 +138,14 @@ def _show(tuned: Tuned, metric: str) -> str:
     rows = [
         [
             kind,
-            f"{figures['tuning'].quality:.4f}",
-            f"{figures['held_out'].quality:.4f}",
-            size(figures["tuning"].bytes),
-            size(figures["held_out"].bytes),
+            *(f"{each.quality:.4f} ± {each.error:.4f}" for each in _halves(figures)),
+            *(size(each.bytes) for each in _halves(figures)),
             f"{figures['held_out'].bits:.2f}" if figures["held_out"].bits else "",
         ]
         for kind, figures in tuned.figures.items()
     ]
     return "\n".join([*lines, table(rows, header)])
+
+
+def _halves(figures: dict[str, Figures]) -> list[Figures]:
+    return [figures["tuning"], figures["held_out"]]

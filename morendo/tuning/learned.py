@@ -18,6 +18,7 @@ from morendo.progress import Progress
 from morendo.runtime.schedule import Fall, Learned
 
 from .answers import TOP, Counts
+from .bound import Bound, Mean
 from .candidates import Candidate
 from .network import Network
 from .trials import Figures, Half, Trials
@@ -65,16 +66,16 @@ class _Measured:
         cost = self.read + price * (1 - self.quality)
         return [int(best) for best in cost.argmin(axis=1)]
 
-    def mean_quality(self, chosen: Sequence[int]) -> float:
+    def mean_quality(self, chosen: Sequence[int]) -> Mean:
         """Of these choices."""
-        return float(self.quality[np.arange(len(chosen)), list(chosen)].mean())
+        return Mean.of(self.quality[np.arange(len(chosen)), list(chosen)])
 
 
 def learn(
     trials: Trials,
     front: Sequence[Candidate],
     found: Fall,
-    bound: float,
+    bound: Bound,
     progress: Progress,
 ) -> tuple[Learned, dict[Half, Figures], Accuracy]:
     """Train the network.
@@ -83,7 +84,7 @@ def learn(
         trials: measures.
         front: falls that are best for their bytes, fewest bytes first.
         found: the static schedule.
-        bound: least quality of the mean over the tuning prompts, of prompts left out in turn.
+        bound: what it has to keep on tuning prompts that are left out of its training in turn.
         progress: a step for each answer.
 
     Returns:
@@ -149,12 +150,12 @@ def _bytes_read(trials: Trials, counts: Counts) -> float:
     return float(sum(trials.cost.level_bytes[level] * steps for level, steps in counts.items()))
 
 
-def _price(measured: _Measured, bound: float) -> float:
+def _price(measured: _Measured, bound: Bound) -> float:
     """The least price of quality at which the best choices keep the bound."""
     low, high = 0.0, float(measured.read.max()) * 1e6
     for _ in range(80):
         price = (low + high) / 2
-        if measured.mean_quality(measured.labels(price)) >= bound:
+        if bound.kept(measured.mean_quality(measured.labels(price))):
             high = price
         else:
             low = price
@@ -174,7 +175,7 @@ def _unseen_scores(features: Array, labels: Sequence[int], classes: int) -> Arra
     return scores
 
 
-def _caution(scores: Array, measured: _Measured, bound: float) -> Array:
+def _caution(scores: Array, measured: _Measured, bound: Bound) -> Array:
     """What to add to the scores of careful choices so that those for unseen prompts keep the bound;
     the first choice is the most careful one, the top level.
     """
@@ -182,7 +183,7 @@ def _caution(scores: Array, measured: _Measured, bound: float) -> Array:
     slope = np.arange(classes - 1, -1, -1) / max(1, classes - 1)
     for strength in np.concatenate([[0.0], np.geomspace(0.05, 1e4, 100)]):
         chosen = (scores + strength * slope).argmax(axis=1)
-        if measured.mean_quality(chosen) >= bound:
+        if bound.kept(measured.mean_quality(chosen.tolist())):
             return strength * slope
     raise AssertionError("the top level keeps every bound")
 

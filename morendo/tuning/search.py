@@ -10,6 +10,7 @@ from morendo.progress import Progress
 from morendo.runtime.schedule import Schedule
 from morendo.terminal import size
 
+from .bound import Bound
 from .candidates import Candidate
 from .trials import Figures, Trials
 
@@ -27,7 +28,7 @@ class Found:
 def search(
     trials: Trials,
     candidates: Sequence[Candidate],
-    bound: float,
+    bound: Bound,
     name: str,
     progress: Progress,
 ) -> Found:
@@ -37,7 +38,7 @@ def search(
     Args:
         trials: measures.
         candidates: fewest bytes first.
-        bound: least quality, of the mean over the tuning prompts.
+        bound: what a schedule has to keep on the tuning prompts.
         name: what is looked for, in messages.
         progress: a step for each answer.
 
@@ -50,8 +51,8 @@ def search(
         def keeps(index: int) -> bool:
             nonlocal found
             candidate = candidates[index]
-            figures = trials.figures(lambda _: candidate.schedule, "tuning", bound, advance)
-            if figures is None or figures.quality < bound:
+            figures = trials.figures(lambda _: candidate.schedule, "tuning", bound.quality, advance)
+            if figures is None or not bound.kept(figures.mean):
                 return False
             if found is None or figures.bytes < found.figures.bytes:
                 found = Found(candidate.schedule, figures)
@@ -83,7 +84,7 @@ def bisect(count: int, keeps: Callable[[int], bool]) -> int:
 def _none_keeps(
     trials: Trials,
     candidate: Candidate,
-    bound: float,
+    bound: Bound,
     name: str,
     advance: Callable[[], None],
 ) -> InputError:
@@ -91,7 +92,8 @@ def _none_keeps(
     assert figures is not None  # without a bound it measures all
     top = trials.cost.level_bytes[0]
     return InputError(
-        f"no {name} schedule keeps a quality of {bound:g} (the best found keeps "
-        f"{figures.quality:.4f} at {size(figures.bytes)} a token instead of {size(top)})",
-        hint="give a lower --quality, or compile with --calibrate and more bits",
+        f"no {name} schedule keeps a quality of {bound.quality:g} with a confidence of "
+        f"{bound.confidence:g} (the best found keeps {bound.least(figures.mean):.4f}, on average "
+        f"{figures.quality:.4f}, at {size(figures.bytes)} a token instead of {size(top)})",
+        hint="give a lower --quality, or compile with --readings and --calibrate",
     )

@@ -14,6 +14,7 @@ from morendo.runtime.schedule import Fall, Schedule, entropy
 from morendo.runtime.step_cost import StepCost
 
 from .answers import TOP, Answer, Counts, Model
+from .bound import Mean
 from .metrics import measure
 from .store import Store
 
@@ -27,14 +28,21 @@ class Figures:
 
     Attributes:
         quality: mean over the prompts, 1 is that of the top level.
+        error: the mean's standard error, over prompts.
         steps: decode steps of all answers.
         bytes, bits: read by a step on average; bits for each weight, 0 where not known.
     """
 
     quality: float
+    error: float
     steps: int
     bytes: float
     bits: float
+
+    @property
+    def mean(self) -> Mean:
+        """The quality."""
+        return Mean(self.quality, self.error)
 
 
 @dataclass(frozen=True)
@@ -100,26 +108,28 @@ class Trials:
         bound: float = 0.0,
         advance: Callable[[], None] = lambda: None,
     ) -> Figures | None:
-        """Measure one schedule for each prompt of a half; None as soon as its quality cannot reach
-        `bound` any more.
+        """Measure one schedule for each prompt of a half; None as soon as its mean quality cannot
+        reach `bound` any more.
         """
-        total, counts, count = 0.0, {}, len(self.prompts[half])
+        qualities, counts, count = [], {}, len(self.prompts[half])
         for number in range(count):
             quality, steps = self.outcome(choose(number), half, number)
-            total += quality
+            qualities.append(quality)
             for level, times in steps.items():
                 counts[level] = counts.get(level, 0) + times
             advance()
-            if (total + count - number - 1) / count < bound:
+            if (sum(qualities) + count - len(qualities)) / count < bound:
                 return None
-        return self.summarize(total / count, counts)
+        return self.summarize(Mean.of(qualities), counts)
 
-    def summarize(self, quality: float, counts: Counts) -> Figures:
+    def summarize(self, mean: Mean, counts: Counts) -> Figures:
         """Figures of steps of these levels; those of level 0 where there was no step."""
         counts = {level: steps for level, steps in counts.items() if steps}
         steps = sum(counts.values())
         mixed = counts or {0: 1}
-        return Figures(quality, steps, self.cost.mean_bytes(mixed), self.cost.mean_bits(mixed))
+        return Figures(
+            mean.value, mean.error, steps, self.cost.mean_bytes(mixed), self.cost.mean_bits(mixed)
+        )
 
     def profile(self, number: int, levels: Sequence[int]) -> Profile:
         """How far each level is from the top one along its answer to a tuning prompt."""

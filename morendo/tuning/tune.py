@@ -23,6 +23,7 @@ from morendo.runtime.schedule import (
 from morendo.runtime.session import load
 
 from .answers import TOP, Model
+from .bound import Bound
 from .candidates import Forecast, best_for_their_bytes, useful_levels
 from .learned import learn
 from .metrics import METRICS
@@ -32,6 +33,7 @@ from .store import Store, store_path
 from .trials import Figures, Half, Trials
 
 MAX_TOKENS = 128
+CONFIDENCE = 0.8
 
 
 @dataclass
@@ -56,6 +58,7 @@ def tune(
     prompts: Sequence[str],
     *,
     quality: float = 0.99,
+    confidence: float = CONFIDENCE,
     metric: str = "rouge-l",
     learned: bool = False,
     max_tokens: int = MAX_TOKENS,
@@ -68,7 +71,9 @@ def tune(
     Args:
         directory: the artifact; it is written anew when all is found.
         prompts: the first, third and so on find schedules, the others check them.
-        quality: least mean over the tuning prompts, in parts of the top level's.
+        quality: least mean over prompts, in parts of the top level's.
+        confidence: that prompts which were not tried keep the quality, 0.5 to below 1: how much
+            better than the bound a schedule has to be on the tuning prompts.
         metric: of `METRICS`.
         learned: train the network, too.
         max_tokens: of an answer.
@@ -86,6 +91,8 @@ def tune(
         raise InputError(f"unknown metric (got {metric}, need {', '.join(METRICS)})")
     if not 0 < quality <= 1:
         raise InputError(f"a quality is above 0 and at most 1 (got {quality})")
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"a confidence is 0.5 or more and below 1 (got {confidence})")
     if max_tokens < 2:
         raise InputError(f"an answer has 2 tokens or more (got max_tokens {max_tokens})")
     with load(directory, threads) as session:
@@ -100,10 +107,11 @@ def tune(
         facts = {"prompts": [encoded.tuning, encoded.held_out], "max_tokens": max_tokens}
         store = Store(store_path(session.manifest, facts) if cached else None)
         trials = Trials(Model(session, max_tokens), halves, metric, store)
-        task = _Task(trials, levels, quality, learned, progress)
+        task = _Task(trials, levels, Bound(quality, confidence), learned, progress)
         tuned = task.run()
         about = {
-            "metric": metric, "quality": quality, "max_tokens": max_tokens,
+            "metric": metric, "quality": quality, "confidence": confidence,
+            "max_tokens": max_tokens,
             "prompts_sha256": encoded.sha256,
             **{f"{half}_prompts": len(ids) for half, ids in halves.items()},
         }  # fmt: skip
@@ -120,30 +128,30 @@ class _Task:
         self,
         trials: Trials,
         levels: Sequence[int],
-        quality: float,
+        bound: Bound,
         learned: bool,
         progress: Progress,
     ) -> None:
-        self.trials, self.levels, self.quality = trials, levels, quality
+        self.trials, self.levels, self.bound = trials, levels, bound
         self.learned, self.progress = learned, progress
         self.tuned = Tuned()
 
     def run(self) -> Tuned:
         forecast = self._forecast()
         falls = best_for_their_bytes(forecast.falls())
-        found = search(self.trials, falls, self.quality, "static", self.progress)
+        found = search(self.trials, falls, self.bound, "static", self.progress)
         assert isinstance(found.schedule, Fall)
         self._check("top", Found(TOP, self._measure(TOP, "tuning")))
         self._check("static", found)
         try:
             doubting = best_for_their_bytes(forecast.entropies())
             self._check(
-                "entropy", search(self.trials, doubting, self.quality, "entropy", self.progress)
+                "entropy", search(self.trials, doubting, self.bound, "entropy", self.progress)
             )
         except InputError as error:
             self.tuned.notes.append(f"there is no entropy schedule: {error.message}")
         if self.learned:
-            network = learn(self.trials, falls, found.schedule, self.quality, self.progress)
+            network = learn(self.trials, falls, found.schedule, self.bound, self.progress)
             schedule, figures, accuracy = network
             self._keep("learned", schedule, figures, {"accuracy": asdict(accuracy)})
         return self.tuned

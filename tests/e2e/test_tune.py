@@ -14,6 +14,7 @@ from morendo.runtime.artifact import SCHEDULE
 from morendo.runtime.verify import verify
 from morendo.tuning import read_prompts, tune
 from morendo.tuning.answers import Model
+from morendo.tuning.bound import Bound
 
 PROMPTS = [f"{start} {end}" for start in ("Once upon a time", "One day") for end in
            ("a dog", "the sun", "a big red ball", "Tom and Lily")]  # fmt: skip
@@ -40,7 +41,8 @@ def test_what_is_found_keeps_the_bound(artifact, metric):
     top = tuned.figures["top"]["tuning"]
     assert top.quality == 1
     for kind in tuned.schedules:
-        assert tuned.figures[kind]["tuning"].quality >= bound
+        mean = tuned.figures[kind]["tuning"].mean
+        assert Bound(bound, 0.8).least(mean) >= bound
         assert tuned.figures[kind]["tuning"].bytes <= top.bytes
     assert tuned.figures["static"]["tuning"].bytes < top.bytes
     verify(artifact)
@@ -108,13 +110,15 @@ def test_kinds_that_were_there_stay(artifact):
     ("options", "said"),
     [
         ({"quality": 0.0}, "a quality is above 0 and at most 1 .got 0.0."),
+        ({"confidence": 0.4}, "a confidence is 0.5 or more and below 1 .got 0.4."),
+        ({"confidence": 1.0}, "a confidence is 0.5 or more and below 1 .got 1.0."),
         ({"metric": "bleu"}, "unknown metric .got bleu, need rouge-l, top1, kl."),
         ({"max_tokens": 1}, "an answer has 2 tokens or more"),
         ({"max_tokens": 5000}, "prompt 1 and its answer do not fit into the context .got"),
         (
             {"quality": 1.0, "metric": "kl"},
-            r"no static schedule keeps a quality of 1 \(the best found keeps 0\.\d+ at .* a token "
-            r"instead of .*\); give a lower --quality",
+            r"no static schedule keeps a quality of 1 with a confidence of 0\.8 \(the best found "
+            r"keeps 0\.\d+, on average 0\.\d+, at .* a token instead of .*\); give a lower",
         ),
     ],
 )

@@ -24,6 +24,7 @@ from morendo.codegen.link import (
 from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import SCHEDULE
 from morendo.runtime.schedule import Entropy, Fall, Layer, Learned, describe_schedules, entropy
+from morendo.targets.host import cpu_flags
 
 HERE = Path(__file__).resolve().parent
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
@@ -153,8 +154,12 @@ def test_damaged_schedules_with_address_sanitizer(tmp_path, toy_artifact):
     assert check_output([program, toy_artifact, tmp_path]).startswith("ok, ")
 
 
-def test_entropy_is_what_python_computes(tmp_path):
-    program = build_sanitized("print_entropy.c", tmp_path / "entropy", MEMORY)
+@pytest.mark.parametrize("needed", ["", "avx2"])
+def test_entropy_is_what_python_computes(tmp_path, needed):
+    if needed and needed not in cpu_flags():
+        pytest.skip(f"this CPU has no {needed}")
+    define = [f'-DCPU_FLAGS="{needed}",'] if needed else []
+    program = build_sanitized("print_entropy.c", tmp_path / "entropy", MEMORY, *define)
     rng = np.random.default_rng(0)
     for count in (1, 2, 15, 16, 17, 1023, 1024, 1025, 5000):
         for scale in (0, 0.1, 3, 40):

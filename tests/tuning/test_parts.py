@@ -8,6 +8,7 @@ import pytest
 from morendo.ir.errors import InputError
 from morendo.runtime.schedule import Entropy, Fall, Learned
 from morendo.runtime.step_cost import StepCost
+from morendo.tuning.bound import Bound, Mean
 from morendo.tuning.candidates import Candidate, Forecast, best_for_their_bytes, useful_levels
 from morendo.tuning.metrics import rouge_l
 from morendo.tuning.network import Network
@@ -87,6 +88,19 @@ def test_forecast_of_thresholds(forecast):
     candidate = found[Entropy(Fall(((1, 3),)), threshold)]
     assert candidate.loss == pytest.approx(10 * (12 - sum(doubted)))
     assert candidate.bytes == pytest.approx((100 * sum(doubted) + 50 * (12 - sum(doubted))) / 12)
+
+
+def test_a_margin_grows_with_the_spread_and_the_confidence():
+    same, spread = Mean.of([0.95] * 16), Mean.of([1.0, 0.9] * 8)
+    assert (same.value, same.error) == (pytest.approx(0.95), pytest.approx(0, abs=1e-12))
+    assert spread.error == pytest.approx(0.05 * np.sqrt(16 / 15) / 4)
+    assert Bound(0.9, 0.5).least(spread) == pytest.approx(0.95)
+    # 0.8 and 0.95 of a normal distribution lie below 0.8416 and 1.6449 deviations
+    assert Bound(0.9, 0.8).least(spread) == pytest.approx(0.95 - 0.8416 * spread.error, abs=1e-5)
+    assert Bound(0.94, 0.8).kept(same)
+    assert Bound(0.93, 0.8).kept(spread)
+    assert not Bound(0.93, 0.95).kept(spread)
+    assert Mean.of([0.7]) == Mean(0.7, 0.0)
 
 
 def test_answers_without_a_step_are_refused():
