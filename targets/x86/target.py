@@ -28,6 +28,7 @@ _FLAGS = {
 }  # those that the kernel spells its way
 _TOOLCHAIN = Toolchain(
     "x86_64-linux-gnu.2.17",  # the oldest C library that an artifact runs on
+    flags=('-DVECTORS=__attribute__((target("avx2")))',),  # all our kernels need it
     static_triple="x86_64-linux-musl",
     cpu_check=Path(__file__).parent / "cpu.c",
 )

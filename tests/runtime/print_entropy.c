@@ -7,10 +7,7 @@
 const KernelEntry kernel_table[] = {{0, 0}};
 const int kernel_count = 0;
 const char plan_text[] = "";
-#ifndef CPU_FLAGS /* what kernels would need, each with a comma */
-#define CPU_FLAGS
-#endif
-const char *const needed_cpu_flags[] = {CPU_FLAGS 0};
+const char *const needed_cpu_flags[] = {0};
 int cpu_has(const char *flag) { return !!flag; }
 
 int main(void) {

@@ -158,7 +158,7 @@ def test_damaged_schedules_with_address_sanitizer(tmp_path, toy_artifact):
 def test_entropy_is_what_python_computes(tmp_path, needed):
     if needed and needed not in cpu_flags():
         pytest.skip(f"this CPU has no {needed}")
-    define = [f'-DCPU_FLAGS="{needed}",'] if needed else []
+    define = [f'-DVECTORS=__attribute__((target("{needed}")))'] if needed else []
     program = build_sanitized("print_entropy.c", tmp_path / "entropy", MEMORY, *define)
     rng = np.random.default_rng(0)
     for count in (1, 2, 15, 16, 17, 1023, 1024, 1025, 5000):
