@@ -54,11 +54,13 @@ class Device:
         cpu_flags: what its CPU must have, as its kernel spells it.
         emulator: the program of qemu-user that runs its executables on a machine of another
             kind; "" when there is none.
+        emulated_cpu: the CPU that it plays unless the user chooses another, as qemu names it.
     """
 
     machine: str
     cpu_flags: tuple[str, ...] = ()
     emulator: str = ""
+    emulated_cpu: str = "max"
 
 
 @dataclass(frozen=True)

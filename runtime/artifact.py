@@ -41,6 +41,7 @@ _MANIFEST = {
         "machine": str,
         "cpu_flags": [str],
         "emulator": str,
+        "emulated_cpu?": str,
         "isa?": str,
         "layout?": {str: int},
     },

@@ -46,17 +46,33 @@ def find_emulator(name: str, machine: str) -> str:
     return found
 
 
+def check_cpu(emulator: str, cpu: str) -> None:
+    """Refuse a CPU that the emulator does not know.
+
+    Raises:
+        ArtifactError: naming both.
+    """
+    command = [emulator, "-cpu", cpu, os.devnull]  # fails, but looks for the CPU before
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    if "CPU model" in said:
+        raise ArtifactError(
+            f"{Path(emulator).name} does not know the CPU to play (got {cpu})",
+            hint=f"install a newer {PACKAGE}, compile for an older CPU, or set QEMU_CPU",
+        )
+
+
 class EmulatedExecutor:
     """A session of the executable in `directory` under an emulator.
 
     Args:
         directory: the artifact.
         emulator: path of the program of qemu-user. It plays the CPU that the environment's
-            QEMU_CPU names, by default one that has everything.
+            QEMU_CPU names, else `cpu`.
         threads: 0 means all CPUs.
+        cpu: as qemu names it; "max" has everything.
     """
 
-    def __init__(self, directory: Path, emulator: str, threads: int = 0) -> None:
+    def __init__(self, directory: Path, emulator: str, threads: int = 0, cpu: str = "max") -> None:
         program = directory / EXECUTABLE
         if not program.exists():
             raise ArtifactError(
@@ -64,13 +80,14 @@ class EmulatedExecutor:
                 where=str(directory),
                 hint="compile the model again",
             )
-        command = [emulator, str(program), "--serve", str(directory), str(threads)]
+        cpu = os.environ.get("QEMU_CPU", cpu)
+        check_cpu(emulator, cpu)
+        command = [emulator, "-cpu", cpu, str(program), "--serve", str(directory), str(threads)]
         self._turns = Turns()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={"QEMU_CPU": "max", **os.environ},
             start_new_session=True,  # Ctrl-C is for Python, which then cancels what runs
         )
         self._position = 0

@@ -241,7 +241,8 @@ class Session:
         if kind == "c":
             from morendo.runtime.emulated import EmulatedExecutor
 
-            return EmulatedExecutor(self.directory, self.emulator, threads)
+            cpu = self.manifest["target"].get("emulated_cpu", "max")
+            return EmulatedExecutor(self.directory, self.emulator, threads, cpu)
         if kind == "python" and self.emulator:
             raise InputError(
                 "the reference executor needs an artifact for this kind of machine "

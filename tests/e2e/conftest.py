@@ -10,7 +10,10 @@ import pytest
 
 import morendo
 
-SAME_KERNELS = {"cuda", "cuda:sm_86", "cuda:sm_89", "cuda:sm_90"}
+SAME_KERNELS = {
+    *("cuda", "cuda:sm_86", "cuda:sm_89", "cuda:sm_90"),
+    *("hexagon:v68", "hexagon:v69", "hexagon:v73"),
+}
 """Targets that differ from one that is tried in the machine code alone."""
 
 TINY = Path(__file__).parent.parent / "models" / "tiny_llama"

@@ -33,7 +33,7 @@ static int read_tensor(int i) {
                        .dtype = {(uint8_t)argument->code, (uint8_t)argument->bits, 1},
                        .shape = argument->shape,
                        .strides = tensors[i].strides};
-  if (posix_memalign(&tensor->data, 64, tensors[i].bytes + SLACK_BYTES)) return 0;
+  if (posix_memalign(&tensor->data, 128, tensors[i].bytes + SLACK_BYTES)) return 0;
   return fread(tensor->data, 1, tensors[i].bytes, stdin) == tensors[i].bytes;
 }
 

@@ -1,0 +1,92 @@
+"""The Hexagon processors (DSP, NPU) of Qualcomm's systems on a chip that morendo compiles for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from morendo.codegen.cpu.target import CPUTarget
+from morendo.codegen.link import Toolchain
+from morendo.codegen.lowering import Program
+from morendo.codegen.target import Capabilities, Device, Track
+from morendo.codegen.text_facts import TextFacts
+from morendo.ir.dump import Dump
+from morendo.ir.errors import CompileError
+from morendo.ir.layout import TileLayout
+from morendo.ir.plan import Plan
+
+from .isa import HVX
+
+_MACHINE = "hexagon"
+_DESCRIPTIONS = {
+    "hexagon:v67": "Hexagon NPUs from v67 on, with vectors of 128 bytes (qemu-hexagon runs it)",
+    "hexagon:v68": "Hexagon NPUs from v68 on (Snapdragon 888)",
+    "hexagon:v69": "Hexagon NPUs from v69 on (Snapdragon 8 Gen 1)",
+    "hexagon:v73": "Hexagon NPUs from v73 on (Snapdragon 8 Gen 2)",
+}
+_TOOLCHAIN = Toolchain(
+    "hexagon-linux-musl",
+    # One C runtime and one C library for all versions: nothing in them is worth a newer one.
+    ("-mcpu=hexagonv67+hvxv67+hvx_length128b",),
+    static_triple="hexagon-linux-musl",
+)
+_ADDRESSES = (1 << 32) - (1 << 28)
+"""Bytes that a model may take: addresses have 32 bits, and program, stacks and libraries some."""
+
+
+@dataclass(frozen=True)
+class HexagonTarget(CPUTarget):
+    """A processor whose addresses have 32 bits."""
+
+    def build(
+        self,
+        program: Program,
+        plan: Plan,
+        text: TextFacts,
+        directory: Path,
+        track: Track,
+        dump: Dump | None = None,
+    ) -> None:
+        """What `CPUTarget.build` makes, of a model that fits the address space.
+
+        Raises:
+            CompileError: when it does not.
+        """
+        logits = plan.chunk * plan.vocabulary * 4
+        size = plan.weights_bytes + plan.cache_bytes + plan.arena_bytes + logits
+        if size > _ADDRESSES:
+            raise CompileError(
+                f"the model does not fit 32-bit addresses (got {size / 1e9:.1f} GB of weights, "
+                f"cache and activations, need at most {_ADDRESSES / 1e9:.1f})",
+                where=f"target {self.name}",
+                hint="fewer --bits, or a shorter --context or --chunk",
+            )
+        super().build(program, plan, text, directory, track, dump)
+
+
+def descriptions() -> dict[str, str]:
+    """The names of this target's variants, each with one line for people."""
+    return _DESCRIPTIONS
+
+
+def make(name: str) -> HexagonTarget:
+    """The target of a name in `descriptions()`."""
+    version = name.partition(":")[2]
+    return HexagonTarget(
+        name=name,
+        description=_DESCRIPTIONS[name],
+        device=Device(_MACHINE, (), f"qemu-{_MACHINE}", version),
+        triple="hexagon-unknown-linux-musl",
+        cpu=f"hexagon{version}",
+        features=(f"hvx{version}", "hvx-length128b"),
+        tuning=(),
+        isa=HVX,
+        toolchain=_TOOLCHAIN,
+        capabilities=Capabilities(half_conversion=False),
+        layout=TileLayout(32, 32, 128),
+    )
+
+
+def native() -> None:
+    """No compiler runs on this processor."""
+    return
