@@ -6,7 +6,6 @@ The result is a shared library, or an executable that needs no other file of the
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 from morendo.ir.errors import CompileError
 
 from .build_cache import user_cache
+from .model_tables import ModelTables
 from .scratch import scratch_folder, write_scratch
-from .text_facts import TextFacts
 
 RUNTIME_SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "c"
 RUNNER_SOURCES = RUNTIME_SOURCES / "run"
@@ -65,59 +64,40 @@ class Toolchain:
 
 def link_model(
     objects: Sequence[Path],
-    kernels: Sequence[str],
+    tables: ModelTables,
     out: Path,
     toolchain: Toolchain,
-    plan: str = "",
-    cpu_flags: Sequence[str] = (),
     sources: Sequence[Path] = (),
 ) -> None:
     """Write the shared library `out`: kernel objects, more C sources and the C runtime.
 
     Args:
         objects: the kernels.
-        kernels: the names of the plan's kernels, in its order.
+        tables: what is generated for the model.
         out: the library.
         toolchain: what the C compiler must know of the target.
-        plan: the text of plan.json, which the library executes.
-        cpu_flags: what the CPU must have, as the toolchain's `cpu_check` knows them.
         sources: further C files.
 
     Raises:
         CompileError: when the compiler or linker fails.
     """
-    inputs = [*_own_sources(toolchain, cpu_flags), *sources, *objects]
     flags = [*_SHARED, *toolchain.flags]
-    tables = kernel_table(kernels, cpu_flags) + plan_text(plan)
-    _compile(toolchain.triple, flags, tables, inputs, out)
+    _compile(toolchain.triple, flags, tables, [*sources, *objects], out, toolchain)
 
 
 def link_executable(
-    objects: Sequence[Path],
-    kernels: Sequence[str],
-    out: Path,
-    text: TextFacts,
-    toolchain: Toolchain,
-    plan: str = "",
-    cpu_flags: Sequence[str] = (),
+    objects: Sequence[Path], tables: ModelTables, out: Path, toolchain: Toolchain
 ) -> None:
-    """Write a static executable: what `link_model` links, and `runtime/c/run`.
+    """Write a static executable: what `link_model` links, and `runtime/c/run`; arguments as there.
 
-    Args:
-        text: what it has to know of the model's text.
-        objects, kernels, out, toolchain, plan, cpu_flags: as for `link_model`.
+    Raises:
+        CompileError: when the compiler or linker fails.
     """
-    tables = kernel_table(kernels, cpu_flags) + plan_text(plan) + text.c_source()
-    sources = sorted(RUNNER_SOURCES.glob("*.c"))
-    link_program([*sources, *objects], out, toolchain, tables, cpu_flags)
+    link_program([*sorted(RUNNER_SOURCES.glob("*.c")), *objects], tables, out, toolchain)
 
 
 def link_program(
-    inputs: Sequence[Path],
-    out: Path,
-    toolchain: Toolchain,
-    tables: str,
-    cpu_flags: Sequence[str] = (),
+    inputs: Sequence[Path], tables: ModelTables, out: Path, toolchain: Toolchain
 ) -> None:
     """Write an executable of objects and C sources, one with a main function.
 
@@ -126,31 +106,33 @@ def link_program(
     Args:
         inputs: they are linked with the C runtime.
         out: the executable.
-        toolchain, cpu_flags: as for `link_model`.
-        tables: C text, that of `kernel_table` among it.
+        tables, toolchain: as for `link_model`.
+
+    Raises:
+        CompileError: when the compiler or linker fails.
     """
-    inputs = [*_own_sources(toolchain, cpu_flags), *inputs]
     static = ["-static"] if toolchain.static_triple else []
     triple = toolchain.static_triple or toolchain.triple
-    _compile(triple, [*static, *toolchain.flags], tables, inputs, out)
-
-
-def _own_sources(toolchain: Toolchain, cpu_flags: Sequence[str]) -> list[Path]:
-    """The device, and what says whether the CPU has the flags, where there are any."""
-    check = [toolchain.cpu_check] if cpu_flags and toolchain.cpu_check else []
-    return [toolchain.device, *check]
+    _compile(triple, [*static, *toolchain.flags], tables, inputs, out, toolchain)
 
 
 def _compile(
-    triple: str, flags: Sequence[str], tables: str, inputs: Sequence[Path], out: Path
+    triple: str,
+    flags: Sequence[str],
+    tables: ModelTables,
+    inputs: Sequence[Path],
+    out: Path,
+    toolchain: Toolchain,
 ) -> None:
-    runtime = RUNTIME_SOURCES.glob("*.c")
+    # The device, and what says whether the CPU has the flags, where there are any.
+    check = [toolchain.cpu_check] if tables.cpu_flags and toolchain.cpu_check else []
+    sources = [*RUNTIME_SOURCES.glob("*.c"), toolchain.device, *check, *inputs]
     with scratch_folder() as folder:
-        write_scratch(folder / "kernel_table.c", tables.encode())
+        write_scratch(folder / "model_tables.c", tables.c_source().encode())
         write_scratch(folder / "exports.map", _EXPORTS.encode())
         command = [sys.executable, "-m", "ziglang", "cc", "-target", triple]
-        command += [*_FLAGS, *flags, f"-I{RUNTIME_SOURCES}", "kernel_table.c"]
-        command += [*(str(path.resolve()) for path in [*runtime, *inputs]), "-lm", "-lpthread"]
+        command += [*_FLAGS, *flags, f"-I{RUNTIME_SOURCES}", "model_tables.c"]
+        command += [*(str(path.resolve()) for path in sources), "-lm", "-lpthread"]
         command += ["-o", str(out.resolve())]
         done = subprocess.run(
             command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
@@ -161,28 +143,6 @@ def _compile(
         )
         message = _failure(done.stderr, done.returncode)
         raise CompileError(message, where=str(out), hint=hint)
-
-
-def kernel_table(kernels: Sequence[str], cpu_flags: Sequence[str] = ()) -> str:
-    """C text of the tables of what was compiled: kernel i of the plan, needed CPU flags."""
-    lines = ['#include "internal.h"']
-    lines += [f"int __tvm_ffi_{name}(void *, const Any *, int32_t, Any *);" for name in kernels]
-    entries = [f'    {{"{name}", __tvm_ffi_{name}}},' for name in kernels]
-    lines += ["const KernelEntry kernel_table[] = {", *entries, "    {0, 0},", "};"]
-    lines += [f"const int kernel_count = {len(kernels)};"]
-    flags = "".join(f'"{flag}", ' for flag in cpu_flags)
-    lines += [f"const char *const needed_cpu_flags[] = {{{flags}0}};"]
-    if not cpu_flags:
-        lines += ["int cpu_has(const char *flag) { return !!flag; }"]
-    return "\n".join(lines) + "\n"
-
-
-def plan_text(plan: str) -> str:
-    """C text of the plan, ASCII: part of the program, as what it lets kernels read and write is."""
-    escaped = re.sub(r'[\\"?]', r"\\\g<0>", plan)  # two question marks may be a trigraph
-    pieces = re.findall(r"(?:\\.|[^\\]){1,1000}", escaped)
-    lines = [f'    "{piece}"' for piece in pieces or [""]]
-    return "\n".join(["const char plan_text[] =", *lines]) + ";\n"
 
 
 def _failure(stderr: str, code: int) -> str:

@@ -1,4 +1,4 @@
-"""What an executable knows about its model, compiled into it as C data."""
+"""What a compiled model knows about its texts, linked into it as C data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SamplingDefaults:
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What `run` needs besides tables.
+    """What a library and an executable know of their model besides its plan.
 
     Attributes:
         name: the model's.
@@ -49,10 +49,10 @@ class TextFacts:
         weights: how many these are.
     """
 
-    name: str
-    version: str
-    bos: int | None
-    stops: Sequence[int]
+    name: str = ""
+    version: str = ""
+    bos: int | None = None
+    stops: Sequence[int] = ()
     missing_tokenizer: str = ""
     chat: ChatForm | None = None
     missing_chat: str = ""
@@ -61,7 +61,7 @@ class TextFacts:
     weights: int = 0
 
     def c_source(self) -> str:
-        """The definition of `run_model` (runtime/c/run/run.h)."""
+        """The definition of `model_facts` (runtime/c/model.h)."""
         chat = self.chat or ChatForm(("", ""))
         s = self.sampling
         drawn = ", ".join(f"{float(x)!r}" for x in (s.temperature, s.top_p, s.min_p))
@@ -83,9 +83,9 @@ class TextFacts:
         stops = ", ".join(map(str, [*self.stops, -1]))
         body = "".join(f"    {line},\n" for line in fields)
         sizes = ", ".join(map(str, [*self.level_bytes, 0]))
-        head = f'#include "run/run.h"\n\nstatic const int32_t stops[] = {{{stops}}};\n'
+        head = f'#include "model.h"\n\nstatic const int32_t stops[] = {{{stops}}};\n'
         head += f"static const int64_t level_bytes[] = {{{sizes}}};\n"
-        return f"{head}\nconst Model run_model = {{\n{body}}};\n"
+        return f"{head}\nconst Model model_facts = {{\n{body}}};\n"
 
 
 def c_string(text: str) -> str:

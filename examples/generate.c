@@ -1,4 +1,4 @@
-/* A C program that continues a text with a compiled model.
+/* A C program that continues a text with a compiled model until the model ends it.
  *
  *   cc generate.c -I MORENDO/runtime/c DIR/model.so -Wl,-rpath,DIR -o generate
  *   ./generate DIR "Once upon a time" 32             the likeliest text
@@ -17,7 +17,7 @@ typedef struct {
   mr_sampler *sampler;
   float *logits;
   int32_t *ids; /* the prompt's, and behind them those that are drawn */
-  int prompt, wanted;
+  int prompt, wanted, made; /* numbers of tokens */
 } Text;
 
 static int open_all(Text *text, const char *dir, const mr_sampling *sampling, uint64_t seed) {
@@ -32,19 +32,23 @@ static int open_all(Text *text, const char *dir, const mr_sampling *sampling, ui
 /* Token ids of the prompt: a first call counts them, a second writes them. */
 static int read_prompt(Text *text, const char *prompt) {
   int64_t bytes = (int64_t)strlen(prompt);
-  int error = mr_tokenize(text->tokenizer, prompt, bytes, NULL, 0, &text->prompt);
+  int count, first = mr_begin_id() >= 0; /* some models want an id in front of a text */
+  int error = mr_tokenize(text->tokenizer, prompt, bytes, NULL, 0, &count);
   if (error) return error;
+  text->prompt = first + count;
   text->ids = malloc(sizeof *text->ids * (size_t)(text->prompt + text->wanted + 1));
-  return mr_tokenize(text->tokenizer, prompt, bytes, text->ids, text->prompt, &text->prompt);
+  if (first) text->ids[0] = mr_begin_id();
+  return mr_tokenize(text->tokenizer, prompt, bytes, text->ids + first, count, &count);
 }
 
 static int generate(Text *text) {
   int error = mr_sampler_see(text->sampler, text->ids, text->prompt);
   if (!error) error = mr_prefill(text->session, text->ids, text->prompt, text->logits);
-  for (int i = 0; !error && i < text->wanted; i++) {
-    int32_t *next = &text->ids[text->prompt + i];
+  while (!error && text->made < text->wanted) {
+    int32_t *next = &text->ids[text->prompt + text->made];
     error = mr_sample(text->sampler, text->logits, next);
-    if (!error && i + 1 < text->wanted) error = mr_decode(text->session, *next, text->logits);
+    if (error || mr_is_end(*next)) break;
+    if (++text->made < text->wanted) error = mr_decode(text->session, *next, text->logits);
   }
   return error;
 }
@@ -52,7 +56,7 @@ static int generate(Text *text) {
 /* Prints everything at once: a character may be spelled by several tokens. */
 static int print_text(const Text *text) {
   int64_t bytes;
-  int count = text->prompt + text->wanted;
+  int count = text->prompt + text->made;
   int error = mr_detokenize(text->tokenizer, text->ids, count, NULL, 0, &bytes);
   if (error) return error;
   char *out = malloc((size_t)bytes + 1);

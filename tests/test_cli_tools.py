@@ -12,6 +12,7 @@ import pytest
 
 from morendo import cli
 from morendo.codegen import link as link_module
+from morendo.codegen.model_tables import ModelTables
 from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import create_artifact
 from tests.relist import relist
@@ -92,7 +93,8 @@ def test_a_linker_without_a_word_is_explained(tmp_path, monkeypatch):
         monkeypatch.setattr(link_module.subprocess, "run", lambda *_, **__: done)
         monkeypatch.setattr(link_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
         with pytest.raises(CompileError) as caught:
-            link_module.link_model([], [], tmp_path / "m.so", link_module.Toolchain("x86_64"))
+            toolchain = link_module.Toolchain("x86_64")
+            link_module.link_model([], ModelTables(), tmp_path / "m.so", toolchain)
         return str(caught.value)
 
     said = link(free=2_000_000)

@@ -11,6 +11,7 @@ import tvm
 from morendo.codegen.dump_program import dump_assembly
 from morendo.codegen.link import Toolchain, link_executable, link_model
 from morendo.codegen.lowering import Program
+from morendo.codegen.model_tables import ModelTables
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target, Track
 from morendo.codegen.text_facts import TextFacts
@@ -79,8 +80,8 @@ class CPUTarget(Target):
         dump: Dump | None = None,
     ) -> None:
         """A library for programs that link it, and an executable that needs nothing else."""
-        kernels, names = program.kernels, plan.kernels
-        given = self.toolchain, plan.to_json(), self.device.cpu_flags
+        kernels = program.kernels
+        tables = ModelTables(plan.kernels, plan.to_json(), text, self.device.cpu_flags)
         with scratch_folder() as scratch:
             with track("generate machine code", len(kernels)) as advance:
                 listings = {} if dump else None
@@ -89,7 +90,7 @@ class CPUTarget(Target):
             if dump and listings is not None:
                 dump_assembly(dump, listings, time.perf_counter() - begin)
             with track("link", 2) as advance:
-                link_model(objects, names, directory / LIBRARY, *given)
+                link_model(objects, tables, directory / LIBRARY, self.toolchain)
                 advance()
-                link_executable(objects, names, directory / EXECUTABLE, text, *given)
+                link_executable(objects, tables, directory / EXECUTABLE, self.toolchain)
                 advance()

@@ -88,16 +88,8 @@ int mr_detokenize(const mr_tokenizer *tokenizer, const int32_t *ids, int count, 
   TextStream stream;
   Buffer out = {0};
   int error = MR_OK;
-  *bytes = 0;
   text_start(&stream, tokenizer);
   for (int i = 0; i < count && !error; i++) error = text_push(&stream, ids[i], &out);
   text_finish(&stream, &out);
-  if (!error && out.failed) error = fail(MR_RUNTIME, "not enough memory for the text");
-  if (!error) {
-    int64_t size = (int64_t)out.size;
-    if (size) memcpy(text, out.data, (size_t)(size < capacity ? size : capacity));
-    *bytes = size;
-  }
-  buffer_free(&out);
-  return error;
+  return buffer_give(&out, error, text, capacity, bytes);
 }

@@ -10,7 +10,7 @@
  *     if (mr_open("DIR", 0, &session)) give_up(mr_error());
  *     if (mr_sampler_open(mr_vocabulary(session), &sampling, 0, &sampler)) give_up(mr_error());
  *     mr_prefill(session, ids, count, logits);          -- the prompt; float logits[vocabulary]
- *     while (!mr_sample(sampler, logits, &id) && id != end) mr_decode(session, id, logits);
+ *     while (!mr_sample(sampler, logits, &id) && !mr_is_end(id)) mr_decode(session, id, logits);
  *
  * Trust.   The library is a program, and comes with the artifact: whoever loads it runs the code
  *          of whoever made it, with all rights of the process. `morendo verify DIR --sha256 H`
@@ -109,7 +109,7 @@ MR_API int mr_set_position(mr_session *session, int position);
  * text has are divided by repetition_penalty where they are above 0, else multiplied with it; all
  * are divided by the temperature; the top_k likeliest stay; of these the likeliest that together
  * have the probability top_p; of these the ones with at least min_p times the largest probability.
- * `morendo run` and DIR/run draw alike; their defaults, the model's, are in manifest.json. */
+ * `morendo run` and DIR/run draw alike, by default as mr_default_sampling() says. */
 typedef struct {
   float temperature;        /* 0 or more; 0 takes the likeliest token, the first of equals */
   float top_p;              /* above 0, at most 1; 1 keeps all */
@@ -120,6 +120,9 @@ typedef struct {
 
 /* The likeliest token, always: mr_sampling sampling = MR_GREEDY; */
 #define MR_GREEDY {0.0f, 1.0f, 0.0f, 1.0f, 0}
+
+/* What the model's makers recommend; greedy where they say nothing. */
+MR_API void mr_default_sampling(mr_sampling *sampling);
 
 /* Opens a sampler for logits of `vocabulary` tokens. The same seed draws the same tokens from the
  * same logits, on every machine whose expf rounds alike. MR_INPUT for a setting out of its range. */
@@ -149,6 +152,22 @@ MR_API int mr_tokenize(const mr_tokenizer *tokenizer, const char *text, int64_t 
  * zero behind it. What is not valid becomes the replacement character. */
 MR_API int mr_detokenize(const mr_tokenizer *tokenizer, const int32_t *ids, int count, char *text,
                          int64_t capacity, int64_t *bytes);
+
+/* What compiling found out about the model's texts; no session is needed. */
+
+/* The id that goes in front of a text which is no chat, -1 where none does. */
+MR_API int32_t mr_begin_id(void);
+/* Whether an id ends an answer: the end of text, of a turn, and what else the model's makers name.
+ * Such a token is no part of the answer. */
+MR_API int mr_is_end(int32_t id);
+/* Whether mr_chat can do it; not for a model without chats, nor where its chat template is more
+ * than texts around messages. */
+MR_API int mr_has_chat(void);
+/* The text of a chat that waits for its first answer: `said`, and the zero-terminated system
+ * message `system` or NULL, in the model's form. Its ids are mr_tokenize's, nothing goes in front
+ * of them. `bytes` and `capacity` as for mr_detokenize. */
+MR_API int mr_chat(const char *system, const char *said, int64_t said_bytes, char *text,
+                   int64_t capacity, int64_t *bytes);
 
 /* ---- Precision ---- */
 

@@ -95,6 +95,8 @@ typedef struct {
 
 void buffer_add(Buffer *buffer, const void *data, size_t bytes);
 void buffer_free(Buffer *buffer);
+/* Ends a call that gives a text: after no `error` copies what has room; frees the buffer. */
+int buffer_give(Buffer *buffer, int error, char *text, int64_t capacity, int64_t *bytes);
 
 /* utf8.c: the code point at `text` and its number of bytes; the text is valid UTF-8. */
 uint32_t utf8_read(const char *text, int *bytes);

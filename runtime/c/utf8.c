@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "internal.h"
 #include "tokenizer.h"
 
 void buffer_add(Buffer *buffer, const void *data, size_t bytes) {
@@ -23,6 +24,16 @@ void buffer_add(Buffer *buffer, const void *data, size_t bytes) {
 void buffer_free(Buffer *buffer) {
   free(buffer->data);
   memset(buffer, 0, sizeof *buffer);
+}
+
+int buffer_give(Buffer *buffer, int error, char *text, int64_t capacity, int64_t *bytes) {
+  if (!error && buffer->failed) error = fail(MR_RUNTIME, "not enough memory for the text");
+  int64_t size = error ? 0 : (int64_t)buffer->size;
+  int64_t given = size < capacity ? size : capacity;
+  if (given > 0) memcpy(text, buffer->data, (size_t)given);
+  *bytes = size;
+  buffer_free(buffer);
+  return error;
 }
 
 uint32_t utf8_read(const char *text, int *bytes) {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from morendo.codegen.build_cache import BuildCache
 from morendo.codegen.link import link_executable, link_model
+from morendo.codegen.model_tables import ModelTables
 from morendo.codegen.scratch import scratch_folder, write_scratch
 from morendo.codegen.target import Track
 from morendo.ir.plan import EXECUTABLE, LIBRARY
@@ -54,16 +55,12 @@ def build_artifact(
         for name, half in halves.items():
             objects.append(scratch / f"{name}.o")
             write_scratch(objects[-1], half.host)
-        tables = write_tables(list(halves.values()), list(images.values()), scratch)
-        names, toolchain = plan.kernels, target.host.toolchain
+        device = write_tables(list(halves.values()), list(images.values()), scratch)
+        tables, toolchain = ModelTables(plan.kernels, plan.to_json(), text), target.host.toolchain
         with track("link", 2) as advance:
-            link_model(
-                objects, names, directory / LIBRARY, toolchain, plan.to_json(), sources=[tables]
-            )
+            link_model(objects, tables, directory / LIBRARY, toolchain, sources=[device])
             advance()
-            link_executable(
-                [*objects, tables], names, directory / EXECUTABLE, text, toolchain, plan.to_json()
-            )
+            link_executable([*objects, device], tables, directory / EXECUTABLE, toolchain)
             advance()
 
 

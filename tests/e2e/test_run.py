@@ -215,15 +215,19 @@ def test_tokenizer_without_tables_takes_ids(tmp_path):
     assert call(out, "--ids", "1 2", "--max-tokens", "2").returncode == 0
 
 
-@pytest.fixture(scope="module")
-def example(artifact, tmp_path_factory):
+def link_example(artifact, folder):
     """examples/generate.c, linked with the artifact's library."""
-    program = tmp_path_factory.mktemp("example") / "generate"
+    program = folder / "generate"
     command = [sys.executable, "-m", "ziglang", "cc", "-std=c11", "-Wall", "-Wextra", "-Werror"]
     command += [str(EXAMPLE), f"-I{RUNTIME_SOURCES}", str(artifact / "model.so")]
     command += [f"-Wl,-rpath,{artifact}", "-o", str(program)]
     subprocess.run(command, env=_environment(), check=True)
     return program
+
+
+@pytest.fixture(scope="module")
+def example(artifact, tmp_path_factory):
+    return link_example(artifact, tmp_path_factory.mktemp("example"))
 
 
 def test_example_says_what_run_says(example, artifact, answer):
@@ -234,8 +238,31 @@ def test_example_says_what_run_says(example, artifact, answer):
 def test_example_draws_as_run_draws(example, artifact):
     words = ["24", "0.8", "7"]
     done = subprocess.run([example, artifact, PROMPT, *words], capture_output=True, check=True)
-    options = ["--max-tokens", "24", "--temperature", "0.8", "--seed", "7", "--ignore-eos"]
+    options = ["--max-tokens", "24", "--temperature", "0.8", "--seed", "7"]
     assert done.stdout == PROMPT.encode() + call(artifact, PROMPT, *options).stdout
+
+
+def test_example_begins_and_ends_as_the_model_wants(artifact, tmp_path):
+    """A model whose texts begin with a token, and which ends an answer at one that comes soon."""
+    model = Path(shutil.copytree(TINY, tmp_path / "model"))
+    facts = json.loads((model / "tokenizer.json").read_text())
+    begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    facts["post_processor"] = {
+        "type": "TemplateProcessing", "single": [begin, text], "pair": [begin, text, text],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+    }  # fmt: skip
+    (model / "tokenizer.json").write_text(json.dumps(facts))
+    with morendo.load(artifact) as session:
+        said = list(session.generate([0, *session.encode(PROMPT)], max_tokens=12))
+        count, end = next((i, id) for i, id in enumerate(said) if i > 2 and id not in said[:i])
+        wanted = PROMPT + session.decode(said[:count])
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, end]}))
+    out = morendo.compile(model, bits=4, out=tmp_path / "artifact", chunk=32)
+    program = link_example(out, tmp_path)
+    done = subprocess.run([program, out, PROMPT, "12"], capture_output=True, check=True)
+    assert done.stdout.decode() == wanted + "\n"
+    assert call(out, PROMPT, "--max-tokens", "12").stdout == done.stdout[len(PROMPT) :]
 
 
 def test_example_tells_errors(example, artifact, tmp_path):

@@ -9,18 +9,19 @@ from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
 
 _MAIN = r"""
 #include <stdio.h>
-#include "run/run.h"
+#include "model.h"
 int main(void) {
-  printf("%s|%s|%d|%d|", run_model.name, run_model.version, run_model.bos, run_model.stop_count);
-  printf("%d|%d\n", run_model.stops[0], run_model.stop_count ? run_model.stops[1] : 0);
-  printf("%s|%s|%s|%s\n", run_model.user[0], run_model.user[1],
-         run_model.system[0] ? run_model.system[1] : "none",
-         run_model.missing_chat ? run_model.missing_chat : "chat");
+  const Model m = model_facts;
+  printf("%s|%s|%d|%d|", m.name, m.version, m.bos, m.stop_count);
+  printf("%d|%d\n", m.stops[0], m.stop_count ? m.stops[1] : 0);
+  printf("%s|%s|%s|%s\n", m.user[0], m.user[1],
+         m.system[0] ? m.system[1] : "none",
+         m.missing_chat ? m.missing_chat : "chat");
   printf("%s|%d|%.3f|%.3f|%.3f|%.3f|%d\n",
-         run_model.missing_tokenizer ? run_model.missing_tokenizer : "tables", run_model.trims,
-         run_model.sampling.temperature, run_model.sampling.top_p, run_model.sampling.min_p,
-         run_model.sampling.repetition_penalty, run_model.sampling.top_k);
-  printf("%lld|%lld\n", (long long)run_model.level_bytes[0], (long long)run_model.weights);
+         m.missing_tokenizer ? m.missing_tokenizer : "tables", m.trims,
+         m.sampling.temperature, m.sampling.top_p, m.sampling.min_p,
+         m.sampling.repetition_penalty, m.sampling.top_k);
+  printf("%lld|%lld\n", (long long)m.level_bytes[0], (long long)m.weights);
   return 0;
 }
 """

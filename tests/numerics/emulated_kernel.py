@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from morendo.codegen.cpu.machine_code import compile_kernels
 from morendo.codegen.cpu.target import CPUTarget
-from morendo.codegen.link import kernel_table, link_program, plan_text
+from morendo.codegen.link import link_program
+from morendo.codegen.model_tables import ModelTables
 
 _CALLER = Path(__file__).parent / "call_kernel.c"
 _INT, _TENSOR = 1, 7
@@ -44,8 +45,7 @@ class EmulatedKernel:
         folder = Path(self._folder.name)
         objects = compile_kernels({name: function}, target.llvm, folder)
         program = folder / "call"
-        tables = kernel_table([name]) + plan_text("")
-        link_program([_CALLER, *objects], program, target.toolchain, tables)
+        link_program([_CALLER, *objects], ModelTables([name]), program, target.toolchain)
         self._command = [target.device.emulator, "-cpu", cpu, str(program)]
 
     def __call__(self, *arguments: NDArray | int) -> None:

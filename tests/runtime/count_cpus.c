@@ -3,10 +3,7 @@
 #include <stdlib.h>
 
 #include "internal.h"
-
-const KernelEntry kernel_table[] = {{0, 0}};
-const int kernel_count = 0;
-const char plan_text[] = "";
+#include "no_model.h"
 
 int main(int count, char **args) {
   if (count != 3) return 2;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "model.h"
 
 static int never(void *self, const Any *args, int32_t count, Any *result) {
   (void)self, (void)args, (void)count, (void)result;
@@ -16,6 +17,7 @@ const KernelEntry kernel_table[] = {
 const int kernel_count = 4;
 const char plan_text[] = "";
 const char *const needed_cpu_flags[] = {0};
+const Model model_facts = {0};
 int cpu_has(const char *flag) { return !!flag; }
 
 enum { MAX_BYTES = 1 << 16 };

@@ -6,16 +6,12 @@
 #include <string.h>
 
 #include "internal.h"
+#include "no_model.h"
 
 typedef int (*Loop)(int task, void *env, void *data);
 extern int (*__TVMBackendParallelLaunch)(Loop loop, void *data, int tasks);
 extern void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int);
 extern int (*__TVMBackendFreeWorkspace)(int, int, void *);
-const KernelEntry kernel_table[] = {{0, 0}};
-const int kernel_count = 0;
-const char plan_text[] = "";
-const char *const needed_cpu_flags[] = {0};
-int cpu_has(const char *flag) { return !!flag; }
 
 enum { MAX_TASKS = 64 };
 

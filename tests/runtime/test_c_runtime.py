@@ -13,14 +13,8 @@ import numpy as np
 import pytest
 import toy
 
-from morendo.codegen.link import (
-    HOST_DEVICE,
-    RUNTIME_SOURCES,
-    _environment,
-    kernel_table,
-    link_model,
-    plan_text,
-)
+from morendo.codegen.link import HOST_DEVICE, RUNTIME_SOURCES, _environment, link_model
+from morendo.codegen.model_tables import ModelTables
 from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import SCHEDULE
 from morendo.runtime.schedule import Entropy, Fall, Layer, Learned, describe_schedules, entropy
@@ -118,7 +112,7 @@ def test_damaged_plans_with_address_sanitizer(tmp_path, plan_file):
 
 def toy_sources(folder: Path) -> tuple[Path, Path]:
     tables = folder / "tables.c"
-    tables.write_text(kernel_table(toy.KERNELS) + plan_text(toy.toy_plan().to_json()))
+    tables.write_text(toy.toy_tables().c_source())
     return tables, HERE / "toy_kernels.c"
 
 
@@ -137,9 +131,7 @@ def test_forks_amid_sessions_that_open_and_close(tmp_path, toy_artifact):
 
 
 def test_damaged_schedules_with_address_sanitizer(tmp_path, toy_artifact):
-    (tmp_path / "tables.c").write_text(
-        kernel_table(toy.KERNELS) + plan_text(toy.toy_plan().to_json())
-    )
+    (tmp_path / "tables.c").write_text(toy.toy_tables().c_source())
     falls = [Fall(((1, 1), (3, 2))), Fall(), Fall(((2, 2),))]
     layers = (Layer(((3, -5, 7, 11, 2),) * 4, (1, 2, 3, 4)), Layer(((5, 1, -3, 2),) * 3, (0, 0, 1)))
     schedules = {
@@ -226,7 +218,7 @@ def test_other_machines_compile_it(tmp_path, target):
 
 def test_link_errors_are_one_line(tmp_path):
     with pytest.raises(CompileError, match="linking failed: .*__tvm_ffi_lost.*") as caught:
-        link_model([], ["lost"], tmp_path / "model.so", toy.TOOLCHAIN)
+        link_model([], ModelTables(["lost"]), tmp_path / "model.so", toy.TOOLCHAIN)
     assert "\n" not in str(caught.value)
 
 

@@ -7,6 +7,7 @@ import pytest
 import toy
 
 from morendo.codegen.link import link_model
+from morendo.codegen.model_tables import ModelTables
 from morendo.ir.errors import MorendoError
 from morendo.ir.plan import Plan, Step, Tensor
 from morendo.runtime.session import Session
@@ -74,7 +75,7 @@ def artifact(tmp_path_factory, table):
     folder = tmp_path_factory.mktemp("tvm")
     library = folder / "model.so"
     plan = make_plan().to_json()
-    link_model(make_objects(folder), ["mix"], library, toy.TOOLCHAIN, plan)
+    link_model(make_objects(folder), ModelTables(["mix"], plan), library, toy.TOOLCHAIN)
 
     def add(path):
         (path / "plan.json").write_text(plan)
@@ -97,7 +98,7 @@ def test_parallel_loops_and_scratch(artifact, table, executor, threads):
 @pytest.mark.parametrize("executor", ["c", "python"])
 def test_a_kernel_refuses_a_wrong_shape(artifact, tmp_path, executor):
     plan, library = make_plan(ids_dims=("tokens",)).to_json(), tmp_path / "model.so"
-    link_model(make_objects(tmp_path), ["mix"], library, toy.TOOLCHAIN, plan)
+    link_model(make_objects(tmp_path), ModelTables(["mix"], plan), library, toy.TOOLCHAIN)
 
     def add(path):
         (path / "plan.json").write_text(plan)

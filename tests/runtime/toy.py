@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from morendo.codegen.link import Toolchain, link_model
+from morendo.codegen.model_tables import ModelTables
+from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
 from morendo.ir.plan import SLOT_BYTES, Const, Level, LevelTensor, Plan, Step, Tensor
 from morendo.runtime.artifact import create_artifact
 
@@ -22,6 +24,8 @@ PARAMETERS = (
 NOTHING = (0,) * LEVELS
 SECOND_TABLE = 768  # bytes from the start of the weights: what the last level compares with
 HERE = Path(__file__).resolve().parent
+CHAT = ChatForm(("<u>", "<a>"), ("<s>", "<u>", "<a>"), trims=True)
+TEXT = TextFacts(bos=0, stops=(1, 7), chat=CHAT, sampling=SamplingDefaults(0.5, 3))
 TOOLCHAIN = Toolchain(f"{platform.machine()}-linux-gnu.2.17")
 
 
@@ -110,7 +114,7 @@ def toy_manifest() -> dict:
             "cpu_flags": [],
             "emulator": "",
         },
-        "tokenizer": {"bos": 0, "eos": 1, "stop": [1], "add_bos": False},
+        "tokenizer": {"bos": 0, "eos": 1, "stop": [1, 7], "add_bos": False},
     }
 
 
@@ -120,8 +124,11 @@ def link_toy(
     toolchain: Toolchain = TOOLCHAIN,
     cpu_flags: Sequence[str] = (),
 ) -> None:
-    text, source = (plan or toy_plan()).to_json(), HERE / "toy_kernels.c"
-    link_model([], KERNELS, out, toolchain, text, cpu_flags, sources=[source])
+    link_model([], toy_tables(plan, cpu_flags), out, toolchain, sources=[HERE / "toy_kernels.c"])
+
+
+def toy_tables(plan: Plan | None = None, cpu_flags: Sequence[str] = ()) -> ModelTables:
+    return ModelTables(KERNELS, (plan or toy_plan()).to_json(), TEXT, cpu_flags)
 
 
 def write_toy(

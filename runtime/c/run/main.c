@@ -40,13 +40,6 @@ static int find_artifact(const char *word, char *path, size_t room) {
   return 1;
 }
 
-static int is_stop(const Options *options, int32_t id) {
-  for (int i = 0; !options->ignore_eos && i < run_model.stop_count; i++) {
-    if (run_model.stops[i] == id) return 1;
-  }
-  return 0;
-}
-
 /* Decodes token after token; an exit code. */
 static int answer(mr_session *session, mr_schedule *schedule, const Options *options,
                   mr_sampler *sampler, Output *output, float *logits, Stats *stats) {
@@ -55,7 +48,7 @@ static int answer(mr_session *session, mr_schedule *schedule, const Options *opt
     double start = now();
     int32_t id;
     if (mr_sample(sampler, logits, &id)) return failed();
-    if (is_stop(options, id)) {
+    if (!options->ignore_eos && mr_is_end(id)) {
       stats->finish = count ? "stop" : "nothing";
       return DONE;
     }
@@ -122,9 +115,9 @@ int main(int count, char **words) {
   if (count == 4 && !strcmp(words[1], "--serve")) return serve(words[2], atoi(words[3]));
   int code = read_options(count, words, &options);
   if (code >= 0) return code;
-  if (run_model.missing_tokenizer && !options.ids) {
+  if (model_facts.missing_tokenizer && !options.ids) {
     return report(WRONG_INPUT, "this artifact has no compiled tokenizer (%s); give token ids with "
-                  "--ids", run_model.missing_tokenizer);
+                  "--ids", model_facts.missing_tokenizer);
   }
   struct sigaction action = {.sa_handler = interrupt};
   sigaction(SIGINT, &action, NULL);

@@ -143,7 +143,7 @@ static int check_chat(const Options *options, int chat) {
   if (chat && options->raw) {
     return report(WRONG_USAGE, "argument --chat: not allowed with argument --raw; see --help");
   }
-  if ((chat || options->system) && run_model.missing_chat && !*run_model.missing_chat) {
+  if ((chat || options->system) && has_no_chats()) {
     return report(WRONG_INPUT, "this model has no chat template; leave %s%s%s out",
                   options->system ? "--system" : "", options->system && chat ? " and " : "",
                   chat ? "--chat" : "");
@@ -154,7 +154,7 @@ static int check_chat(const Options *options, int chat) {
 int read_options(int count, char **words, Options *options) {
   int help = 0, chat = 0, version = 0;
   mr_sampling *sampling = &options->sampling;
-  *options = (Options){.max_tokens = 256, .sampling = run_model.sampling, .level = -1};
+  *options = (Options){.max_tokens = 256, .sampling = model_facts.sampling, .level = -1};
   const Rule rules[] = {
       {"--help", FLAG, &help, 0, 0, NULL},
       {"-h", FLAG, &help, 0, 0, NULL},
@@ -186,7 +186,7 @@ int read_options(int count, char **words, Options *options) {
     return DONE;
   }
   if (version) {
-    printf("morendo %s, %s\n", run_model.version, run_model.name);
+    printf("morendo %s, %s\n", model_facts.version, model_facts.name);
     return DONE;
   }
   if (options->level >= 0 && options->schedule) {

@@ -49,36 +49,18 @@ static int32_t *parse_ids(const char *text, size_t bytes, int *count) {
   return ids;
 }
 
-static void add_text(Buffer *out, const char *text) { buffer_add(out, text, strlen(text)); }
-
-static void add_message(Buffer *out, const char *text, size_t bytes) {
-  while (run_model.trims && bytes && isspace((unsigned char)*text)) text++, bytes--;
-  while (run_model.trims && bytes && isspace((unsigned char)text[bytes - 1])) bytes--;
-  buffer_add(out, text, bytes);
-}
-
 /* The conversation in the model's chat form; 0 after a report. */
 static int add_chat(const Options *options, const Buffer *said, Buffer *out) {
-  if (run_model.missing_chat && *run_model.missing_chat) {
-    report(0, "%s; continue the text as it is with --raw", run_model.missing_chat);
-    return 0;
-  }
-  if (options->system) {
-    if (!run_model.system[0]) {
-      report(0, "this model's chats have no system message; leave --system out");
-      return 0;
-    }
-    add_text(out, run_model.system[0]);
-    add_message(out, options->system, strlen(options->system));
-    add_text(out, run_model.system[1]);
-    add_message(out, said->data, said->size);
-    add_text(out, run_model.system[2]);
+  if (!mr_has_chat()) {
+    report(0, "%s; continue the text as it is with --raw", model_facts.missing_chat);
+  } else if (options->system && !model_facts.system[0]) {
+    report(0, "this model's chats have no system message; leave --system out");
+  } else if (chat_text(options->system, said->data, said->size, out)) {
+    report(0, "%s", mr_error());
+  } else {
     return 1;
   }
-  add_text(out, run_model.user[0]);
-  add_message(out, said->data, said->size);
-  add_text(out, run_model.user[1]);
-  return 1;
+  return 0;
 }
 
 static int32_t *tokenize(const mr_tokenizer *tokenizer, const Buffer *text, int32_t bos,
@@ -100,14 +82,14 @@ int32_t *read_prompt(const Options *options, const mr_tokenizer *tokenizer, int 
   Buffer said = {0}, text = {0};
   int32_t *ids = NULL;
   if (options->prompt && strcmp(options->prompt, "-")) {
-    add_text(&said, options->prompt);
+    buffer_add(&said, options->prompt, strlen(options->prompt));
   } else if (!read_input(&said)) {
     return NULL;
   }
   if (options->ids) {
     ids = parse_ids(said.data, said.size, count);
-  } else if (options->raw || (!options->system && run_model.missing_chat && !*run_model.missing_chat)) {
-    ids = tokenize(tokenizer, &said, run_model.bos, count);
+  } else if (options->raw || (!options->system && has_no_chats())) {
+    ids = tokenize(tokenizer, &said, mr_begin_id(), count);
   } else if (add_chat(options, &said, &text)) {
     ids = tokenize(tokenizer, &text, -1, count);
   }

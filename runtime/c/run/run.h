@@ -4,28 +4,16 @@
 
 #include <stdint.h>
 
+#include "../model.h"
 #include "../morendo.h"
-#include "../tokenizer.h"
 
 /* Exit codes, as those of the `morendo` command. */
 enum { DONE = 0, WRONG_INPUT = 1, WRONG_USAGE = 2, INTERRUPTED = 130, NO_READER = 141 };
 
-/* Generated for each model: what compiling found out about its text. */
-typedef struct {
-  const char *name, *version;    /* the model's, and morendo's that compiled it */
-  const int32_t *stops; /* ids that end an answer */
-  int stop_count;
-  int32_t bos;                   /* goes in front of a text, or -1 */
-  const char *missing_tokenizer; /* why there are no tables, or NULL */
-  const char *missing_chat;      /* why there is no chat form, "" for a model without chats */
-  const char *user[2];           /* where missing_chat is NULL: before and behind what the user says */
-  const char *system[3];         /* with a system message: before, between, behind; or NULL */
-  int trims;                     /* blanks around messages are taken away */
-  mr_sampling sampling;
-  const int64_t *level_bytes; /* of weights that a decode step reads, by precision level */
-  int64_t weights;            /* how many these are */
-} Model;
-extern const Model run_model;
+/* Whether the model has no chats at all, in any form. */
+static inline int has_no_chats(void) {
+  return model_facts.missing_chat && !*model_facts.missing_chat;
+}
 
 /* options.c */
 enum { MOST_STOPS = 16 };

@@ -6,7 +6,7 @@
 
 void stats_add_step(Stats *stats, int level, double seconds) {
   stats->decode += seconds;
-  stats->bytes += (double)run_model.level_bytes[level];
+  stats->bytes += (double)model_facts.level_bytes[level];
   if (!stats->decode_tokens++ || level != stats->last_level) stats->run_count++;
   stats->last_level = level;
   if (stats->run_count > SHOWN_RUNS) return;
@@ -24,7 +24,7 @@ static void print_weights(const Stats *stats) {
   double mean = stats->bytes / stats->decode_tokens;
   fprintf(stderr, "weights  %.1f GB/s  ", 1e-9 * stats->bytes / stats->decode);
   print_size(mean);
-  fprintf(stderr, " a token, %.2f bits a weight\nlevels   ", 8 * mean / (double)run_model.weights);
+  fprintf(stderr, " a token, %.2f bits a weight\nlevels   ", 8 * mean / (double)model_facts.weights);
   for (int i = 0; i < stats->run_count && i < SHOWN_RUNS; i++) {
     fprintf(stderr, "%s%d x%d", i ? ", " : "", stats->runs[i].level, stats->runs[i].steps);
   }
@@ -41,7 +41,7 @@ void stats_print(const Stats *stats) {
           stats->prefill > 0 ? stats->prompt_tokens / stats->prefill : 0, stats->prompt_tokens);
   fprintf(stderr, "decode   %.1f tokens/s  %d tokens\n",
           stats->decode > 0 ? stats->decode_tokens / stats->decode : 0, stats->decode_tokens);
-  if (stats->decode_tokens && run_model.weights) print_weights(stats);
+  if (stats->decode_tokens && model_facts.weights) print_weights(stats);
   fprintf(stderr, "memory   %.1f MB  peak, mapped weights included\n",
           (double)usage.ru_maxrss * 1024e-6);
 }
