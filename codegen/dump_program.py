@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from morendo.ir.dump import Dump
-from morendo.ir.plan import FUNCTIONS, Plan, tensor_index
+from morendo.ir.plan import FUNCTIONS, Plan
 from morendo.ir.plan_text import print_plan
 
+from .kernel_code import KernelCode
+from .kernel_facts import kernel_facts
 from .lowering import FunctionLowering, Program
 from .memory import Storage
 
@@ -26,48 +26,27 @@ def dump_program(dump: Dump, program: Program, plan: Plan, seconds: float) -> No
     for name, function in program.unscheduled.items():
         if name in program.kernels:
             files[f"{name}.unscheduled.py"] = function.script()
-    dump.text("kernels", files, {"kernels": _kernel_facts(plan)}, seconds)
+    facts = {one.kernel: one.to_json() for one in kernel_facts(plan, program.kernels)}
+    dump.text("kernels", files, {"kernels": facts}, seconds)
     dump.text("plan", {".txt": print_plan(plan)}, _plan_facts(plan, program))
     buffers = {name: buffers_of(program.functions[name]) for name in FUNCTIONS}
     table = print_memory(buffers, plan)
     dump.text("memory", {".txt": table}, {n: [asdict(b) for b in bs] for n, bs in buffers.items()})
 
 
-def dump_assembly(dump: Dump, listings: Mapping[str, str], seconds: float) -> None:
-    """Write the stage assembly: a file a kernel, and how often each instruction occurs in it.
+def dump_assembly(
+    dump: Dump, listings: Mapping[str, str], codes: Mapping[str, KernelCode], seconds: float
+) -> None:
+    """Write the stage assembly: a file a kernel, and what `KernelCode` says of it.
 
     Args:
         listings: assembly of the kernels by their names.
+        codes: what is known of them, by the same names.
         seconds: that code generation took.
     """
-    counts = {name: instructions(text) for name, text in listings.items()}
-    facts = {
-        name: {"instructions": sum(found.values()), "most": dict(found.most_common(12))}
-        for name, found in counts.items()
-    }
+    facts = {name: asdict(code) for name, code in codes.items()}
     files = {f"{name}.s": text for name, text in listings.items()}
     dump.text("assembly", files, {"kernels": facts}, seconds)
-
-
-def instructions(listing: str) -> Counter[str]:
-    """How often each mnemonic stands in an assembly text; directives and labels do not count."""
-    return Counter(re.findall(r"^[ \t]+([a-z][\w.]*)", listing, re.MULTILINE))
-
-
-def _kernel_facts(plan: Plan) -> dict[str, Any]:
-    """Of each kernel: its calls in each function, and the bytes of weights that one call reads at
-    most, all levels and planes.
-    """
-    facts: dict[str, Any] = {name: {"calls": {}, "weight_bytes": 0} for name in plan.kernels}
-    for function, steps in plan.functions.items():
-        for step in steps:
-            found = facts[plan.kernels[step.kernel]]
-            found["calls"][function] = found["calls"].get(function, 0) + 1
-            indexes = [tensor_index(arg, 0) for arg in step.args]
-            tensors = [plan.tensors[index] for index in indexes if index is not None]
-            read = sum(t.byte_size(1) for t in tensors if t.space == "weights")
-            found["weight_bytes"] = max(found["weight_bytes"], read)
-    return facts
 
 
 def _plan_facts(plan: Plan, program: Program) -> dict[str, Any]:

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
+    from tvm import tirx
+
     from morendo.ir.dump import Dump
     from morendo.ir.plan import Plan
 
+    from .kernel_code import KernelCode
     from .lowering import Program
     from .text_facts import TextFacts
 
@@ -128,6 +131,16 @@ class Target(ABC):
         Raises:
             CompileError: when a kernel cannot be compiled, naming it.
         """
+
+    def kernel_code(self, kernels: Mapping[str, tirx.PrimFunc]) -> Mapping[str, KernelCode]:
+        """What people want to know of kernels' machine code, by the kernels' names.
+
+        Asked for by `morendo inspect --kernels`; {} where nothing is known.
+
+        Raises:
+            CompileError: when a kernel cannot be compiled, naming it.
+        """
+        return {}
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from morendo.ir.formats import NESTED
 from morendo.ir.printable import printable
 from morendo.terminal import paint, size, table
+from morendo.usage import above_zero
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -25,22 +26,42 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         epilog="examples:\n  morendo inspect my-model\n"
         "  morendo inspect my-model --json | python3 -m json.tool\n"
         "  morendo inspect my-model --weights           where the bits went\n"
-        "  morendo inspect my-model --plan | less       every kernel call and its buffers",
+        "  morendo inspect my-model --plan | less       every kernel call and its buffers\n"
+        "  morendo inspect my-model --kernels           what kernels read, and their instructions\n"
+        "  morendo inspect my-model --kernels --bandwidth 25 --rate 8     and what bounds them",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("artifact", type=Path, metavar="DIR", help="an artifact directory")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the manifest, for scripts")
     form.add_argument(
         "--weights", action="store_true", help="bits, outliers and error of every matrix"
     )
     form.add_argument("--plan", action="store_true", help="the kernel calls of every function")
-    parser.set_defaults(run=_inspect)
+    form.add_argument(
+        "--kernels",
+        action="store_true",
+        help="bytes and instructions of every kernel; makes machine code that is not in the cache",
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="the manifest, or with --kernels these, for scripts")
+    for name, unit in (("bandwidth", "GB"), ("rate", "10^9 instructions")):
+        about = f"of a machine, in {unit}/s of all its threads: with both, says what bounds kernels"
+        add(f"--{name}", type=above_zero, metavar="N", default=0.0, help=about)
+    parser.set_defaults(run=_inspect, refuse=parser.error)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from morendo.runtime.artifact import read_manifest, read_plan
 
+    if arguments.json and (arguments.plan or arguments.weights):
+        arguments.refuse("--json is the manifest, or goes with --kernels")
+    if not arguments.kernels and (arguments.bandwidth or arguments.rate):
+        arguments.refuse("--bandwidth and --rate go with --kernels")
+    if bool(arguments.bandwidth) != bool(arguments.rate):
+        arguments.refuse("--bandwidth and --rate go together")
+    if arguments.kernels:
+        _show_kernels(arguments)
+        return 0
     if arguments.plan:
         from morendo.ir.plan_text import print_plan
 
@@ -56,6 +77,25 @@ def _inspect(arguments: argparse.Namespace) -> int:
         return 0
     print(_overview(manifest, arguments.artifact))
     return 0
+
+
+def _show_kernels(arguments: argparse.Namespace) -> None:
+    from morendo.codegen.kernel_facts import kernel_facts
+    from morendo.debug.captured import foreign_plan, open_graph
+    from morendo.kernel_table import print_kernels
+    from morendo.runtime.artifact import read_manifest
+
+    opened = open_graph(arguments.artifact, read_manifest(arguments.artifact))
+    made = opened.program.kernels
+    if tuple(made) != opened.plan.kernels:
+        raise foreign_plan(str(arguments.artifact))
+    codes = opened.program.target.prepared().kernel_code(made)
+    kernels = kernel_facts(opened.plan, made, codes)
+    if arguments.json:
+        json.dump([one.to_json() for one in kernels], sys.stdout, indent=1)
+        print()
+    else:
+        print(print_kernels(kernels, arguments.bandwidth, arguments.rate))
 
 
 def _overview(manifest: dict[str, Any], artifact: Path) -> str:

@@ -66,6 +66,17 @@ def part(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """The type of an option that takes a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0 (got {text})")
+    return value
+
+
 def sampling_value(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:
     """The type of an option that is a field of SamplingSettings, which knows its range."""
 

@@ -19,6 +19,8 @@ from morendo.codegen.build_cache import BuildCache, cache_key
 from morendo.codegen.scratch import write_scratch
 from morendo.ir.errors import CompileError
 
+from .listing import readable
+
 
 def compile_kernels(
     kernels: Mapping[str, tirx.PrimFunc],
@@ -101,7 +103,7 @@ def _kept_code(
 ) -> tuple[bytes, str]:
     """The object file of a kernel and, if it is to be listed, its assembly, kept beside it."""
     key = _key(module, llvm)
-    listing_key = cache_key(key, "assembly")
+    listing_key = cache_key(key, "listing")
     code = cache.load(key)
     listing = cache.load(listing_key) if listed else b""
     if code is None or listing is None:
@@ -110,7 +112,7 @@ def _kept_code(
             code = _object_code(built)
             cache.store(key, code)
         if listing is None:
-            listing = zlib.compress(built.inspect_source("s").encode(), 1)
+            listing = zlib.compress(readable(built.inspect_source("s")).encode(), 1)
             cache.store(listing_key, listing)
     return code, zlib.decompress(listing).decode() if listing else ""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tvm
+from tvm import tirx
 
 from morendo.codegen.dump_program import dump_assembly
+from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import Toolchain, link_executable, link_model
 from morendo.codegen.lowering import Program
 from morendo.codegen.model_tables import ModelTables
@@ -19,6 +22,7 @@ from morendo.ir.dump import Dump
 from morendo.ir.errors import CompileError
 from morendo.ir.plan import EXECUTABLE, LIBRARY, Plan
 
+from .listing import Syntax, kernel_code
 from .machine_code import compile_kernels
 from .vectors.isa import VectorISA
 
@@ -34,6 +38,7 @@ class CPUTarget(Target):
         features: LLVM's names of further instructions that the code uses.
         tuning: LLVM attributes that change speed only, with their sign.
         toolchain: what links an artifact.
+        assembly: how instructions are told apart; None where nobody counts them.
     """
 
     isa: VectorISA
@@ -42,6 +47,7 @@ class CPUTarget(Target):
     features: tuple[str, ...]
     tuning: tuple[str, ...]
     toolchain: Toolchain
+    assembly: Syntax | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for tile in ("row_tile", "key_tile"):
@@ -88,9 +94,21 @@ class CPUTarget(Target):
                 begin = time.perf_counter()
                 objects = compile_kernels(kernels, self.llvm, scratch, advance, listings)
             if dump and listings is not None:
-                dump_assembly(dump, listings, time.perf_counter() - begin)
+                codes = self._count(listings)
+                dump_assembly(dump, listings, codes, time.perf_counter() - begin)
             with track("link", 2) as advance:
                 link_model(objects, tables, directory / LIBRARY, self.toolchain)
                 advance()
                 link_executable(objects, tables, directory / EXECUTABLE, self.toolchain)
                 advance()
+
+    def kernel_code(self, kernels: Mapping[str, tirx.PrimFunc]) -> Mapping[str, KernelCode]:
+        listings: dict[str, str] = {}
+        with scratch_folder() as scratch:
+            compile_kernels(kernels, self.llvm, scratch, listings=listings)
+        return self._count(listings)
+
+    def _count(self, listings: Mapping[str, str]) -> Mapping[str, KernelCode]:
+        if self.assembly is None:
+            return {}
+        return {name: kernel_code(text, self.assembly) for name, text in listings.items()}

@@ -4,7 +4,7 @@ title, facts        of the whole
 stages              number, name, kind, seconds, and of passes spec, counts, missed, size, figures;
                     functions: text numbers by function; files: text numbers by file name
 steps, calls        which calls compute a variable of the last IR, and what is called
-kernels             calls, weight_bytes, instructions, most; tir, before, assembly: text numbers
+kernels             what `KernelFacts` and `KernelCode` have; tir, before, assembly: text numbers
 weights             matrices as the dump's stage `weights` has them
 decode_bytes        by kernel, at every level
 quality             rows of `morendo eval --json`: bits and KL of every level

@@ -62,14 +62,14 @@ def _pass(number: int, record: dict[str, Any]) -> dict[str, Any]:
 
 def _kernels(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {
-        name: {"calls": {}, "weight_bytes": 0, "tir": None, "before": None, "assembly": None}
+        name: {"calls": {}, "weight_bytes": [0], "tir": None, "before": None, "assembly": None}
         for name in plan.kernels
     }
     for function, steps in plan.functions.items():
         for step in steps:
             facts = found[plan.kernels[step.kernel]]
             facts["calls"][function] = facts["calls"].get(function, 0) + 1
-            facts["weight_bytes"] = max(facts["weight_bytes"], step.reads[0])
+            facts["weight_bytes"] = max(facts["weight_bytes"], list(step.reads))
     return found
 
 

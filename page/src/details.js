@@ -68,6 +68,15 @@ function loopNest(text) {
     `${" ".repeat(Math.max(0, found[1].length - 4) / 2)}${found[2]}: ${found[3]}(${found[4]})`).join("\n");
 }
 
+/** Instructions for a byte of weights: what a machine must make in the time of reading one. */
+function intensity({ loop, products, weights, tokens, weight_bytes: [read] }) {
+  if (!products || !weights) return null;
+  const each = Object.values(loop).reduce((a, b) => a + b, 0) / products;
+  const byte = (each * weights * tokens) / read;
+  return fact("bound by", `memory, where a machine makes more than ${byte.toFixed(2)} instructions in ` +
+    `the time of reading a byte (${each.toFixed(3)} a weight and token, ${(read / weights).toFixed(2)} bytes a weight)`);
+}
+
 export class Details {
   /** @param onKernel called with a kernel and "tir", "before" or "assembly" */
   constructor(parent, onKernel) {
@@ -81,18 +90,22 @@ export class Details {
     const link = (kind, label) => kernel[kind] === null || kernel[kind] === undefined ? null :
       el("button", { class: `link ${kind}`, onclick: () => this.onKernel(name, kind) }, label);
     const calls = Object.entries(kernel.calls).map(([f, count]) => `${f} ${count}`).join(", ");
-    const most = Object.entries(kernel.most ?? {}).slice(0, 8);
+    const loop = Object.entries(kernel.loop ?? {});
+    const own = Object.entries(kernel.own ?? {});
     const reads = data.decode_bytes[name];
     return el("section", { class: "kernel" },
       el("h3", {}, name), note ? el("p", {}, note) : null,
       el("div", {}, link("tir", "TIR"), link("before", "before scheduling"), link("assembly", "assembly")),
       el("table", {},
         fact("calls", calls),
-        fact("reads", `${bytes(kernel.weight_bytes)} of weights a call`),
+        fact("reads", `${bytes(kernel.weight_bytes[0])} of weights a call`),
+        kernel.written_bytes === undefined ? null :
+          fact("moves", `reads ${bytes(kernel.read_bytes)}, writes ${bytes(kernel.written_bytes)}`),
         reads ? fact("a decode step", reads.map(bytes).join(", "), " by level") : null,
         kernel.instructions ? fact("instructions", String(kernel.instructions)) : null,
-        fact("bound by", kernel.weight_bytes > 1e5 ? "reading weights" : "arithmetic or latency"),
-        most.length ? fact("most of them", most.map(([m, n]) => `${m} ${n}`).join(", ")) : null),
+        loop.length ? fact("hot loop", loop.map(([name, n]) => `${name} ${n}`).join(", ")) : null,
+        intensity(kernel),
+        ...own.map(([name, value]) => fact(name, String(value)))),
       el("pre", { class: "loops" }));
   }
 

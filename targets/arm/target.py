@@ -11,6 +11,7 @@ from morendo.codegen.target import Device
 from morendo.ir.errors import CompileError
 from morendo.targets.host import cpu_flags
 
+from .assembly import SYNTAX
 from .isa import isa_for
 
 _MACHINE = "aarch64"
@@ -55,6 +56,7 @@ def make(name: str) -> CPUTarget:
         tuning=(),
         isa=isa,
         toolchain=_TOOLCHAIN,
+        assembly=SYNTAX,
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from morendo.codegen.build_cache import BuildCache
+from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import link_executable, link_model
 from morendo.codegen.model_tables import ModelTables
 from morendo.codegen.scratch import scratch_folder, write_scratch
@@ -137,6 +139,21 @@ def _table(kind: str, name: str, rows: Sequence[str]) -> list[str]:
     ]
 
 
+def device_code(images: Images) -> KernelCode:
+    """Columns of a kernel: one number, or one for each architecture where they differ."""
+    columns = {
+        "registers": {arch: image.registers for arch, image in images.items()},
+        "shared bytes": {arch: image.shared_bytes for arch, image in images.items()},
+        "spilled bytes": {arch: image.spilled_bytes for arch, image in images.items()},
+    }
+    own: dict[str, int | str] = {}
+    for name, found in columns.items():
+        first, *others = dict.fromkeys(found.values())
+        listed = ", ".join(f"{arch} {count}" for arch, count in found.items())
+        own[name] = listed if others else first
+    return KernelCode(own=own)
+
+
 def _dump(
     dump: Dump, halves: Mapping[str, Halves], images: Mapping[str, Images], seconds: float
 ) -> None:
@@ -146,8 +163,5 @@ def _dump(
         made = images[name]
         files[f"{name}.cu"] = complete_source(half.source)
         files[f"{name}.ptx"] = next(iter(made.values())).ptx.decode()
-        facts[name] = {
-            arch: {"registers": image.registers, "spilled_bytes": image.spilled_bytes}
-            for arch, image in made.items()
-        }
+        facts[name] = asdict(device_code(made))
     dump.text("assembly", files, {"kernels": facts}, seconds)

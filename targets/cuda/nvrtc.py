@@ -37,6 +37,11 @@ class Image:
         return sum(map(int, found))
 
     @property
+    def shared_bytes(self) -> int:
+        """Bytes of a block's shared memory, the most of all kernels."""
+        return max(map(int, re.findall(r"(\d+) bytes smem", self.log)), default=0)
+
+    @property
     def registers(self) -> int:
         """Registers of a thread, the most of all kernels."""
         return max(map(int, re.findall(r"Used (\d+) registers", self.log)), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ from .kernels import tokens as own_tokens
 from .nvrtc import find_compiler
 
 if TYPE_CHECKING:
+    from tvm import tirx
+
+    from morendo.codegen.kernel_code import KernelCode
     from morendo.codegen.lowering import Program
     from morendo.codegen.text_facts import TextFacts
     from morendo.ir.dump import Dump
@@ -137,6 +141,12 @@ class CUDATarget(Target):
         from .artifact import build_artifact
 
         build_artifact(self, program, plan, text, directory, track, dump)
+
+    def kernel_code(self, kernels: Mapping[str, tirx.PrimFunc]) -> Mapping[str, KernelCode]:
+        from .artifact import compile_kernels, device_code
+
+        _, images = compile_kernels(self, kernels, lambda: None)
+        return {name: device_code(made) for name, made in images.items()}
 
 
 def descriptions() -> dict[str, str]:

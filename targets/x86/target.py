@@ -11,6 +11,7 @@ from morendo.codegen.target import Device
 from morendo.ir.errors import CompileError
 from morendo.targets.host import cpu_flags
 
+from .assembly import SYNTAX
 from .isa import isa_for
 
 # Features of the x86-64 psABI micro-architecture levels, as LLVM spells them.
@@ -77,6 +78,7 @@ def _target(name: str, features: tuple[str, ...]) -> CPUTarget:
         tuning=("-prefer-256-bit",) if isa.lanes == 16 else (),
         isa=isa,
         toolchain=_TOOLCHAIN,
+        assembly=SYNTAX,
     )
 
 

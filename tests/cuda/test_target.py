@@ -14,7 +14,7 @@ from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.targets import find_target
-from morendo.targets.cuda import device_code, nvrtc
+from morendo.targets.cuda import artifact, device_code, nvrtc
 from morendo.targets.cuda import target as cuda
 from morendo.targets.cuda.artifact import write_tables
 from morendo.targets.cuda.device_code import Halves, Launch, machine_code, split_kernel
@@ -81,6 +81,18 @@ def test_translations_are_kept(compiler: None, monkeypatch, tmp_path: Path) -> N
     monkeypatch.setattr(device_code, "compile_source", None)
     assert split_kernel(function, "sm_80", HOST, BuildCache(tmp_path)) == first
     assert machine_code(first.source, "sm_80", BuildCache(tmp_path)) == image
+
+
+def test_columns_are_told_by_architecture_where_they_differ() -> None:
+    spills = "8 bytes stack frame, {0} bytes spill stores, {0} bytes spill loads"
+    used = "Used {} registers, used 1 barriers, 256 bytes smem"
+    logs = {"sm_80": (0, 40), "sm_90": (4, 40)}
+    images = {
+        arch: Image(b"", b"", f"{spills.format(bytes_)}\n{used.format(count)}")
+        for arch, (bytes_, count) in logs.items()
+    }
+    own = {"registers": 40, "shared bytes": 256, "spilled bytes": "sm_80 0, sm_90 8"}
+    assert artifact.device_code(images).own == own
 
 
 @pytest.mark.parametrize("fmt", ["q4g32c", "q4g64", "q8g32", "q6g32"])

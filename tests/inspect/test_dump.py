@@ -10,7 +10,6 @@ import pytest
 import tvm
 
 from morendo.codegen.cpu.machine_code import compile_kernels
-from morendo.codegen.dump_program import instructions
 from morendo.ir.dump import Dump, read_index
 from morendo.ir.errors import InputError
 from morendo.ir.text import parse_module
@@ -57,10 +56,13 @@ def test_every_kernel_has_tir_and_assembly(compiled):
         assert f"{kernels['number']:02d}_kernels/{name}.py" in kernels["files"]
         text = (dump / f"{assembly['number']:02d}_assembly/{name}.s").read_text()
         assert re.search(rf"^__tvm_ffi_{name}:", text, re.MULTILINE)
-        assert counts["kernels"][name]["instructions"] == sum(instructions(text).values()) > 20
+        facts = counts["kernels"][name]
+        assert facts["instructions"] >= sum(facts["loop"].values()) >= 0
+        assert facts["instructions"] > 10
         assert sum(tir["kernels"][name]["calls"].values()) > 0
     linear = next(name for name in plan.kernels if name.startswith("qlinear"))
-    assert tir["kernels"][linear]["weight_bytes"] > 1000
+    assert tir["kernels"][linear]["weight_bytes"][0] > 1000
+    assert counts["kernels"][linear]["products"] > 0
 
 
 def test_the_memory_table_has_no_two_values_in_one_place(compiled):

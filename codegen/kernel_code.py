@@ -1,0 +1,44 @@
+"""What people want to know of a kernel's code: what it stores to, and how its hot loop looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import Call
+from tvm_ffi import structural_walk
+
+
+@dataclass(frozen=True)
+class KernelCode:
+    """A kernel as machine code, without what checks its arguments.
+
+    Attributes:
+        instructions: of all of it; 0 where nobody counted.
+        loop: instructions of its hot loop by class ("dot", "load"); {} where it has none.
+        products: of a weight and an activation that the hot loop makes each time it goes round; 0
+            where that is not known.
+        own: what only its target knows, such as registers, by the name of a column.
+    """
+
+    instructions: int = 0
+    loop: Mapping[str, int] = field(default_factory=dict)
+    products: int = 0
+    own: Mapping[str, int | str] = field(default_factory=dict)
+
+
+def stored_parameters(function: tirx.PrimFunc) -> frozenset[str]:
+    """The names of the parameters that a kernel stores to."""
+    stored: list[Any] = []
+
+    def see_call(call: Any) -> None:
+        if "store" in str(getattr(call.op, "name", "")) and call.args:
+            stored.append(call.args[0])
+
+    callbacks = [(tirx.BufferStore, lambda store: stored.append(store.buffer)), (Call, see_call)]
+    structural_walk(function.body, callbacks)
+    return frozenset(
+        str(param.name) for param in function.params if any(param.same_as(one) for one in stored)
+    )
