@@ -116,10 +116,29 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
         ("size", size(sum(entry["bytes"] for entry in files.values()))),
         *(("", f"{size(entry['bytes']):>10}  {name}") for name, entry in files.items()),
     ]
-    sections = [_title(str(artifact)), table(facts)]
+    sections = [_title(str(artifact)), table(facts), *_schedules(artifact)]
     sections += ["", _title("weights"), table([p.row() for p in parts], WeightPart.HEADER)]
     sections += ["", _title("passes"), *map(_pass_line, manifest.get("passes", []))]
     return "\n".join(sections)
+
+
+def _schedules(artifact: Path) -> list[str]:
+    """The schedules of the artifact, each with what `morendo tune` measured on held-out prompts."""
+    from morendo.runtime.artifact import read_plan
+    from morendo.runtime.schedule import parse_schedules, read_schedule_file
+
+    data = read_schedule_file(artifact)
+    if not data:
+        return []
+    rows = []
+    for kind, schedule in parse_schedules(data, read_plan(artifact).levels).items():
+        found = data.get("evidence", {}).get(kind)
+        held_out = found["held_out"] if found else {}
+        measured = found and (
+            f"{found['metric']} {held_out['quality']:.3f}, {size(held_out['bytes'])} a token"
+        )
+        rows.append((kind, str(schedule), measured or ""))
+    return ["", _title("schedules"), table(rows)]
 
 
 def _settings(found: dict[str, Any] | None) -> str:

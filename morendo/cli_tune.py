@@ -116,24 +116,13 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 def _show(tuned: Tuned, metric: str) -> str:
     """What each schedule is, then the table."""
-    from morendo.runtime.schedule import Entropy, Fall
-
-    lines: list[str] = []
-    for kind, schedule in tuned.schedules.items():
-        if isinstance(schedule, Fall):
-            lines.append(f"{kind}: level {schedule}")
-        elif isinstance(schedule, Entropy):
-            lines.append(
-                f"{kind}: level {schedule.fall}; 0 for tokens drawn with more than "
-                f"{schedule.threshold / 1000:g} nats of entropy"
-            )
-        else:
-            accuracy = tuned.evidence[kind]["accuracy"]
-            lines.append(
-                f"{kind}: one of {len(schedule.choices)} falls; chooses as measured for "
-                f"{accuracy['held_out']:.0%} of the held-out prompts "
-                f"(always the commonest: {accuracy['majority']:.0%})"
-            )
+    lines = [f"{kind}: {schedule}" for kind, schedule in tuned.schedules.items()]
+    if "learned" in tuned.evidence:
+        accuracy = tuned.evidence["learned"]["accuracy"]
+        lines.append(
+            f"the network chooses as measured for {accuracy['held_out']:.0%} of the held-out prompts "
+            f"(always the commonest: {accuracy['majority']:.0%})"
+        )
     header = ["", metric, "held out", "reads", "held out", "bits"]
     rows = [
         [

@@ -62,7 +62,9 @@ class Fall:
                 )
 
     def __str__(self) -> str:
-        return ", ".join(["0", *(f"{level} from token {token}" for token, level in self.switches)])
+        return ", ".join(
+            ["level 0", *(f"{level} from token {token}" for token, level in self.switches)]
+        )
 
     def start(self, means: CacheMeans) -> Levels:
         """The levels of a new answer."""
@@ -100,6 +102,10 @@ class Entropy:
 
     fall: Fall
     threshold: int
+
+    def __str__(self) -> str:
+        nats = self.threshold / 1000
+        return f"{self.fall}; 0 for tokens drawn with more than {nats:g} nats of entropy"
 
     def start(self, means: CacheMeans) -> Levels:
         """The levels of a new answer."""
@@ -140,6 +146,9 @@ class Learned:
     window: int
     layers: tuple[Layer, ...]
     choices: tuple[Fall, ...]
+
+    def __str__(self) -> str:
+        return f"one of {len(self.choices)} falls, chosen by the prompt"
 
     def start(self, means: CacheMeans) -> Levels:
         """The levels of a new answer, whose prompt the cache holds."""
@@ -183,7 +192,7 @@ _FILE = {
     "static?": _FALL,
     "entropy?": {**_FALL, "threshold": COUNT},
     "learned?": _NETWORK,
-    "evidence?": {str: object},
+    "evidence?": {str: {"metric": str, "held_out": {"quality": float, "bytes": float}}},
 }
 
 

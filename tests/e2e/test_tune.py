@@ -148,6 +148,11 @@ def test_the_command(artifact, tmp_path, capsys):
     assert said.startswith("static: level 0, ")
     assert "\nlearned: one of " in said
     assert "\ntop      " in said
+    assert cli.main(["inspect", str(artifact)]) == 0
+    shown = capsys.readouterr().out.split("schedules\n")[1].splitlines()
+    assert shown[0].split()[:3] == ["static", "level", "0,"]
+    assert "rouge-l " in shown[0]
+    assert shown[0].endswith(" a token")
     assert cli.main([*words, "--max-tokens", "16", "--prompts", str(tmp_path / "no.txt")]) == 1
     assert capsys.readouterr().err.startswith("error: there is no such file of prompts at ")
     for quality in ("0", "1.5", "much"):
