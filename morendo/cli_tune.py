@@ -120,8 +120,8 @@ def _show(tuned: Tuned, metric: str) -> str:
     if "learned" in tuned.evidence:
         accuracy = tuned.evidence["learned"]["accuracy"]
         lines.append(
-            f"the network chooses as measured for {accuracy['held_out']:.0%} of the held-out prompts "
-            f"(always the commonest: {accuracy['majority']:.0%})"
+            f"the network chooses as measured for {accuracy['held_out']:.0%} of the held-out "
+            f"prompts (always the commonest: {accuracy['majority']:.0%})"
         )
     header = ["", metric, "held out", "reads", "held out", "bits"]
     rows = [
