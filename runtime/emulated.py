@@ -20,11 +20,12 @@ import numpy as np
 from morendo.ir.errors import ArtifactError, MorendoError
 from morendo.ir.plan import EXECUTABLE
 from morendo.runtime.arguments import as_int32
-from morendo.runtime.executor import ERRORS, Ids, as_ids
+from morendo.runtime.executor import ERRORS, Ids, Trace, as_ids
 from morendo.runtime.turns import Turns
 
 PACKAGE = "qemu-user"
 _WORD = struct.Struct("=2i")
+_TRACED = -1  # a reply of serve.c that is not the last one
 _PATIENCE_SECONDS = 0.2  # of a cancelled request
 
 
@@ -91,6 +92,7 @@ class EmulatedExecutor:
             start_new_session=True,  # Ctrl-C is for Python, which then cancels what runs
         )
         self._position = 0
+        self._trace: Trace | None = None
         # Signal handlers run in Python's main thread: in another one, none cuts a reply in two.
         self._speaker = ThreadPoolExecutor(1, "emulated model")
         try:
@@ -128,6 +130,11 @@ class EmulatedExecutor:
         numbers = np.asarray([as_int32("tensor", tensor), as_int32("window", window)], np.int32)
         with self._turns.turn():
             return np.frombuffer(self._ask("C", int(numbers[0]), numbers[1:].tobytes()))
+
+    def set_trace(self, trace: Trace) -> None:
+        with self._turns.turn():
+            self._trace = trace
+            self._ask("T", 1)
 
     def cancel(self) -> None:
         if self._process.poll() is None:
@@ -184,6 +191,12 @@ class EmulatedExecutor:
     def _receive(self) -> bytes:
         code, count = _WORD.unpack(self._read(_WORD.size))
         data = self._read(count)
+        while code == _TRACED:
+            step, argument = _WORD.unpack(data[: _WORD.size])
+            if self._trace:
+                self._trace(step, argument, data[_WORD.size :])
+            code, count = _WORD.unpack(self._read(_WORD.size))
+            data = self._read(count)
         if code:
             raise ERRORS.get(code, MorendoError)(data.decode(errors="replace"))
         return data

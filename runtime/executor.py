@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,12 @@ from morendo.runtime.artifact import AGAIN, PLAN
 from morendo.runtime.turns import Turns
 
 Ids = Sequence[int] | np.ndarray
-
+Trace = Callable[[int, int, bytes], None]
+"""Called after each step with its number, the number of an argument, and what that holds."""
+DEVICE_CPU = 1  # in mr_device_type: kernels work on the memory of the process
+_TRACE = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int64
+)  # of mr_set_trace
 POLL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)  # of mr_set_poll
 ERRORS = {1: InputError, 2: ArtifactError, 4: Cancelled}  # by the codes of runtime/c/morendo.h
 
@@ -127,6 +132,15 @@ class CExecutor:
             numbers = as_int32("tensor", tensor), as_int32("window", window)
             self._call(self._library.mr_cache_means, *numbers, *where)
         return means
+
+    def set_trace(self, trace: Trace) -> None:
+        """Show the arguments of all steps from now on that are activations or logits."""
+
+        def see(_: int, step: int, argument: int, address: int, count: int) -> None:
+            trace(step, argument, ctypes.string_at(address, count))
+
+        self._trace = _TRACE(see)
+        self._call(self._library.mr_set_trace, self._trace, None)
 
     def start_profile(self) -> None:
         """Add up the seconds of every step from now on."""
@@ -247,6 +261,11 @@ def _check_plan(directory: Path, library: ctypes.CDLL) -> None:
         raise ArtifactError(message, where=str(directory), hint=AGAIN)
 
 
+def works_on_host(library: ctypes.CDLL) -> bool:
+    """Whether kernels work on the memory of this process, not on that of a device."""
+    return ctypes.c_int32.in_dll(library, "mr_device_type").value == DEVICE_CPU
+
+
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     session, pointer, number = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
     signatures = {
@@ -269,6 +288,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_schedule_close": (None, [pointer]),
         "mr_schedule_begin": (number, [pointer]),
         "mr_schedule_next": (number, [pointer, pointer]),
+        "mr_set_trace": (number, [session, _TRACE, pointer]),
         "mr_set_profile": (number, [session, number]),
         "mr_step_seconds": (ctypes.c_double, [session, number, number]),
         "mr_plan": (ctypes.c_char_p, []),

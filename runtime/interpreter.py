@@ -26,14 +26,14 @@ from morendo.ir.plan import (
 )
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import WEIGHTS
-from morendo.runtime.executor import Ids, as_ids, load_library
+from morendo.runtime.executor import DEVICE_CPU, Ids, as_ids, load_library, works_on_host
 from morendo.runtime.turns import Turns
 
 PAGE_BYTES = 4096  # as mmap aligns: more than any layout of a target asks for
 POISON = 0xFF  # as float32 or float16 a NaN, as an integer -1 or the largest
 Trace = Callable[[int, Step, list[np.ndarray]], None]
 
-_KIND_INT, _KIND_TENSOR, _DEVICE_CPU = 1, 7, 1
+_KIND_INT, _KIND_TENSOR = 1, 7
 _DTYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 
 
@@ -80,7 +80,7 @@ class PythonExecutor:
         self.levels = self.plan.levels
         if self._library.mr_check_cpu():
             raise ArtifactError(self._library.mr_error().decode(errors="replace"))
-        if ctypes.c_int32.in_dll(self._library, "mr_device_type").value != _DEVICE_CPU:
+        if not works_on_host(self._library):
             raise InputError(
                 "the Python executor sees the memory of this process, not that of a device",
                 hint="use the C runtime, the default",
@@ -244,7 +244,7 @@ def _make_tensor(array: np.ndarray) -> tuple[_Tensor, ctypes.Array]:
     address = ctypes.addressof(shapes)
     tensor = _Tensor(
         data=array.ctypes.data,
-        device_type=_DEVICE_CPU,
+        device_type=DEVICE_CPU,
         ndim=rank,
         code=_DTYPE_CODES[dtype.kind],
         bits=8 * dtype.itemsize,

@@ -19,7 +19,10 @@ from morendo.ir.errors import ArtifactError
 from morendo.ir.plan import Plan, Step, tensor_index
 from morendo.ir.text import bindings_of, parse_module
 from morendo.runtime.artifact import GRAPH, read_plan
+from morendo.runtime.emulated import EmulatedExecutor, find_emulator
+from morendo.runtime.executor import CExecutor, Executor, load_library, works_on_host
 from morendo.runtime.interpreter import PythonExecutor
+from morendo.runtime.verify import runs_here
 from morendo.targets import find_target
 
 
@@ -111,7 +114,7 @@ def capture(opened: Opened, ids: Sequence[int], threads: int = 0) -> list[Run]:
     runs = [Run("prefill", start, stop) for start, stop in pairwise(cuts)]
     runs.append(Run("decode", last, len(ids)))
     watcher = _Watcher(opened)
-    executor = PythonExecutor(opened.directory, threads, trace=watcher.see, poison=True)
+    executor = _executor(opened, threads, watcher)
     try:
         for run in runs:
             watcher.run = run
@@ -119,9 +122,30 @@ def capture(opened: Opened, ids: Sequence[int], threads: int = 0) -> list[Run]:
                 executor.decode(ids[run.start])
             else:
                 executor.prefill(ids[run.start : run.stop])
+            watcher.finish_step()
     finally:
         executor.close()
     return runs
+
+
+def _executor(opened: Opened, threads: int, watcher: _Watcher) -> Executor:
+    """What runs the plan and shows all steps: the reference where kernels work on the memory of
+    this process, else the C runtime on its device or emulator.
+
+    Raises:
+        ArtifactError: when the artifact cannot run here.
+    """
+    directory, target = opened.directory, opened.manifest["target"]
+    if not runs_here(opened.manifest):
+        emulator = find_emulator(target["emulator"], target["machine"])
+        cpu = target.get("emulated_cpu", "max")
+        executor = EmulatedExecutor(directory, emulator, threads, cpu)
+    elif works_on_host(load_library(directory)):
+        return PythonExecutor(directory, threads, trace=watcher.see, poison=True)
+    else:
+        executor = CExecutor(directory, threads)
+    executor.set_trace(watcher.see_argument)
+    return executor
 
 
 class _Watcher:
@@ -133,13 +157,34 @@ class _Watcher:
             name: _completed_by(lowering) for name, lowering in opened.program.functions.items()
         }
         self.run = Run("prefill", 0, 0)
+        self._step, self._places = -1, {}
 
     def see(self, index: int, step: Step, arrays: list[np.ndarray]) -> None:
         """A trace of the executor."""
         indexes = [tensor_index(arg, 0) for arg in step.args]
         tensors = [self._plan.tensors[i] for i in indexes if i is not None]
-        places = {(t.space, t.offset): a for t, a in zip(tensors, arrays, strict=True)}
-        for var, storages in self._completed[self.run.function][index]:
+        self._step = index
+        self._places = {(t.space, t.offset): a for t, a in zip(tensors, arrays, strict=True)}
+        self.finish_step()
+
+    def see_argument(self, index: int, argument: int, data: bytes) -> None:
+        """A trace of the C runtime: arguments one after another, step by step."""
+        if index != self._step:
+            self.finish_step()
+        step = self._plan.functions[self.run.function][index]
+        number = tensor_index(step.args[argument], 0)
+        assert number is not None
+        tensor = self._plan.tensors[number]
+        array = np.frombuffer(data, tensor.dtype)
+        self._step = index
+        self._places[tensor.space, tensor.offset] = array.reshape(
+            tensor.shape(self.run.stop - self.run.start)
+        )
+
+    def finish_step(self) -> None:
+        """Keep what is complete after the step that was seen last."""
+        places, self._places = self._places, {}
+        for var, storages in self._completed[self.run.function].get(self._step, []):
             found = [places.get((s.space, s.offset)) for s in storages]
             copies = [a.copy() for a in found if a is not None]
             if len(copies) == len(storages):

@@ -16,10 +16,12 @@ Rules = Mapping[str, Rule]
 
 
 def _unrounded(name: str) -> Rule:
+    """The op where neither weights nor keys and values are rounded."""
     rule = DIALECT[name]
 
     def run(state: State, attrs: Attrs, *operands: Any) -> Any:
-        return rule(state, {**attrs, "format": "f32"}, *operands)
+        exact = {"format": "f32", "cache_bits": 32}
+        return rule(state, {k: exact.get(k, v) for k, v in attrs.items()}, *operands)
 
     return run
 
@@ -53,8 +55,11 @@ def _linear(
     return DIALECT["fused_linear"](state, {**attrs, "format": "f32", "order": ""}, x, residual)
 
 
+_ROUNDED = (
+    "embedding", "linear", "fused_linear", "cached_attention", "cached_stacked_attention"
+)  # fmt: skip
 FLOAT_RULES: Rules = {
-    **{name: _unrounded(name) for name in ("embedding", "linear", "fused_linear")},
+    **{name: _unrounded(name) for name in _ROUNDED},
     "quantized_linear": _linear,
     "quantize_activation": _activation,
     "rms_norm_quantize": _norm("rms_norm"),

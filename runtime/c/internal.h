@@ -132,6 +132,8 @@ typedef struct {
   void **kept;
   int kept_count;
   int profile; /* add up the seconds of each step */
+  mr_trace trace; /* sees the arguments after each step, or NULL */
+  void *trace_data;
   /* The space of numbers: SLOT_BYTES for each, where the device has it and here. */
   void *state;
   Any *slots;

@@ -197,6 +197,12 @@ MR_API const char *mr_plan(void);
 MR_API int mr_set_profile(mr_session *session, int on);
 /* Seconds so far of step `step` of prefill (0), score (1) or decode (2); -1 if there is none. */
 MR_API double mr_step_seconds(mr_session *session, int function, int step);
+/* After each step of each call, `trace` is given the arguments of the step that lie in the memory of
+ * activations and logits, one after another: the number of the step, that of the argument, and a
+ * copy of its bytes, which ends with the call of `trace`. NULL stops it. Calls are slow meanwhile;
+ * `trace` must not call functions of the session. */
+typedef void (*mr_trace)(void *data, int step, int argument, const void *bytes, int64_t count);
+MR_API int mr_set_trace(mr_session *session, mr_trace trace, void *data);
 /* What a learned schedule sees of a prompt: the means of a cache tensor of the plan, [context,
  * width] or [heads, context, width], over the last `window` tokens. `count` becomes width or
  * heads * width; what is behind `capacity` is not written. */

@@ -1,5 +1,6 @@
 /* Runs the steps of a plan's function; a call patches only what varies. */
 #define _POSIX_C_SOURCE 200809L
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -51,6 +52,24 @@ static int interrupted(Interrupt *interrupt) {
   return atomic_load_explicit(&interrupt->cancelled, memory_order_relaxed);
 }
 
+/* Gives a copy of what the arguments of a step hold to the plan's trace. */
+static int show(const Plan *plan, const Step *step, int index) {
+  int error = device_wait();
+  for (int i = 0; !error && i < step->count; i++) {
+    const Tensor *tensor = step->args[i].value.pointer; /* its DLTensor comes first */
+    if (step->args[i].kind != KIND_TENSOR) continue;
+    if (tensor->space != ARENA && tensor->space != LOGITS) continue;
+    size_t bytes = tensor->dl.dtype.bits / 8;
+    for (int axis = 0; axis < tensor->dl.ndim; axis++) bytes *= (size_t)tensor->shape[axis];
+    void *copy = malloc(bytes ? bytes : 1);
+    if (!copy) return fail(MR_RUNTIME, "no memory for a copy of %zu bytes", bytes);
+    error = device_read(copy, tensor->dl.data, bytes);
+    if (!error) plan->trace(plan->trace_data, index, i, copy, (int64_t)bytes);
+    free(copy);
+  }
+  return error;
+}
+
 static int run_steps(Plan *plan, enum Function function, Interrupt *interrupt) {
   const StepList *list = &plan->functions[function];
   double last = plan->profile ? seconds_now() : 0;
@@ -64,6 +83,8 @@ static int run_steps(Plan *plan, enum Function function, Interrupt *interrupt) {
       return fail(MR_RUNTIME, "kernel %s failed at %s step %d (%.*s): %s", step->kernel->name,
                   function_names[function], i, step->note_length, step->note, mr_error());
     }
+    int shown = plan->trace ? show(plan, step, i) : MR_OK;
+    if (shown) return shown;
     if (plan->profile) {
       int error = device_wait();
       if (error) return error;
@@ -81,7 +102,8 @@ int plan_run(Plan *plan, enum Function function, int tokens, int position, int l
   if (error) return error;
   /* Only the steps of one token are the same in every call; the shapes of the others change. */
   const StepList *list = &plan->functions[function];
-  int keeps = function == DECODE && !plan->profile && list->patch_count == list->tensor_patches;
+  int watched = plan->profile || plan->trace;
+  int keeps = function == DECODE && !watched && list->patch_count == list->tensor_patches;
   if (!keeps) return run_steps(plan, function, interrupt);
   if (interrupted(interrupt)) {
     return fail(MR_CANCELLED, "cancelled before %s", function_names[function]);

@@ -215,6 +215,14 @@ int mr_set_poll(mr_session *session, int (*poll)(void *data), void *data) {
   return leave(session, MR_OK);
 }
 
+int mr_set_trace(mr_session *session, mr_trace trace, void *data) {
+  int error = enter(session);
+  if (error) return error;
+  session->plan.trace = trace;
+  session->plan.trace_data = data;
+  return leave(session, MR_OK);
+}
+
 int mr_set_profile(mr_session *session, int on) {
   int error = enter(session);
   if (error) return error;

@@ -92,6 +92,14 @@ def test_the_emulated_gpu_computes_what_the_cpu_computes(
     assert gpu.log().count("launch a graph") == 5 + 15  # every decode step is one
 
 
+def test_debug_sees_what_the_gpu_computes(made: tuple[Path, MockGPU]) -> None:
+    artifact, gpu = made
+    words = ["debug", artifact, "--against", TINY, "1,5,9,33,27,4", "--ids", "-q"]
+    done = gpu.run([sys.executable, "-m", "morendo", *words])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all ops are right" in done.stdout
+
+
 def test_levels_may_have_scales_of_their_own(
     made: tuple[Path, MockGPU], compile_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

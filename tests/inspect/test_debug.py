@@ -16,8 +16,9 @@ from morendo import cli
 from morendo.cli_debug import _token_ids
 from morendo.codegen.cpu.kernels import rope
 from morendo.debug import bisect as bisect_module
-from morendo.debug import debug
+from morendo.debug import captured, debug
 from morendo.debug.bisect import bisect
+from morendo.debug.captured import capture, open_graph
 from morendo.debug.compare import original_of, relative_error
 from morendo.frontend import load_model
 from morendo.ir.errors import ArtifactError, InputError
@@ -27,6 +28,7 @@ from morendo.ir.text import parse_module, print_module
 from morendo.passes.fuse_linears import FuseLinears
 from morendo.passes.recognize import norms
 from morendo.runtime.artifact import GRAPH, MANIFEST, WEIGHTS, read_manifest, read_weight_list
+from morendo.targets import find_target
 from tests.frontend.families import save_model
 
 TINY = Path(__file__).parent.parent / "models" / "tiny_llama"
@@ -148,6 +150,65 @@ def test_a_norm_without_its_offset_is_named_with_its_pass(gemma, tmp_path, monke
     assert "first wrong op: rms_norm_quantize" in said
     assert "model.layers.0.input_layernorm.weight: in the graph, before any kernel" in said
     assert "it went wrong in: normalize" in said
+
+
+READINGS = {"readings": "4,3,2", "calibrate": "pydoc", "calibration_windows": 1, "tuning_steps": 0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"embedding_bits": 5, "cache_bits": 8},
+        {"embedding_bits": 6},
+        {"bits": "f32"},
+        pytest.param(READINGS, marks=pytest.mark.slow),
+    ],
+    ids=lambda options: "-".join(f"{k}{v}" for k, v in options.items())[:24],
+)
+def test_other_formats_have_no_wrong_op(tmp_path, options):
+    morendo.compile(TINY, out=tmp_path / "a", chunk=32, **options)
+    report = debug(tmp_path / "a", str(TINY), IDS)
+    assert report.first_wrong is None
+    assert max(c.lost for c in report.checks if c.function != "graph") < 0.2
+
+
+def emulated(target: str) -> str:
+    """Skips where there is no emulator for a target."""
+    emulator = find_target(target).device.emulator
+    if shutil.which(emulator) is None:
+        pytest.skip(f"{emulator} is not installed")
+    return target
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_bits": 8, "embedding_bits": 6}], ids=str)
+def test_an_emulated_machine_is_compared_too(tmp_path, options):
+    morendo.compile(TINY, emulated("arm"), out=tmp_path / "a", chunk=32, **options)
+    report = debug(tmp_path / "a", str(TINY), IDS)
+    assert report.first_wrong is None
+    assert {"graph", "prefill", "decode"} == {c.function for c in report.checks}
+    overwrite(
+        tmp_path / "a",
+        "model.layers.2.mlp.down_proj.weight",
+        lambda arrays: {"zero": arrays["zero"] + 2},
+    )
+    wrong = debug(tmp_path / "a", str(TINY), IDS).first_wrong
+    assert wrong is not None
+    assert (wrong.weight, wrong.function) == ("model.layers.2.mlp.down_proj.weight", "prefill")
+
+
+def test_the_c_runtime_shows_what_the_reference_shows(compiled, monkeypatch):
+    opened = open_graph(compiled[0], read_manifest(compiled[0]))
+    want = capture(opened, IDS)
+    monkeypatch.setattr(captured, "works_on_host", lambda _: False)
+    for got, run in zip(capture(opened, IDS), want, strict=True):
+        assert set(got.values) == set(run.values)
+        for var, value in run.values.items():
+            for a, b in zip(parts(got.values[var]), parts(value), strict=True):
+                np.testing.assert_array_equal(a[: run.stop - run.start], b[: run.stop - run.start])
+
+
+def parts(value):
+    return value if isinstance(value, tuple) else (value,)
 
 
 def test_debug_prints_lines_of_json(compiled, capsys):

@@ -9,12 +9,14 @@
  *   'P', n          position    nothing
  *   'L', n          level       nothing
  *   'C', n, window  means of cache tensor n, double[]
+ *   'T', n          trace       nothing; n is 1 or 0
  *
  * The signal SIGUSR1 cancels the request that runs.
  *
  * A reply is two int32, a code of morendo.h and the number of bytes that follow: the result, or
  * after a failure its text. The first reply comes without a request:
- * vocabulary, context and levels. */
+ * vocabulary, context and levels. While there is a trace, further ones with the code TRACED come
+ * before that of a call: two int32, a step and the number of an argument, and what it holds. */
 #define _POSIX_C_SOURCE 200809L
 #include <signal.h>
 #include <stdint.h>
@@ -29,6 +31,14 @@ static int reply(int code, const void *data, size_t bytes) {
   if (fwrite(head, sizeof head, 1, stdout) != 1) return 0;
   if (bytes && fwrite(data, bytes, 1, stdout) != 1) return 0;
   return !fflush(stdout);
+}
+
+enum { TRACED = -1 };
+
+static void show(void *data, int step, int argument, const void *bytes, int64_t count) {
+  int32_t head[4] = {TRACED, (int32_t)(count + 8), step, argument};
+  (void)data; /* where the reader has gone, the reply fails too */
+  if (fwrite(head, sizeof head, 1, stdout) == 1) fwrite(bytes, 1, (size_t)count, stdout);
 }
 
 static int reply_error(int code) { return reply(code, mr_error(), strlen(mr_error())); }
@@ -84,6 +94,9 @@ static int answer(mr_session *session, int32_t operation, int32_t number, float 
       break;
     case 'L':
       code = mr_set_level(session, number);
+      break;
+    case 'T':
+      code = mr_set_trace(session, number ? show : NULL, NULL);
       break;
     default:
       return 0;
