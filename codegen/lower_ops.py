@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm import relax, tirx
 
+from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
@@ -125,7 +126,7 @@ def _norm_quantize(
     function = lowering.build(builder, max_tokens=tokens, features=features, **_norm_options(attrs))
     outputs = _quantized(lowering, function)
     vectors = _norm_vectors(lowering, attrs, features)
-    source = [lowering.storage(call.args[0]), *vectors, *_order(lowering, attrs, features)]
+    source = [lowering.storage(call.args[0]), *vectors, *_channels(lowering, attrs, features)]
     lowering.call(function, [*source, *outputs, count], attrs["weight"])
     return outputs
 
@@ -135,14 +136,27 @@ def _quantized(lowering: FunctionLowering, function: tirx.PrimFunc) -> list[Stor
     return lowering.new_like(function.params[-4:-1])
 
 
-def _order(lowering: FunctionLowering, attrs: dict[str, Any], features: int) -> list[Storage]:
-    """The channel order of quantized activations, nothing when it is the model's."""
-    return [lowering.program.weights.order(attrs["order"], features)] if attrs["order"] else []
+def _channels(lowering: FunctionLowering, attrs: dict[str, Any], features: int) -> list[Storage]:
+    """The channel order of quantized activations, nothing when it is the model's; then factors, if
+    channels have some.
+    """
+    weights = lowering.program.weights
+    order = [weights.order(attrs["order"], features)] if attrs["order"] else []
+    return order + ([weights.vector([attrs["factors"]], [features])] if attrs["factors"] else [])
+
+
+def _rounding_options(attrs: dict[str, Any]) -> dict[str, Any]:
+    """How activations are rounded, as far as it is not what kernels do by default."""
+    fmt = ActivationFormat.parse(attrs["activations"])
+    if fmt.factored != bool(attrs["factors"]):
+        raise CompileError(f"activations {fmt.name} with factors {attrs['factors']!r}")
+    ordered = {"ordered": True} if attrs["order"] else {}
+    return ordered if fmt == DEFAULT_ACTIVATIONS else {**ordered, "activations": fmt}
 
 
 def _norm_options(attrs: dict[str, Any]) -> dict[str, Any]:
     options = {key: attrs[key] for key in ("eps", "offset", "group_size") if key in attrs}
-    return {**options, "ordered": True} if attrs.get("order") else options
+    return {**options, **_rounding_options(attrs)} if "order" in attrs else options
 
 
 def _norm_vectors(
@@ -259,11 +273,13 @@ def _quantize_activation(
         max_tokens=tokens,
         features=features,
         group_size=attrs["group_size"],
-        ordered=bool(attrs["order"]),
+        **_rounding_options(attrs),
     )
     outputs = _quantized(lowering, function)
-    args = [lowering.storage(call.args[0]), *_order(lowering, attrs, features), *outputs, count]
-    lowering.call(function, args, "activation to int8")
+    args = [lowering.storage(call.args[0]), *_channels(lowering, attrs, features), *outputs, count]
+    lowering.call(
+        function, args, f"activation to int{ActivationFormat.parse(attrs['activations']).bits}"
+    )
     return outputs
 
 

@@ -10,6 +10,9 @@ or quantized activations) is channel order[k] of the model. No name is the model
 in the calibration's code store, where they were made for this very format ("calibrated"), perhaps
 with scales that were moved afterwards ("tuned").
 
+`activations` is how the input of a linear is rounded (`ir/activation_formats.py`), where its matrix
+has codes; `factors` names a float32 [K] vector, one of 1, 2, 4 or 8 for each channel as stored.
+
 `lower_weights` of a norm take the place of its weight where matrices are read at their second or
 third reading; where there are none, the weight is the same at every reading.
 
@@ -108,6 +111,7 @@ LAYER_NORM: Attrs = {"weight": str, "bias": "", **NORM}  # no weight, or no bias
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
 CACHED: Attrs = {**ATTENTION, "cache_bits": 0}  # of CACHE_DTYPES; 0 is what the target likes best
+ACTIVATIONS: Attrs = {"activations": "a8", "factors": ""}
 FUSED: Attrs = {
     "weights": list,
     "biases": [],
@@ -117,12 +121,13 @@ FUSED: Attrs = {
     "format": "f32",
     "order": "",
     "codes": "",
+    **ACTIVATIONS,
     "gate": "",
     "levels": [],
 }
-STACKED = ("in_features", "transposed", "format", "order", "codes")
+STACKED = ("in_features", "transposed", "format", "order", "codes", *ACTIVATIONS)
 """Attributes that the linears in a fused one share."""
-QUANTIZE: Attrs = {"group_size": int, "order": ""}
+QUANTIZE: Attrs = {"group_size": int, "order": "", **ACTIVATIONS}
 HEADS: Attrs = {"heads": int, "kv_heads": int, "head_dim": int}
 
 _DEFS = (
@@ -152,6 +157,7 @@ _DEFS = (
             "format": "f32",
             "order": "",
             "codes": "",
+            **ACTIVATIONS,
         },
         _last("out_features"),
         "y = x W^T + b; W is [N, K], or [K, N] when transposed; stored with channels in `order`",

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import reference
 from . import reference_ops as ref
+from .activation_formats import ActivationFormat
 from .formats import WeightFormat
 from .reference_activation import dequantize_activation, quantize_activation
 
@@ -98,7 +99,9 @@ def _quantized_linear(
 
 def _quantize_activation(state: State, attrs: Attrs, x: Any) -> Any:
     x = x[..., state.weight(attrs["order"])] if attrs["order"] else x
-    return tuple(part[None] for part in quantize_activation(x[0], attrs["group_size"]))
+    fmt = ActivationFormat.parse(attrs["activations"])
+    rounded = quantize_activation(x[0], attrs["group_size"], fmt, state.weight(attrs["factors"]))
+    return tuple(part[None] for part in rounded)
 
 
 def _rms_norm(state: State, attrs: Attrs, x: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import ROPE, STACKED, attrs_of, call, op_name, shape_of
+from morendo.ir.dialect import ACTIVATIONS, ROPE, STACKED, attrs_of, call, op_name, shape_of
 
 from .base import Context, Pass
 from .rewrite import Rebuilder, map_functions
@@ -91,6 +91,8 @@ class _Match:
             self.why = "q, k and v have different formats"
         elif len({a["order"] for a in attrs}) > 1:
             self.why = "q, k and v have different channel orders"
+        elif len({tuple(a[key] for key in ACTIVATIONS) for a in attrs}) > 1:
+            self.why = "q, k and v have different activations"
         elif len({a["codes"] for a in attrs}) > 1:
             self.why = "codes of some of q, k and v alone are made"
 

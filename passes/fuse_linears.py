@@ -9,7 +9,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from morendo.ir.dialect import STACKED, attrs_of, call, op_name
+from morendo.ir.dialect import ACTIVATIONS, STACKED, attrs_of, call, op_name
 from morendo.ir.formats import WeightFormat
 
 from .base import Context, Pass
@@ -80,6 +80,8 @@ def _fuse_gate(rebuilder: Rebuilder, gated: relax.Call, context: Context) -> Any
         why = "gate and up have different formats"
     elif gate["order"] != up["order"]:
         why = "gate and up have different channel orders"
+    elif any(gate[key] != up[key] for key in ACTIVATIONS):
+        why = "gate and up have different activations"
     elif gate["codes"] != up["codes"]:
         why = "codes of one of gate and up alone are made"
     if why:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import NORMS, attrs_of, call, op_name
+from morendo.ir.dialect import ACTIVATIONS, NORMS, attrs_of, call, op_name
 from morendo.ir.formats import WeightFormat
 
 from .base import Context, Pass
@@ -17,15 +17,16 @@ from .rewrite import Rebuilder, map_functions
 
 @dataclass(frozen=True)
 class QuantizeActivations(Pass):
-    """Round the input of every quantized linear to 8 bit, for each token and group.
+    """Round the input of every quantized linear, for each token and group.
 
         y = M.fused_linear(x, weights=["w"], format="q4g32")
         ->  a = M.quantize_activation(x, group_size=32)
             y = M.quantized_linear(a[0], a[1], a[2], weights=["w"], format="q4g32")
 
-    Linears that share an input share its codes when they have the same channel order, and a norm
-    that nothing else reads is fused with the rounding. The codes are in the linear's order. Linears
-    with float weights stay as they are.
+    Linears that share an input share its codes when they have the same channel order and activation
+    format (8 bits, or what choose-activations says), and a norm that nothing else reads is fused
+    with the rounding. The codes are in the linear's order. Linears with float weights stay as they
+    are.
 
     Source: dynamic activation quantization of Agile-Quant, arXiv 2312.05693, section 3.
     """
@@ -35,7 +36,7 @@ class QuantizeActivations(Pass):
     gives: ClassVar[tuple[str, ...]] = ("well-formed", "activations-quantized")
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        codes: dict[tuple[Any, Any, int, str], relax.Var] = {}
+        codes: dict[tuple[Any, ...], relax.Var] = {}
 
         def visit(rebuilder: Rebuilder, var: relax.Var, value: Any) -> Any:
             if op_name(value) != "fused_linear":
@@ -46,9 +47,10 @@ class QuantizeActivations(Pass):
                 context.report.missed(", ".join(attrs["weights"]), f"weights are {fmt.name}")
                 return value
             old = rebuilder.values[var].args[0]
-            key = (rebuilder, old, fmt.group_size, attrs["order"])
+            rounding = {name: attrs[name] for name in ("order", *ACTIVATIONS)}
+            key = (rebuilder, old, fmt.group_size, *rounding.values())
             if key not in codes:
-                options = {"group_size": fmt.group_size, "order": attrs["order"]}
+                options = {"group_size": fmt.group_size, **rounding}
                 codes[key] = _quantize(rebuilder, old, options, context)
             parts = [rebuilder.emit(relax.TupleGetItem(codes[key], i)) for i in range(3)]
             return call("quantized_linear", *parts, *value.args[1:], **attrs)

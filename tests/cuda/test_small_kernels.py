@@ -37,6 +37,12 @@ def test_quantized_activations_equal_the_reference_bit_by_bit(ordered, group, fe
     check(ISA, ordered, group, 3, features)
 
 
+@pytest.mark.parametrize("factored", [False, True])
+def test_activations_of_4_bits_equal_the_reference_bit_by_bit(factored):
+    check = shared.test_activations_of_4_bits_equal_the_reference_bit_by_bit
+    check(ISA, factored, factored, 3, 200, 64)
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_fused_norm_and_quantization_agree_with_the_norm(ordered):
     shared.test_fused_norm_and_quantization_agree_with_the_norm(ISA, ordered, 5, 200, 64)

@@ -24,6 +24,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     token_loop,
     variable,
 )
+from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 
 from .quantize_activation import GroupOutputs, quantize_row
 
@@ -107,20 +108,21 @@ def rms_norm_quantize(
     eps: float,
     offset: float = 0.0,
     ordered: bool = False,
+    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
 ) -> tirx.PrimFunc:
     """`rms_norm` of one row per token whose result is only needed as int8 codes.
 
-    Parameters of the kernel: x f32[M, C], weight f32[C], [order u16[C]], codes i8[M, Kp],
-    scales f32[M, G], sums i32[M, G], tokens. With `ordered`, channel c of the codes is channel
-    order[c] of x.
+    Parameters of the kernel: x f32[M, C], weight f32[C], [order u16[C]], [factors f32[C]],
+    codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens. With `ordered`, channel c of the
+    codes is channel order[c] of x; a factored format has factors of the codes' channels.
     """
-    op = "rms_norm_quantize" + "_ordered" * ordered
+    op = "rms_norm_quantize" + "_ordered" * ordered + activations.kernel_suffix
     name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=eps, o=offset)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         weight = k.buffer("weight", (features,))
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size, activations)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             normed = _rms_row(x, m, 0, weight, features, eps, offset, isa.lanes, order)
@@ -137,19 +139,20 @@ def layer_norm_quantize(
     eps: float,
     offset: float = 0.0,
     ordered: bool = False,
+    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
 ) -> tirx.PrimFunc:
     """`layer_norm` whose result is only needed as int8 codes.
 
     Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], [order u16[C]],
-    codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
+    [factors f32[C]], codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
     """
-    op = "layer_norm_quantize" + "_ordered" * ordered
+    op = "layer_norm_quantize" + "_ordered" * ordered + activations.kernel_suffix
     name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=eps, o=offset)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         weight, bias = k.buffer("weight", (features,)), k.buffer("bias", (features,))
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size, activations)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             normed = _layer_row(x, m, 0, weight, bias, features, eps, offset, isa.lanes, order)

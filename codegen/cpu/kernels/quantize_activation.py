@@ -1,4 +1,4 @@
-"""Activations to int8, per token and per group of input channels.
+"""Activations to codes of 8 or 4 bits in bytes, per token and per group of input channels.
 
 The numbers are exactly those of `ir/reference_activation.py`, bit by bit: maximum, two divisions,
 one product and one rounding per element, nothing that a compiler may contract.
@@ -28,50 +28,80 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     token_loop,
     variable,
 )
+from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 from morendo.ir.formats import ceil_div
-from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM
+from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM, STEPS
 
 from .activation_layout import ActivationLayout
 
 
 @dataclass(frozen=True)
 class GroupOutputs:
-    """The three buffers of quantized activations: codes i8, scales f32, sums i32, as they lie."""
+    """The three buffers of quantized activations: codes i8, scales f32, sums i32, as they lie.
+
+    Attributes:
+        format: of the codes.
+        factors: f32[K] of a factored format, else None.
+    """
 
     layout: ActivationLayout
+    format: ActivationFormat
+    factors: Any
     codes: Any
     scales: Any
     sums: Any
 
     @classmethod
     def declare(
-        cls, k: Kernel, isa: VectorISA, max_tokens: int, features: int, group_size: int
+        cls,
+        k: Kernel,
+        isa: VectorISA,
+        max_tokens: int,
+        features: int,
+        group_size: int,
+        fmt: ActivationFormat,
     ) -> GroupOutputs:
-        """Declare them as the next parameters of the kernel."""
+        """Declare them as the next parameters of the kernel, factors of channels before them."""
         layout, groups = ActivationLayout.of(isa, max_tokens), ceil_div(features, group_size)
         return cls(
             layout,
+            fmt,
+            k.buffer("factors", (features,)) if fmt.factored else None,
             k.buffer("codes", layout.codes_shape(groups * group_size), "int8"),
             k.buffer("scales", layout.groups_shape(groups)),
             k.buffer("sums", layout.groups_shape(groups), "int32"),
         )
 
+    def factor(self, channel: Any, lanes: int) -> Any:
+        """What codes of channels from one on are multiplied with, int32; None for nothing."""
+        if self.factors is None:
+            return None
+        factors = load_float(self.factors, [channel], lanes)
+        return variable(T.cast(factors, vector_type("int32", lanes)), lanes, "int32")
+
 
 def quantize_activation(
-    isa: Any, *, max_tokens: int, features: int, group_size: int, ordered: bool = False
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    group_size: int,
+    ordered: bool = False,
+    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
 ) -> tirx.PrimFunc:
     """Quantize the rows of x to int8 codes with a scale and a sum per group.
 
-    Parameters of the kernel: x f32[M, K], [order u16[K]], codes i8[M, Kp], scales f32[M, G],
-    sums i32[M, G], tokens; `ActivationLayout` says how the three lie. The padding between K and Kp
-    gets codes 0. With `ordered`, channel k of the result is channel order[k] of x.
+    Parameters of the kernel: x f32[M, K], [order u16[K]], [factors f32[K]], codes i8[M, Kp],
+    scales f32[M, G], sums i32[M, G], tokens; `ActivationLayout` says how the last three lie. The
+    padding between K and Kp gets codes 0. With `ordered`, channel k of the result is channel
+    order[k] of x; a factored format has factors of the result's channels.
     """
-    op = "quantize_activation" + "_ordered" * ordered
+    op = "quantize_activation" + "_ordered" * ordered + activations.kernel_suffix
     name = kernel_name(op, m=max_tokens, k=features, g=group_size)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size, activations)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             quantize_row(
@@ -92,43 +122,101 @@ def quantize_row(
     """Quantize one token's row, given element by element, to codes, scales and sums."""
     lanes = common_lanes(group_size, lanes)
     whole = features // group_size
+    steps = range(0, group_size, lanes)
+
+    def scaled(c: Any, width: int) -> Any:
+        value = element(c, width)
+        return (
+            value / load_float(outputs.factors, [c], width)
+            if outputs.factors is not None
+            else value
+        )
+
     if whole:
         with T.serial(0, whole) as group:
             start = group * group_size
-            vectors = [
-                variable(element(start + i, lanes), lanes) for i in range(0, group_size, lanes)
-            ]
-            _quantize_group(vectors, outputs, m, group, group_size, lanes)
+            vectors = [variable(scaled(start + i, lanes), lanes) for i in steps]
+            factors = [outputs.factor(start + i, lanes) for i in steps]
+            _quantize_group(vectors, factors, outputs, m, group, lanes)
     if features % group_size:
-        padded = T.alloc_buffer((group_size,), "float32")
-        for i in range(0, group_size, lanes):
-            store(padded, [i], splat_float(0.0, lanes), lanes)
-        with T.serial(0, features - whole * group_size) as c:
-            store(padded, [c], element(whole * group_size + c, 1), 1)
-        vectors = [load_float(padded, [i], lanes) for i in range(0, group_size, lanes)]
-        _quantize_group(vectors, outputs, m, whole, group_size, lanes)
+        first = whole * group_size
+        vectors = _padded(lambda c: scaled(first + c, 1), 0.0, features - first, group_size, lanes)
+        factors: list[Any] = [None for _ in steps]
+        if outputs.factors is not None:
+            padded = _padded(
+                lambda c: load_float(outputs.factors, [first + c], 1),
+                1.0, features - first, group_size, lanes,
+            )  # fmt: skip
+            factors = [T.cast(f, vector_type("int32", lanes)) for f in padded]
+        _quantize_group(vectors, factors, outputs, m, whole, lanes)
+
+
+def _padded(
+    element: Callable[[Any], Any], rest: float, count: int, size: int, lanes: int
+) -> list[Any]:
+    """Vectors of `size` numbers: the first `count` are elements, the others `rest`."""
+    padded = T.alloc_buffer((size,), "float32")
+    for i in range(0, size, lanes):
+        store(padded, [i], splat_float(rest, lanes), lanes)
+    with T.serial(0, count) as c:
+        store(padded, [c], element(c), 1)
+    return [load_float(padded, [i], lanes) for i in range(0, size, lanes)]
 
 
 def _quantize_group(
-    vectors: list[Any], outputs: GroupOutputs, m: Any, group: Any, group_size: int, lanes: int
+    vectors: list[Any],
+    factors: list[Any],
+    outputs: GroupOutputs,
+    m: Any,
+    group: Any,
+    lanes: int,
 ) -> None:
-    """Quantize one group, held as vectors that cover it."""
-    largest = reduce_lanes(fold([T.abs(v) for v in vectors], T.max), lanes, T.max)
-    inverse = codes_per_unit(largest)
-    rounded = [rounded_codes(v, inverse, lanes) for v in vectors]
-    layout = outputs.layout
+    """Quantize one group, held as vectors that cover it, with int32 factors of codes or None."""
+    round_vectors = _sixteen_steps if outputs.format.bits == 4 else _by_largest
+    rounded, scale = round_vectors(vectors, lanes)
+    rounded = [
+        code if factor is None else variable(code * factor, lanes, "int32")
+        for code, factor in zip(rounded, factors, strict=True)
+    ]
+    layout, group_size = outputs.layout, len(vectors) * lanes
     for i, value in enumerate(rounded):
         at = layout.code_at(m, group * group_size + i * lanes)
         store(outputs.codes, at, T.cast(value, vector_type("int8", lanes)), lanes)
     at = layout.group_at(m, group)
-    store(outputs.scales, at, largest / T.float32(CODE_LIMIT), 1)
+    store(outputs.scales, at, scale, 1)
     store(outputs.sums, at, reduce_lanes(fold(rounded, _add), lanes, _add, "int32"), 1)
 
 
-def codes_per_unit(largest: Any) -> Any:
-    """What values are multiplied with to become codes, by the largest magnitude of their group."""
+def _by_largest(vectors: list[Any], lanes: int) -> tuple[list[Any], Any]:
+    """(codes int32, scale) of a group by its largest magnitude."""
+    largest = reduce_lanes(fold([T.abs(v) for v in vectors], T.max), lanes, T.max)
+    inverse = codes_per_unit(largest)
+    return [rounded_codes(v, inverse, lanes) for v in vectors], largest / T.float32(CODE_LIMIT)
+
+
+def _sixteen_steps(vectors: list[Any], lanes: int) -> tuple[list[Any], Any]:
+    """(codes int32, scale) of a group by its smallest and its largest value."""
+    zero = T.float32(0.0)
+    low = variable(T.min(reduce_lanes(fold(vectors, T.min), lanes, T.min), zero), 1)
+    high = T.max(reduce_lanes(fold(vectors, T.max), lanes, T.max), zero)
+    spread = variable(high - low, 1)
+    inverse = codes_per_unit(spread, STEPS)
+    first = rounded_codes(low, inverse, 1)
+    lowest = variable(splat(first, lanes), lanes, "int32")
+    highest = variable(splat(first + T.int32(STEPS), lanes), lanes, "int32")
+    codes = [
+        variable(T.min(T.max(rounded_codes(v, inverse, lanes), lowest), highest), lanes, "int32")
+        for v in vectors
+    ]
+    return codes, spread / T.float32(STEPS)
+
+
+def codes_per_unit(largest: Any, limit: int = CODE_LIMIT) -> Any:
+    """What values are multiplied with to become codes, by the largest magnitude of their group, or
+    whatever `limit` codes are to cover.
+    """
     usable = largest >= T.float32(SMALLEST_MAXIMUM)
-    return variable(tirx.Select(usable, T.float32(CODE_LIMIT) / largest, T.float32(0.0)), 1)
+    return variable(tirx.Select(usable, T.float32(limit) / largest, T.float32(0.0)), 1)
 
 
 def rounded_codes(values: Any, inverse: Any, lanes: int) -> Any:

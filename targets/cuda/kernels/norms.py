@@ -14,8 +14,9 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
+from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 from morendo.ir.formats import ceil_div
-from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM
+from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM, STEPS
 from morendo.targets.cuda.blocks import (
     WARP,
     Kernel,
@@ -98,21 +99,32 @@ def place(order: Any, c: Any, features: int) -> Any:
 
 @dataclass(frozen=True)
 class GroupOutputs:
-    """Quantized activations: codes i8[M, Kp], scales f32[M, G], sums i32[M, G]."""
+    """Quantized activations: codes i8[M, Kp], scales f32[M, G], sums i32[M, G].
+
+    Attributes:
+        format: of the codes.
+        factors: f32[K] of a factored format, else None.
+    """
 
     features: int
     group_size: int
+    format: ActivationFormat
+    factors: Any
     codes: Any
     scales: Any
     sums: Any
 
     @classmethod
-    def declare(cls, k: Kernel, max_tokens: int, features: int, group_size: int) -> GroupOutputs:
-        """Declare them as the next parameters of the kernel."""
+    def declare(
+        cls, k: Kernel, max_tokens: int, features: int, group_size: int, fmt: ActivationFormat
+    ) -> GroupOutputs:
+        """Declare them as the next parameters of the kernel, factors of channels before them."""
         groups = ceil_div(features, group_size)
         return cls(
             features,
             group_size,
+            fmt,
+            k.buffer("factors", (features,)) if fmt.factored else None,
             k.buffer("codes", (max_tokens, groups * group_size), "int8"),
             k.buffer("scales", (max_tokens, groups)),
             k.buffer("sums", (max_tokens, groups), "int32"),
@@ -128,43 +140,62 @@ class GroupOutputs:
                 self._round_group(element, m, group, lane)
 
     def _round_group(self, element: Element, m: Any, group: Any, lane: Any) -> None:
-        count = self.group_size // WARP
+        count, four = self.group_size // WARP, self.format.bits == 4
         values, codes = local(count, T.float32(0.0)), local(count, T.int32(0), "int32")
-        largest, total = T.float32(0.0), T.int32(0)
+        factors = local(count, T.float32(1.0)) if self.factors is not None else None
+        largest, lowest, total = T.float32(0.0), T.float32(0.0), T.int32(0)
         for i in range(count):
             channel = T.bind(group * self.group_size + i * WARP + lane)
             with when(channel < self.features):
-                T.buffer_store(values, element(channel), [i])
-            largest = T.bind(T.max(largest, T.abs(values[i])))
-        largest = across_warp(largest, T.max)
-        usable = largest >= T.float32(SMALLEST_MAXIMUM)
-        inverse = T.bind(
-            tirx.Select(usable, T.float32(CODE_LIMIT) / largest, T.float32(0.0)),
-        )
+                value = element(channel)
+                if factors is not None:
+                    T.buffer_store(factors, self.factors[channel], [i])
+                    value = value / factors[i]
+                T.buffer_store(values, value, [i])
+            largest = T.bind(T.max(largest, values[i] if four else T.abs(values[i])))
+            lowest = T.bind(T.min(lowest, values[i])) if four else lowest
+        span, limit = across_warp(largest, T.max), CODE_LIMIT
+        if four:
+            lowest, limit = across_warp(lowest, T.min), STEPS
+            span = T.bind(span - lowest)
+        usable = span >= T.float32(SMALLEST_MAXIMUM)
+        inverse = T.bind(tirx.Select(usable, T.float32(limit) / span, T.float32(0.0)))
+        first = T.bind(T.cast(T.nearbyint(lowest * inverse), "int32")) if four else None
         for i in range(count):
-            T.buffer_store(codes, T.cast(T.nearbyint(values[i] * inverse), "int32"), [i])
+            code = T.bind(T.cast(T.nearbyint(values[i] * inverse), "int32"))
+            if first is not None:
+                code = T.min(T.max(code, first), first + T.int32(STEPS))
+            if factors is not None:
+                code = code * T.cast(factors[i], "int32")
+            T.buffer_store(codes, code, [i])
             channel = group * self.group_size + i * WARP + lane
             T.buffer_store(self.codes, T.cast(codes[i], "int8"), [m, channel])
             total = T.bind(total + codes[i])
         total = across_warp(total, add)
         with when(lane == 0):
-            T.buffer_store(self.scales, largest / T.float32(CODE_LIMIT), [m, group])
+            T.buffer_store(self.scales, span / T.float32(limit), [m, group])
             T.buffer_store(self.sums, total, [m, group])
 
 
 def quantize_activation(
-    isa: Any, *, max_tokens: int, features: int, group_size: int, ordered: bool = False
+    isa: Any,
+    *,
+    max_tokens: int,
+    features: int,
+    group_size: int,
+    ordered: bool = False,
+    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
 ) -> tirx.PrimFunc:
     """Quantize the rows of x to int8 codes with a scale and a sum per group.
 
-    Parameters of the kernel: x f32[M, K], [order u16[K]], codes i8[M, Kp], scales f32[M, G],
-    sums i32[M, G], tokens.
+    Parameters of the kernel: x f32[M, K], [order u16[K]], [factors f32[K]], codes i8[M, Kp],
+    scales f32[M, G], sums i32[M, G], tokens.
     """
-    op = "quantize_activation" + "_ordered" * ordered
+    op = "quantize_activation" + "_ordered" * ordered + activations.kernel_suffix
     with kernel(kernel_name(op, m=max_tokens, k=features, g=group_size)) as k:
         x = k.buffer("x", (max_tokens, features))
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, max_tokens, features, group_size, activations)
         tokens = k.state("tokens")
         with launch([max_tokens], _THREADS) as (m, thread), when(m < tokens.read()):
             outputs.round_row(lambda c: x[m, place(order, c, features)], m, thread)
@@ -236,16 +267,16 @@ def layer_norm(
 
 
 def _normalize_quantize(
-    norm: Norm, max_tokens: int, group_size: int, ordered: bool
+    norm: Norm, max_tokens: int, group_size: int, ordered: bool, activations: ActivationFormat
 ) -> tirx.PrimFunc:
     features = norm.features
-    op = f"{norm.name}_quantize" + "_ordered" * ordered
+    op = f"{norm.name}_quantize" + "_ordered" * ordered + activations.kernel_suffix
     name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=norm.eps, o=norm.offset)
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, features))
         vectors = norm.declare(k)
         order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, max_tokens, features, group_size)
+        outputs = GroupOutputs.declare(k, max_tokens, features, group_size, activations)
         tokens = k.state("tokens")
         with launch([max_tokens], _THREADS) as (m, thread), when(m < tokens.read()):
             normed = norm.row(lambda c: x[m, c], vectors, thread, order)
@@ -262,14 +293,15 @@ def rms_norm_quantize(
     eps: float,
     offset: float = 0.0,
     ordered: bool = False,
+    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
 ) -> tirx.PrimFunc:
     """`rms_norm` of one row per token whose result is only needed as int8 codes.
 
-    Parameters of the kernel: x f32[M, C], weight f32[C], [order u16[C]], codes i8[M, Kp],
-    scales f32[M, G], sums i32[M, G], tokens.
+    Parameters of the kernel: x f32[M, C], weight f32[C], [order u16[C]], [factors f32[C]],
+    codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
     """
     norm = Norm(features, eps, offset, centered=False)
-    return _normalize_quantize(norm, max_tokens, group_size, ordered)
+    return _normalize_quantize(norm, max_tokens, group_size, ordered, activations)
 
 
 def layer_norm_quantize(
@@ -281,11 +313,12 @@ def layer_norm_quantize(
     eps: float,
     offset: float = 0.0,
     ordered: bool = False,
+    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
 ) -> tirx.PrimFunc:
     """`layer_norm` whose result is only needed as int8 codes.
 
     Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], [order u16[C]],
-    codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
+    [factors f32[C]], codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
     """
     norm = Norm(features, eps, offset, centered=True)
-    return _normalize_quantize(norm, max_tokens, group_size, ordered)
+    return _normalize_quantize(norm, max_tokens, group_size, ordered, activations)
