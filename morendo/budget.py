@@ -1,4 +1,4 @@
-"""How many bits weights get, as the user says it, and the passes that follow from it."""
+"""How many bits weights and activations get, as the user says it, and the passes that follow."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ BITS_OF_HEADS = 0.5
 BITS_WITHOUT_TUNING = 4.0
 """From here on tuning takes off perplexity and adds divergence on other text: not by default."""
 DEFAULT_TEXT = "self"
+MEASURING_TEXT = "pydoc"
+"""What activations are measured on where weights are rounded without a text: read at once."""
+ACTIVATIONS = (8, 4, "mixed")
+"""Bits of the inputs of linears; mixed: 4 where the linears tolerate it."""
 AUTO = "auto"
 EMBEDDING_BITS = (8, 6, 5, 4, AUTO)
 """What tables of tokens and output heads can have beside matrices of codes; AUTO: 4 to 6, as the
@@ -36,6 +40,7 @@ class Budget:
         embedding_bits: of the table of tokens and the output head where weights are no floats.
             AUTO is the default of a size, which counts them anyway.
         readings: bits of each reading that 4-bit codes are made for, falling; () for one.
+        activations: one of `ACTIVATIONS`.
     """
 
     bits: int | str
@@ -44,6 +49,7 @@ class Budget:
     group_size: int
     embedding_bits: int | str = 8
     readings: tuple[int, ...] = ()
+    activations: int | str = 8
 
     @classmethod
     def of(
@@ -54,6 +60,7 @@ class Budget:
         group_size: int | None,
         embedding_bits: int | str | None = None,
         readings: str | Sequence[int] | None = None,
+        activations: int | str | None = None,
     ) -> Budget:
         """Check that the options go together.
 
@@ -88,7 +95,16 @@ class Budget:
         several = () if readings is None else parse_readings(readings)
         if several and str(bits) != "4":
             raise InputError(f"only 4-bit codes have several readings (got bits {bits!r})")
-        return cls(bits, average_bits or 0.0, size_mb or 0.0, size, chosen, several)
+        inputs = 8 if activations is None else activations
+        if inputs not in ACTIVATIONS:
+            choices = ", ".join(map(str, ACTIVATIONS))
+            raise InputError(f"activations are {choices} (got {inputs!r})")
+        if inputs != 8 and not quantized:
+            raise InputError(
+                f"activations stay floats where weights are floats (got bits {bits!r})",
+                hint="leave --activations out, or give --bits 8, 6, 5 or 4",
+            )
+        return cls(bits, average_bits or 0.0, size_mb or 0.0, size, chosen, several, inputs)
 
     @property
     def limited(self) -> bool:
@@ -97,7 +113,13 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit."""
+        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit, 4bit-a4, 4bit-mixed."""
+        if self.activations == 8:
+            return self._weights_label
+        return f"{self._weights_label}-{'a4' if self.activations == 4 else self.activations}"
+
+    @property
+    def _weights_label(self) -> str:
         if self.average_bits:
             return f"{_plain(self.average_bits)}bit"
         if self.size_mb:
@@ -125,6 +147,11 @@ class Budget:
                 "need 8, 6, 5 or 4)"
             )
         return [calibrate] if isinstance(calibrate, str | Path) else list(calibrate)
+
+    @property
+    def measuring_texts(self) -> list[str | Path]:
+        """What activations are measured on where there is no text for weights."""
+        return [] if self.activations == 8 else [MEASURING_TEXT]
 
     def passes(self, calibrated: bool, tuning_steps: int | None = None) -> str:
         """The spec of the passes that `compile` runs.
@@ -157,17 +184,23 @@ class Budget:
             )
             limit += ",heads=True" * heads
             steps += ["analyze-group-ranges" + "{heads=True}" * heads, f"promote-groups{{{limit}}}"]
+        if self.activations != 8:
+            steps.append(f"choose-activations{{bits={self.activations}}}")
         if calibrated:
             steps.append("calibrate-weights")
         if tuning_steps:
             steps.append(f"tune-scales{{steps={tuning_steps}}}")
-        elif calibrated and tuning_steps is None and (self.size_mb or self.readings or heads):
-            steps.append(f"tune-scales{{below_bits={BITS_WITHOUT_TUNING:g}}}")
-        elif calibrated and tuning_steps is None and 0 < self.average_bits < BITS_WITHOUT_TUNING:
-            steps.append("tune-scales")
+        elif calibrated and tuning_steps is None:
+            steps += self._default_tuning(heads)
         steps += ["fuse-attention", "fuse-linears", "specialize-phases"]
         steps += ["quantize-activations", "choose-levels"]
         return ",".join(steps)
+
+    def _default_tuning(self, heads: bool) -> list[str]:
+        """tune-scales where it is worth its time, with a text and nothing said about it."""
+        if self.size_mb or self.readings or heads:
+            return [f"tune-scales{{below_bits={BITS_WITHOUT_TUNING:g}}}"]
+        return ["tune-scales"] if 0 < self.average_bits < BITS_WITHOUT_TUNING else []
 
 
 def parse_readings(readings: str | Sequence[int]) -> tuple[int, ...]:

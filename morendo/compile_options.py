@@ -12,6 +12,7 @@ from morendo.ir.errors import InputError
 from morendo.ir.schema import mismatch
 from morendo.passes.base import Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
+from morendo.passes.choose_activations import ChooseActivations
 
 _NUMBERS = {
     "chunk": int,
@@ -20,6 +21,7 @@ _NUMBERS = {
     "group_size?": int,
     "embedding_bits?": (int, str),
     "cache_bits?": int,
+    "activations?": (int, str),
     "context?": int,
     "calibration_windows?": int,
     "tuning_steps?": int,
@@ -53,6 +55,7 @@ _SPELLINGS = {
     "group_size": "quantize-weights{group_size=N}",
     "embedding_bits": "quantize-weights{head_bits=N}",
     "cache_bits": "specialize-phases{cache_bits=N}",
+    "activations": "choose-activations{bits=4}",
     "readings": "quantize-weights{readings=43}",
 }
 """How options that only the default passes heed are spelled in passes."""
@@ -62,8 +65,8 @@ def _check_alone(given: dict[str, Any]) -> None:
     spelled = [spelling for name, spelling in _SPELLINGS.items() if given[name] is not None]
     if spelled:
         raise InputError(
-            "give passes, or a budget, a group size, embedding bits, cache bits, readings or "
-            "tuning steps, not both",
+            "give passes, or a budget, a group size, embedding bits, cache bits, activations, "
+            "readings or tuning steps, not both",
             hint=f"write {', '.join(spelled)} in --passes",
         )
 
@@ -81,10 +84,10 @@ def check_calibrated(
     Raises:
         InputError: as well where a text cannot be read.
     """
-    wanted = any(isinstance(step, CalibrateWeights) for step in recipe)
+    wanted = [s.name for s in recipe if isinstance(s, CalibrateWeights | ChooseActivations)]
     if wanted and not texts:
         raise InputError(
-            "calibrate-weights needs text", hint="give --calibrate FILE or --calibrate self"
+            f"{wanted[0]} needs text", hint="give --calibrate FILE or --calibrate self"
         )
     if texts and not wanted:
         raise InputError(

@@ -63,6 +63,7 @@ def compile(
     context: int | None = None,
     chunk: int = DEFAULT_CHUNK,
     cache_bits: int | None = None,
+    activations: int | str | None = None,
     calibrate: str | Path | Sequence[str | Path] | None = None,
     calibration_windows: int | None = None,
     tuning_steps: int | None = None,
@@ -91,6 +92,10 @@ def compile(
         chunk: tokens that one prefill call takes.
         cache_bits: of keys and values, 32, 16 or 8; with 8, attention computes with integers. By
             default 16 where the target converts them as it reads, else 32.
+        activations: bits of the inputs of linears with integer weights, 8 (the default), 4, or
+            "mixed": 4 where the linears tolerate it. Codes of 4 bits live in bytes: they are for
+            measuring, no faster and no smaller. They are measured on the text of `calibrate`, or
+            without one on "pydoc".
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, the default under a budget, "pydoc" for the text
             of Python's help. Without a text or a budget weights are rounded to nearest.
@@ -115,9 +120,12 @@ def compile(
     check_given(locals())  # the arguments as they are
     progress = progress or Progress()
     machine = find_target(target).prepared()
-    budget = Budget.of(bits, average_bits, size_mb, group_size, embedding_bits, readings)
+    budget = Budget.of(
+        bits, average_bits, size_mb, group_size, embedding_bits, readings, activations
+    )
     texts = budget.texts(calibrate)
     spec = budget.passes(bool(texts), tuning_steps)
+    texts = texts or budget.measuring_texts
     recipe = _recipe(machine, spec, passes, cache_bits or 0)
     check_calibrated(recipe, texts, calibration_windows)
     out = Path(out or default_name(model, machine.name, budget.label))

@@ -22,6 +22,7 @@ from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Context, Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.calibration import WRITING
+from morendo.passes.choose_activations import ChooseActivations
 from morendo.passes.normalize import Normalize
 from morendo.passes.pipeline import run_passes
 from morendo.passes.quantize_weights import QuantizeWeights
@@ -35,6 +36,7 @@ _TRIALS = 12
 # Time of a multiplication of each kind, in those of a large float32 product: measured with a model
 # of 135 M weights on a processor with bfloat16 products.
 _WRITE, _ANALYZE, _ROUND, _TUNE = 1.4, 1.25, 0.62, 0.8
+_MEASURE = 6.0  # the outputs of floats and of two ways to round
 _ROUND_WEIGHT = 27e3
 """The same for choosing the code of one weight,"""
 _ROUND_TOGETHER = 1.4
@@ -91,6 +93,8 @@ def works(
         if isinstance(step, AnalyzeGroupRanges):
             tokens = min(step.windows, windows) * length
             found[step.task] = _ANALYZE * tokens * (body + moments)
+        if isinstance(step, ChooseActivations):
+            found[step.task] = _MEASURE * min(step.windows, windows) * length * body
         if isinstance(step, CalibrateWeights):
             models = 1 + max(len(readings), 1)  # the float model, and one of every reading
             products = models * windows * length * (body + moments)

@@ -71,13 +71,22 @@ def weigh_by_influence(analyses: Sequence[InputAnalysis]) -> list[InputAnalysis]
     Linears inside of a block count as much as the one that ends it. Where a model has none that
     ends a block, losses stay parts of the outputs.
     """
-    if all(analysis.influence is None for analysis in analyses):
-        return list(analyses)
-    weighed, influence = [], 1.0
-    for analysis in reversed(analyses):
-        influence = influence if analysis.influence is None else analysis.influence
-        weighed.append(replace(analysis, losses=analysis.losses * influence))
-    return weighed[::-1]
+    weights = influences([analysis.influence for analysis in analyses])
+    pairs = zip(analyses, weights, strict=True)
+    return [replace(analysis, losses=analysis.losses * weight) for analysis, weight in pairs]
+
+
+def influences(known: Sequence[float | None]) -> list[float]:
+    """What a part of the output of each stage counts: what it does at the end of its block.
+
+    Args:
+        known: `influence` of each stage, in order.
+    """
+    found, influence = [], 1.0
+    for each in reversed(known):
+        influence = influence if each is None else each
+        found.append(influence)
+    return found[::-1]
 
 
 class Analyzer:

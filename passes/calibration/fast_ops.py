@@ -46,7 +46,8 @@ def symmetric(lower: torch.Tensor) -> torch.Tensor:
 def _linear(state: State, attrs: Attrs, x: np.ndarray) -> np.ndarray:
     weights: Any = state.weights  # StageWeights, which keeps matrices
     matrix, bias = weights.matrix(attrs), state.weight(attrs["bias"])
-    y = functional.linear(torch.from_numpy(x).to(matrix.dtype), matrix).float()
+    inputs = weights.input(attrs, torch.from_numpy(x)).to(matrix.dtype)
+    y = functional.linear(inputs, matrix).float()
     return (y if bias is None else y.add_(torch.from_numpy(bias))).numpy()
 
 

@@ -20,6 +20,7 @@ from morendo.ir.evaluate_dialect import State, formatted
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized, check_finite, dequantize
 
+from .activation_rounding import is_rounded, round_input
 from .activations import ActivationStore, give_back_memory
 from .fast_ops import FAST_RULES, fastest_dtype
 from .stages import Attrs, Stage, split_stages
@@ -32,7 +33,7 @@ class Arrived:
     """What arrives at a stage's linears in one window.
 
     Attributes:
-        x: their input, float32 [n, K].
+        x: their input, float32 [n, K], rounded if it has less than 8 bits.
         residual: what their output is added to, float32 [n, N]; None where it is not known.
         float: what arrives there in the float model; None where the stream does not run it.
         lower: what arrives there where all matrices before are read at each further reading.
@@ -112,6 +113,11 @@ class StageWeights:
             self._kept[name] = self.weights.get(name)
             check_finite(self._kept[name], name)
         return self._kept[name]
+
+    def input(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
+        """What a linear reads where x [..., K] arrives: rounded, but in the model as it came."""
+        rounded = self.codes is not None and is_rounded(attrs)
+        return round_input(self, attrs, x) if rounded else x
 
     def matrix(self, attrs: Attrs) -> torch.Tensor:
         """A linear's matrix [N, K] as it will be stored, if that is known already, in `dtype`."""
@@ -253,9 +259,8 @@ class Stream:
             interpreter.bind(binding.var, interpreter.value(binding.value))
         self.activations.save(place, [interpreter.env[var] for var in stage.live])
         residual = interpreter.env[stage.residual] if stage.residual is not None else None
-        return Arrived(
-            _rows(interpreter.env[stage.source]), None if residual is None else _rows(residual)
-        )
+        x = weights.input(stage.linears[0], _rows(interpreter.env[stage.source]))
+        return Arrived(x, None if residual is None else _rows(residual))
 
 
 def _rows(values: np.ndarray) -> torch.Tensor:

@@ -26,6 +26,7 @@ from morendo.ir.invariants import tuned_mark
 from morendo.ir.reference import ROWS, Quantized, check_finite, dequantize
 from morendo.ir.text import bindings_of
 
+from .activation_rounding import is_rounded, round_input
 from .divergence import Divergence
 from .fast_ops import fastest_dtype
 from .stages import Attrs
@@ -159,7 +160,12 @@ class TunedWeights(FloatWeights):
         return self._kept_codes[name]
 
     def linear(self, attrs: Attrs, x: torch.Tensor) -> torch.Tensor:
-        """x [1, n, K] times what a linear's matrix is stored as: [1, n, N]."""
+        """x [1, n, K] times what a linear's matrix is stored as: [1, n, N].
+
+        Gradients pass the rounding of x as if there were none.
+        """
+        if is_rounded(attrs):
+            x = x + (round_input(self.weights, attrs, x.detach()) - x.detach())
         key = attrs["weight"], WeightFormat.parse(attrs["format"])
         if key not in self.tuned and attrs["weight"] not in self._matrices:
             codes = self.codes.get(*key) if self._is_tuned(attrs) else None

@@ -130,6 +130,20 @@ def test_a_plan_says_what_it_reads(bits: str | int, compile_tiny: Callable[..., 
         assert session.step_cost.weights == sum(step.weights for step in steps) > 300_000
 
 
+def test_activations_of_4_bits_run(
+    compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
+) -> None:
+    """Their error is larger than that of 8 bits by the size of a step, and no more."""
+    want, lost = torch_logits(tiny_torch, ids), []
+    for activations in (8, "mixed", 4):
+        with morendo.load(compile_tiny(bits=8, activations=activations)) as session:
+            score = session.logits(ids)
+            assert relative_error(session.logits(ids[:1]), score[:1]) < 1e-5
+        lost.append(kl_divergence(want, score))
+    eight, mixed, four = lost
+    assert eight < mixed <= 1.2 * four < 0.1
+
+
 def test_a_width_that_no_cache_has_is_refused(compile_tiny: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="cache_bits is no width.*got 5, need one of 32, 16, 8"):
         compile_tiny(cache_bits=5)

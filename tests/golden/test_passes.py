@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent / "passes"
 SEPARATOR = "\n# after\n\n"
 ALWAYS_FIRES = {"specialize-phases"}
 NEEDS_TEXT = {  # and weights; see tests/calibration
-    "analyze-group-ranges", "promote-groups", "calibrate-weights", "tune-scales"
+    "analyze-group-ranges", "promote-groups", "choose-activations", "calibrate-weights",
+    "tune-scales",
 }  # fmt: skip
 CASES = sorted(ROOT.glob("*/*.py"))
 

@@ -142,7 +142,7 @@ class GroupOutputs:
     def _round_group(self, element: Element, m: Any, group: Any, lane: Any) -> None:
         count, four = self.group_size // WARP, self.format.bits == 4
         values, codes = local(count, T.float32(0.0)), local(count, T.int32(0), "int32")
-        factors = local(count, T.float32(1.0)) if self.factors is not None else None
+        factors: Any = None if self.factors is None else local(count, T.float32(1.0))
         largest, lowest, total = T.float32(0.0), T.float32(0.0), T.int32(0)
         for i in range(count):
             channel = T.bind(group * self.group_size + i * WARP + lane)
