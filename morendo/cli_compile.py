@@ -61,6 +61,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="Hugging Face directory, hub id, .gguf or .onnx file")
     add("--target", default="native", help="what to compile for (default: native, this machine)")
     _add_quantization(parser)
+    _add_activations(parser)
     add(
         "--context",
         type=whole_number(1),
@@ -80,13 +81,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="of the keys and values that the model remembers: 8 take half of the memory of 16, "
         "and attention computes with integers, faster for long texts (default: 16, or 32 with "
         "--bits f32 and on CPUs that are slow with 16)",
-    )
-    add(
-        "--activations",
-        type=_bits_or_word,
-        choices=ACTIVATIONS,
-        help="bits of what is multiplied with the weights: with 4 codes lose more and, living in "
-        "bytes, are no faster: for measuring; `mixed`: 4 where that loses little (default: 8)",
     )
     add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
     add(
@@ -173,6 +167,17 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="windows of text by which scales are tuned after rounding: more is better and takes "
         "longer; 0: none (default: 30 under a budget below 4 bits, else 0)",
+    )
+
+
+def _add_activations(parser: argparse.ArgumentParser) -> None:
+    """How many bits the inputs of linears get."""
+    parser.add_argument(
+        "--activations",
+        type=_bits_or_word,
+        choices=ACTIVATIONS,
+        help="bits of what is multiplied with the weights: with 4 codes lose more and, living in "
+        "bytes, are no faster: for measuring; `mixed`: 4 where that loses little (default: 8)",
     )
 
 

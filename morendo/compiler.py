@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morendo.budget import Budget, default_name
-from morendo.calibration import WINDOWS, calibration_text
+from morendo.calibration import WINDOWS, CalibrationText, calibration_text
 from morendo.chat_check import prepare_tokenizer
 from morendo.codegen.build import lower_module
 from morendo.codegen.dump_program import dump_program
@@ -120,12 +120,11 @@ def compile(
     check_given(locals())  # the arguments as they are
     progress = progress or Progress()
     machine = find_target(target).prepared()
-    budget = Budget.of(
-        bits, average_bits, size_mb, group_size, embedding_bits, readings, activations
-    )
-    texts = budget.texts(calibrate)
-    spec = budget.passes(bool(texts), tuning_steps)
-    texts = texts or budget.measuring_texts
+    wanted = average_bits, size_mb, group_size, embedding_bits, readings, activations
+    budget = Budget.of(bits, *wanted)
+    calibrating = budget.texts(calibrate)
+    spec = budget.passes(bool(calibrating), tuning_steps)
+    texts = calibrating or budget.measuring_texts
     recipe = _recipe(machine, spec, passes, cache_bits or 0)
     check_calibrated(recipe, texts, calibration_windows)
     out = Path(out or default_name(model, machine.name, budget.label))
@@ -133,27 +132,25 @@ def compile(
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
         scratch = stack.enter_context(scratch_folder())
-        dump = Dump(Path(dump_ir)) if dump_ir is not None else None
+        dump = None if dump_ir is None else Dump(Path(dump_ir))
         loaded = _load(model, context, check, progress)
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
         text_facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
         options = _options(loaded, machine, bits, context, chunk)
-        setting = Context(DerivedWeights(loaded.weights), layout=machine.layout)
-        _foresee_budget(recipe, loaded, setting)
+        setting = _setting(loaded, machine, recipe)
         if texts:
-            writer = partial(_compile_writer, model, progress)
             windows = WINDOWS if calibration_windows is None else calibration_windows
             forecast = foresee_time(loaded, recipe, windows, texts, progress)
-            text = calibration_text(loaded, texts, writer, forecast, windows)
-            key = calibration_key(loaded, repr(recipe), text)
-            codes = stack.enter_context(kept_codes(out, key, progress.note))
+            text = _text(model, loaded, texts, forecast, windows)
+            kept = kept_codes(out, calibration_key(loaded, repr(recipe), text), progress.note)
+            codes = stack.enter_context(kept)
             setting.calibration = Calibration(
                 text.rounding, codes, scratch, forecast.task, tuning=text.tuning
             )
         module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
-        facts = with_step_cost(text_facts, plan)
-        machine.build(program, plan, facts, artifact.path, progress.task, dump)
+        text_facts = with_step_cost(text_facts, plan)
+        machine.build(program, plan, text_facts, artifact.path, progress.task, dump)
         _write_data(program, plan, artifact.path, setting, dump, progress)
         artifact.finish(manifest_of(loaded, context, machine, program, plan, records, tokenizer))
     return out
@@ -180,9 +177,27 @@ def _recipe(machine: Target, default: str, given: str | None, cache_bits: int) -
     ]
 
 
+def _text(
+    model: str | Path,
+    loaded: LoadedModel,
+    texts: Sequence[str | Path],
+    progress: Progress,
+    windows: int,
+) -> CalibrationText:
+    writer = partial(_compile_writer, model, progress)
+    return calibration_text(loaded, texts, writer, progress, windows)
+
+
 def _compile_writer(model: str | Path, progress: Progress, folder: Path) -> Path:
     with progress.task("compile the model that writes"):
         return compile(model, bits=8, out=folder)
+
+
+def _setting(loaded: LoadedModel, machine: Target, recipe: Sequence[Pass]) -> Context:
+    """What passes may ask; a budget that cannot be met is refused here."""
+    setting = Context(DerivedWeights(loaded.weights), layout=machine.layout)
+    _foresee_budget(recipe, loaded, setting)
+    return setting
 
 
 def _foresee_budget(recipe: Sequence[Pass], loaded: LoadedModel, context: Context) -> None:

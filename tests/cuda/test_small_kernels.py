@@ -16,6 +16,7 @@ from morendo.targets.cuda.kernels.cache import append_kv
 from morendo.targets.cuda.target import GPU
 from tests.cuda.emulated import needs_compiler
 from tests.numerics import test_attention as attention
+from tests.numerics import test_four_bit_activations as four_bits
 from tests.numerics import test_linear as linear
 from tests.numerics import test_small_kernels as shared
 
@@ -39,7 +40,7 @@ def test_quantized_activations_equal_the_reference_bit_by_bit(ordered, group, fe
 
 @pytest.mark.parametrize("factored", [False, True])
 def test_activations_of_4_bits_equal_the_reference_bit_by_bit(factored):
-    check = shared.test_activations_of_4_bits_equal_the_reference_bit_by_bit
+    check = four_bits.test_activations_of_4_bits_equal_the_reference_bit_by_bit
     check(ISA, factored, factored, 3, 200, 64)
 
 

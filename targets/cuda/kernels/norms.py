@@ -148,7 +148,7 @@ class GroupOutputs:
             channel = T.bind(group * self.group_size + i * WARP + lane)
             with when(channel < self.features):
                 value = element(channel)
-                if factors is not None:
+                if self.factors is not None:
                     T.buffer_store(factors, self.factors[channel], [i])
                     value = value / factors[i]
                 T.buffer_store(values, value, [i])
