@@ -119,7 +119,7 @@ class Program:
         """The KV cache of a layer and its arrays, placed when first asked for.
 
         Args:
-            bits: 32, 16, 8, or 0 for what the options say.
+            bits: 32, 16, 8, 4, or 0 for what the options say.
         """
         if layer not in self.caches:
             options, tile = self.options, self.target.layout.key_tile

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from .errors import InputError
 
-CACHE_DTYPES = {32: "float32", 16: "float16", 8: "int8"}
-"""What keys and values are stored as, by bits; int8 has a scale for each of a head."""
+CACHE_DTYPES = {32: "float32", 16: "float16", 8: "int8", 4: "int4"}
+"""What keys and values are stored as, by bits; codes have a scale for each of a head, those of 4
+bits a middle as well."""
 
 
 @dataclass(frozen=True)

@@ -121,14 +121,14 @@ def attention(
 
     Query i has position i + m - n; it sees keys j with position - window < j <= position (window
     0: all j <= position). Head h reads key head h * Hkv // H. Scores are capped to
-    softcap * tanh(score / softcap), alibi adds slope * j. With `cache_bits` 8 both products are of
-    integers (`reference_attention.py`).
+    softcap * tanh(score / softcap), alibi adds slope * j. With `cache_bits` 8 or 4 both products
+    are of integers (`reference_attention.py`).
     """
-    integers = cache_bits == 8
+    integers = cache_bits in (8, 4)
     heads, kv_heads = q.shape[2], k.shape[2]
     k, v = (np.repeat(t, heads // kv_heads, axis=2) for t in (k, v))
     if integers:
-        scores = integer_scores(q, k, scale)
+        scores = integer_scores(q, k, scale, cache_bits)
     else:
         scores = np.einsum("bihd,bjhd->bhij", q, k, dtype=np.float32) * np.float32(scale)
     if softcap:
@@ -141,7 +141,7 @@ def attention(
     weights = scores_to_weights(scores, visible)
     totals = weights.sum(axis=-1, keepdims=True)
     if integers:
-        return integer_output(weights, v) / totals.transpose(0, 2, 1, 3)
+        return integer_output(weights, v, cache_bits) / totals.transpose(0, 2, 1, 3)
     return np.einsum("bhij,bjhd->bihd", weights / totals, v, dtype=np.float32)
 
 

@@ -90,8 +90,8 @@ def compile(
             are made for all bits that they have.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
-        cache_bits: of keys and values, 32, 16 or 8; with 8, attention computes with integers. By
-            default 16 where the target converts them as it reads, else 32.
+        cache_bits: of keys and values, 32, 16, 8 or 4; with 8 and 4, attention computes with
+            integers. By default 16 where the target converts them as it reads, else 32.
         activations: bits of the inputs of linears with integer weights, 8 (the default), 4, or
             "mixed": 4 where the linears tolerate it. Codes of 4 bits live in bytes: they are for
             measuring, no faster and no smaller. They are measured on the text of `calibrate`, or

@@ -107,10 +107,30 @@ def test_a_cache_of_8_bits_is_close_to_torch(
     assert relative_error(np.stack(decoded), score[70:]) < 2e-3
 
 
-def test_a_cache_of_8_bits_takes_half_of_the_memory(compile_tiny: Callable[..., Path]) -> None:
-    plans = [read_plan(compile_tiny(bits=4, cache_bits=bits)) for bits in (8, 16, 32)]
-    eight, half, full = (plan.cache_bytes for plan in plans)
+def test_a_cache_of_4_bits_loses_little(
+    compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
+) -> None:
+    """Phases cut chunks alike, and all of them read what the others wrote."""
+    artifact = compile_tiny(bits="f32", cache_bits=4)
+    with morendo.load(artifact) as session:
+        score = session.logits(ids)
+        executor = session.executor
+        executor.set_position(0)
+        prefill = executor.prefill(ids[:70]).copy()
+        decoded = [executor.decode(int(token)).copy() for token in ids[70:]]
+    with morendo.runtime.session.Session(artifact, executor="python") as session:
+        assert np.array_equal(score, session.logits(ids))
+    want = torch_logits(tiny_torch, ids)
+    assert kl_divergence(want, score) < 0.02
+    assert relative_error(prefill, score[69]) < 0.01
+    assert relative_error(np.stack(decoded), score[70:]) < 0.01
+
+
+def test_caches_of_codes_take_less_memory(compile_tiny: Callable[..., Path]) -> None:
+    plans = [read_plan(compile_tiny(bits=4, cache_bits=bits)) for bits in (4, 8, 16, 32)]
+    four, eight, half, full = (plan.cache_bytes for plan in plans)
     assert full == 2 * half
+    assert 0.25 * half < four < 0.4 * half
     assert 0.5 * half < eight < 0.7 * half  # 4 bytes of scale for each head of 32 elements
 
 
@@ -145,7 +165,7 @@ def test_activations_of_4_bits_run(
 
 
 def test_a_width_that_no_cache_has_is_refused(compile_tiny: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match="cache_bits is no width.*got 5, need one of 32, 16, 8"):
+    with pytest.raises(InputError, match="cache_bits is no width.*got 5, need one of 32, 16, 8, 4"):
         compile_tiny(cache_bits=5)
     with pytest.raises(InputError, match="write specialize-phases{cache_bits=N} in --passes"):
         compile_tiny(cache_bits=8, passes="normalize")

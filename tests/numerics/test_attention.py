@@ -14,7 +14,7 @@ from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir import reference_ops
-from morendo.ir.reference_attention import quantized_heads
+from morendo.ir.reference_attention import MIDDLE, stored_heads, stored_keys
 from tests.numerics.kernel_runner import (
     build,
     compile_function,
@@ -51,10 +51,17 @@ def filled_with_codes(
     scales = [poisoned(shape) for shape in shapes[2:]]
     for at, (key, value) in enumerate(zip(keys, values, strict=True)):
         for part, heads in enumerate((key, value)):
-            own, scale = quantized_heads(heads[None, None])
+            make = stored_heads if part else stored_keys
+            own, scale, middle = make(heads[None, None], int(cache.dtype[-1]))
             scales[part][:, at] = scale[0, 0]
+            if cache.parts > 1:
+                scales[2 + part][:, at] = middle[0, 0]
+                offset = MIDDLE
             stored = np.full((cache.kv_heads, cache.padded_dim), offset, np.uint8)
             stored[:, : cache.head_dim] = (own[0, 0].astype(np.int16) + offset).astype(np.uint8)
+            if cache.parts > 1:
+                low, high = np.split(stored, 2, axis=1)
+                stored = low | (high << 4)
             if part:
                 codes[1][:, at // 4, :, at % 4] = stored
             else:
@@ -168,6 +175,7 @@ def test_cached_attention_is_close_to_float64(isa, case: Case):
 
 
 CODES, LONG_CODES = KVCache(3, 64, 256, "int8"), KVCache(1, 64, 1040, "int8")
+FEW, LONG_FEW = KVCache(3, 64, 256, "int4"), KVCache(1, 64, 1040, "int4")
 INTEGER_CASES = [
     Case(CODES, 9, 1, STARTS),
     Case(CODES, 9, 17, CHUNKS),
@@ -190,6 +198,23 @@ INTEGER_CASES = [
     ),
     Case(CODES, 9, 16, [(16, 100)], spread=30.0),
     Case(CODES, 9, 16, [(16, 100)], spread=0.0),
+    Case(FEW, 9, 1, STARTS),
+    Case(FEW, 9, 17, CHUNKS),
+    Case(LONG_FEW, 2, 1, [(1, 1039), (1, 600)]),
+    Case(LONG_FEW, 2, 256, [(256, 784), (100, 900)]),
+    *(
+        Case(KVCache(1, dim, 176, "int4"), 2, m, [(m, 0), (m, 77), (1, 175)])
+        for dim in (6, 24, 80, 128)
+        for m in (1, 9)
+    ),
+    Case(
+        KVCache(2, 32, 400, "int4"),
+        4,
+        16,
+        [(16, 3), (16, 383)],
+        Scores(0.2, window=70, softcap=20.0, alibi=True),
+    ),
+    Case(FEW, 9, 16, [(16, 100)], spread=0.0),
 ]
 INTEGER_RUNS = [
     (isa, case)
@@ -228,7 +253,7 @@ def test_attention_over_codes_is_the_references(isa, case: Case):
         kernel(rows, *stored, *extra, out, tokens, position)
         expected = reference_ops.attention(
             q[None, :tokens], keys[None], values[None], case.scores.scale, case.scores.window,
-            case.scores.softcap, alibi, cache_bits=8,
+            case.scores.softcap, alibi, cache_bits=int(cache.dtype[-1]),
         )[0]  # fmt: skip
         off = np.abs(out[:tokens].reshape(expected.shape) - expected)
         scale = max(1.0, case.spread)

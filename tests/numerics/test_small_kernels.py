@@ -16,7 +16,7 @@ from morendo.codegen.cpu.kernels.rope import Rotation, rope, rope_append_kv
 from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir import reference, reference_activation
 from morendo.ir.formats import WeightFormat
-from morendo.ir.reference_attention import quantized_heads
+from morendo.ir.reference_attention import MIDDLE, stored_heads, stored_keys
 from tests.numerics.kernel_runner import build, compile_function, frozen, poisoned, runnable_widths
 
 ISAS = pytest.mark.parametrize("isa", runnable_widths(), ids=lambda isa: isa.name)
@@ -257,12 +257,13 @@ def test_append_kv_writes_only_the_new_positions(isa, dtype, max_tokens, tokens,
 
 
 @ISAS
-@pytest.mark.parametrize("dim", [24, 32, 6])
+@pytest.mark.parametrize(("bits", "dim"), [(8, 24), (8, 32), (8, 6), (4, 24), (4, 64), (4, 6)])
 @pytest.mark.parametrize(("max_tokens", "tokens", "position"), [(1, 1, 17), (16, 15, 30)])
-def test_append_kv_makes_the_references_codes(isa, dim, max_tokens, tokens, position):
-    cache = KVCache(kv_heads=2, head_dim=dim, context=48, dtype="int8")
+def test_append_kv_makes_the_references_codes(isa, bits, dim, max_tokens, tokens, position):
+    cache = KVCache(kv_heads=2, head_dim=dim, context=48, dtype=f"int{bits}")
     row = random(1, max_tokens, 4 * dim).copy()
     row[0, :dim] = 0.0  # a head of zeros
+    row[0, 2 * dim : 3 * dim] = 7.5  # one without a range
     function = build(
         append_kv,
         isa,
@@ -274,18 +275,21 @@ def test_append_kv_makes_the_references_codes(isa, dim, max_tokens, tokens, posi
     codes = [np.full(shape, 85, np.uint8) for shape in shapes(cache)[:2]]
     scales = [poisoned(shape) for shape in shapes(cache)[2:]]
     compile_function(function, isa)(row, row, *codes, *scales, tokens, position)
-    padded = cache.padded_dim
-    keys = codes[0].transpose(1, 3, 0, 2, 4).reshape(48, 2, padded)[..., :dim]
-    values = codes[1].transpose(1, 3, 0, 2).reshape(48, 2, padded)[..., :dim]
+    keys = codes[0].transpose(1, 3, 0, 2, 4).reshape(48, 2, -1)
+    values = codes[1].transpose(1, 3, 0, 2).reshape(48, 2, -1)
     written = slice(position, position + tokens)
     for part, stored in enumerate((keys, values)):
         heads = row[:tokens].reshape(tokens, 2, 2, dim)[:, part]
-        expected, scale = quantized_heads(heads[None])
-        as_stored = (expected[0].astype(np.int16) + isa.signed_offset).astype(np.uint8)
-        np.testing.assert_array_equal(stored[written], as_stored)
+        expected, *factors = (stored_heads if part else stored_keys)(heads[None], bits)
+        offset = isa.signed_offset if bits == 8 else MIDDLE
+        as_stored = (expected[0].astype(np.int16) + offset).astype(np.uint8)
         assert (np.delete(stored, np.s_[written], axis=0) == 85).all()
-        np.testing.assert_array_equal(scales[part][:, written], scale[0].T)
-        assert np.isnan(np.delete(scales[part], np.s_[written], axis=1)).all()
+        own = stored[written]
+        own = own if bits == 8 else np.concatenate([own & 15, own >> 4], axis=-1)
+        np.testing.assert_array_equal(own[..., :dim], as_stored)
+        for got, want in zip(scales[part::2], factors, strict=False):
+            np.testing.assert_array_equal(got[:, written], want[0].T)
+            assert np.isnan(np.delete(got, np.s_[written], axis=1)).all()
 
 
 @ISAS

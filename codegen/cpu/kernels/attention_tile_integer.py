@@ -1,8 +1,9 @@
-"""Attention over a cache of 8-bit codes: both products by the dot instruction.
+"""Attention over a cache of 8-bit or 4-bit codes: both products by the dot instruction.
 
 The numbers are those of `ir/reference_attention.py`. A chunk's softmax weights, each times its
 value's scale, become codes of one scale for each row; the integer sum of a chunk is scaled when it
-is added to the output.
+is added to the output. Codes of 4 bits are taken out of their bytes by masks; what their middles
+add is one multiply-add for a vector of scores, and one sum for a row of the output.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
 )
 from morendo.ir.formats import ceil_div
 from morendo.ir.reference_activation import CODE_LIMIT
+from morendo.ir.reference_attention import MIDDLE
 
 from .attention_tile import CHUNK, Tile, block_width
-from .kv_cache import WORD, CacheBuffers
+from .kv_cache import WORD, CacheBuffers, turned_head
 from .quantize_activation import codes_per_unit, quantize_vector, rounded_codes
 
 
@@ -48,6 +50,7 @@ class IntegerTile(Tile):
         query_sum: of each row's query codes, for instructions that want `signed_offset`.
         weight_step: of each row, what a code of its weights stands for in this chunk.
         weight_sum: of each row's weight codes in this chunk.
+        weight_middle: of each row's weights times the middles of their values, for 4 bits.
     """
 
     codes: Any = field(init=False)
@@ -55,6 +58,7 @@ class IntegerTile(Tile):
     query_sum: Registers = field(init=False)
     weight_step: Registers = field(init=False)
     weight_sum: Registers = field(init=False)
+    weight_middle: Registers = field(init=False)
 
     @property
     def width(self) -> int:
@@ -67,9 +71,15 @@ class IntegerTile(Tile):
         self.weight_step = Registers(self.count, "float32", 1)
         self.query_sum = Registers(self.count, "int32", 1)
         self.weight_sum = Registers(self.count, "int32", 1)
+        if self.cache.parts > 1:
+            self.weight_middle = Registers(self.count, "float32", 1)
 
     def load_query(self, r: int, q: Any, source: tuple[Any, Any]) -> None:
-        (m, offset), dim = source, self.cache.head_dim
+        dim, factor = self.cache.head_dim, self.scores.scale
+        if self.cache.rotated:
+            q, source = turned_head(self.isa, self.cache, q, source), (0, 0)
+            factor /= dim
+        m, offset = source
         lanes = common_lanes(dim, self.lanes)
         with T.serial(0, self.cache.padded_dim - dim) as d:
             T.buffer_store(self.codes, T.int8(0), [r, dim + d])
@@ -80,7 +90,7 @@ class IntegerTile(Tile):
         scale, total = quantize_vector(
             lambda i: load_float(q, [m, offset + i], lanes), dim, lanes, keep
         )
-        self.query_scale[r] = scale * T.float32(self.scores.scale)
+        self.query_scale[r] = scale * T.float32(factor)
         self.query_sum[r] = total
 
     def score_block(self, buffers: CacheBuffers, head: Any, start: Any, block: Any) -> None:
@@ -90,7 +100,7 @@ class IntegerTile(Tile):
         places = [(tile, part) for tile in tiles for part in parts]
         width = len(places)
         sums = self._sums(width)
-        with T.serial(0, ceil_div(self.cache.head_dim, WORD)) as word:
+        with T.serial(0, ceil_div(min(self.cache.head_dim, self.cache.stored_dim), WORD)) as word:
             keys = [
                 T.bind(load_words(buffers.keys, [head, tile, word, part, 0], lanes))
                 for tile, part in places
@@ -98,41 +108,58 @@ class IntegerTile(Tile):
             if self.prefetch:
                 for tile in tiles:
                     prefetch(buffers.keys, [head, tile + CHUNK // key_tile, word, 0, 0])
-            self._multiply(sums, keys, word * WORD)
+            for p, codes in enumerate(self._unpacked(keys)):
+                self._multiply(sums, codes, word * WORD + p * self.cache.stored_dim)
         for i, (tile, part) in enumerate(places):
-            key_scale = load_float(buffers.key_scales, [head, tile * key_tile + part], lanes)
+            at = [head, tile * key_tile + part]
+            key_scale = load_float(buffers.key_scales, at, lanes)
+            middle = load_float(buffers.key_middles, at, lanes) if self.cache.parts > 1 else None
             for r in range(self.count):
                 total = self._without_offset(sums[r * width + i], self.query_sum[r])
-                score = total * splat(self.query_scale[r], lanes) * key_scale
+                query_scale = splat(self.query_scale[r], lanes)
+                if middle is None:
+                    score = total * query_scale * key_scale
+                else:
+                    query_sum = splat(T.cast(self.query_sum[r], "float32"), lanes)
+                    score = (total * key_scale + query_sum * middle) * query_scale
                 store(self.state, [r, self.weight((block * width + i) * lanes)], score, lanes)
 
     def add_values(self, buffers: CacheBuffers, where: tuple[Any, Any, Any], vectors: Any) -> None:
-        self._round_weights(buffers.value_scales, where, vectors)
-        columns = self.width // self.lanes
-        width = ceil_div(columns, ceil_div(columns, block_width(self.count, self.isa)))
+        self._round_weights(buffers, where, vectors)
+        columns = self.cache.stored_dim // self.lanes
+        most = max(1, block_width(self.count, self.isa) // self.cache.parts)
+        width = ceil_div(columns, ceil_div(columns, most))
         for first in range(0, columns, width):
             part = range(first, min(first + width, columns))
             self._add_block(buffers.values, where, [i * self.lanes for i in part])
 
-    def _round_weights(self, scales: Any, where: tuple[Any, Any, Any], vectors: Any) -> None:
+    def _round_weights(
+        self, buffers: CacheBuffers, where: tuple[Any, Any, Any], vectors: Any
+    ) -> None:
         """Multiply the chunk's weights by their values' scales and make codes of them."""
         head, start, keys = where
-        lanes = self.lanes
+        lanes, middles = self.lanes, Registers(self.count, "float32", self.lanes)
         highest = Registers(self.count, "float32", lanes)
         totals = Registers(self.count, "int32", lanes)
         for r in range(self.count):
             highest[r] = splat_float(0.0, lanes)
             totals[r] = splat(T.int32(0), lanes)
+            if self.cache.parts > 1:
+                middles[r] = splat_float(0.0, lanes)
         with T.serial(0, vectors) as v:
             # a vector that begins beyond the cache has no written keys
             at = index(T.min(start + v * lanes, T.int32(self.cache.context - lanes)))
-            scale = load_float(scales, [head, at], lanes)
+            scale = load_float(buffers.value_scales, [head, at], lanes)
             written = T.ramp(v * lanes, 1, lanes) < splat(keys, lanes)
             for r in range(self.count):
                 weight = load_float(self.state, [r, self.weight(v * lanes)], lanes)
                 scaled = tirx.Select(written, weight * scale, splat_float(0.0, lanes))
                 scaled = variable(scaled, lanes)
                 highest[r] = T.max(highest[r], scaled)
+                if self.cache.parts > 1:
+                    middle = weight * load_float(buffers.value_middles, [head, at], lanes)
+                    middle = tirx.Select(written, middle, splat_float(0.0, lanes))
+                    middles[r] = middles[r] + variable(middle, lanes)
                 store(self.state, [r, self.weight(v * lanes)], scaled, lanes)
         inverses = []
         for r in range(self.count):
@@ -145,14 +172,18 @@ class IntegerTile(Tile):
                 rounded = rounded_codes(scaled, inverses[r], lanes)
                 totals[r] = totals[r] + rounded
                 self._store_codes(r, self.cache.padded_dim + v * lanes, rounded, lanes)
-        if self.isa.signed_offset:
-            for r in range(self.count):
-                self.weight_sum[r] = reduce_lanes(totals[r], lanes, lambda a, b: a + b, "int32")
+        for r in range(self.count):
+            if self._offset:
+                self.weight_sum[r] = reduce_lanes(totals[r], lanes, _add, "int32")
+            if self.cache.parts > 1:
+                self.weight_middle[r] = reduce_lanes(middles[r], lanes, _add)
 
     def _add_block(self, values: Any, where: tuple[Any, Any, Any], columns: list[int]) -> None:
         """The part of `add_values` for the vectors of the output that begin at `columns`."""
         head, start, keys = where
-        lanes, width = self.lanes, len(columns)
+        lanes, stored = self.lanes, self.cache.stored_dim
+        places = [column + p * stored for p in range(self.cache.parts) for column in columns]
+        width = len(places)
         sums = self._sums(width)
         first = index(start // WORD)
         with T.serial(0, (keys + (WORD - 1)) // WORD) as j:
@@ -160,13 +191,17 @@ class IntegerTile(Tile):
             if self.prefetch:
                 for column in columns[:: max(1, 16 // lanes)]:  # lines of 64 bytes
                     prefetch(values, [head, first + j + CHUNK // WORD, column, 0])
-            self._multiply(sums, four, self.cache.padded_dim + j * WORD)
+            codes = [each for part in self._unpacked(four) for each in part]
+            self._multiply(sums, codes, self.cache.padded_dim + j * WORD)
         for r in range(self.count):
             rescale, step = splat(self.rescale[r], lanes), splat(self.weight_step[r], lanes)
-            for i, column in enumerate(columns):
+            for i, column in enumerate(places):
                 old = load(self.state, [r, column], lanes)
                 total = self._without_offset(sums[r * width + i], self.weight_sum[r])
-                store(self.state, [r, column], old * rescale + total * step, lanes)
+                new = old * rescale + total * step
+                if self.cache.parts > 1:
+                    new = new + splat(self.weight_middle[r], lanes)
+                store(self.state, [r, column], new, lanes)
 
     def _sums(self, width: int) -> Registers:
         """`width` sums for each row, 0."""
@@ -182,13 +217,31 @@ class IntegerTile(Tile):
             x = T.bind(splat(four, self.lanes))
             for i, each in enumerate(words):
                 slot = r * len(words) + i
-                sums[slot] = self.isa.dot_signed(sums[slot], each, x)
+                dot = self.isa.dot if self.cache.parts > 1 else self.isa.dot_signed
+                sums[slot] = dot(sums[slot], each, x)
 
     def _without_offset(self, total: Any, codes: Any) -> Any:
         """An integer sum as float32, less what the stored offset of the codes added to it."""
-        if self.isa.signed_offset:
-            total = total - splat(T.int32(self.isa.signed_offset) * codes, self.lanes)
+        if self._offset:
+            total = total - splat(T.int32(self._offset) * codes, self.lanes)
         return T.cast(total, vector_type("float32", self.lanes))
+
+    @property
+    def _offset(self) -> int:
+        """What stored codes have added to them."""
+        return MIDDLE if self.cache.parts > 1 else self.isa.signed_offset
+
+    def _unpacked(self, words: list[Any]) -> list[list[Any]]:
+        """Words of bytes as words of codes, for each code of a byte."""
+        if self.cache.parts == 1:
+            return [words]
+        mask = splat(T.uint32(0x0F0F0F0F), self.lanes)
+        high = splat(T.uint32(4), self.lanes)
+        return [[T.bind(w & mask) for w in words], [T.bind((w >> high) & mask) for w in words]]
 
     def _store_codes(self, r: int, column: Any, rounded: Any, lanes: int) -> None:
         store(self.codes, [r, column], T.cast(rounded, vector_type("int8", lanes)), lanes)
+
+
+def _add(a: Any, b: Any) -> Any:
+    return a + b

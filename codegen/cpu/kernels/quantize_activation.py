@@ -31,6 +31,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
 from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 from morendo.ir.formats import ceil_div
 from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM, STEPS
+from morendo.ir.reference_attention import MIDDLE
 
 from .activation_layout import ActivationLayout
 
@@ -247,6 +248,30 @@ def quantize_vector(
         keep(i * lanes, rounded)
     scale = variable(most / T.float32(CODE_LIMIT), 1)
     return scale, variable(reduce_lanes(total[0], lanes, _add, "int32"), 1, "int32")
+
+
+def center_vector(
+    element: Callable[[Any], Any], length: int, lanes: int, keep: Callable[[Any, Any], None]
+) -> tuple[Any, Any]:
+    """Round `length` elements to 16 steps from the smallest to the largest: (scale, middle).
+
+    As `centered_heads` of `ir/reference_attention.py`; `keep` is given the codes with `MIDDLE`
+    added, 0..15. Other arguments as of `quantize_vector`.
+    """
+    lowest, highest = Registers(1, "float32", lanes), Registers(1, "float32", lanes)
+    lowest[0] = highest[0] = element(T.int32(0))
+    with T.serial(0, length // lanes) as i:
+        value = variable(element(i * lanes), lanes)
+        lowest[0], highest[0] = T.min(lowest[0], value), T.max(highest[0], value)
+    low = variable(reduce_lanes(lowest[0], lanes, T.min), 1)
+    spread = variable(reduce_lanes(highest[0], lanes, T.max) - low, 1)
+    inverse = codes_per_unit(spread, STEPS)
+    with T.serial(0, length // lanes) as i:
+        above = variable(element(i * lanes) - splat(low, lanes), lanes)
+        rounded = rounded_codes(above, inverse, lanes)
+        keep(i * lanes, T.min(rounded, splat(T.int32(STEPS), lanes)))
+    scale = variable(spread / T.float32(STEPS), 1)
+    return scale, variable(low + T.float32(MIDDLE) * scale, 1)
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -33,7 +33,8 @@ def declare_cache(k: Kernel, cache: KVCache) -> CacheBuffers:
     """
     if cache.integers:
         raise CompileError(
-            "keys and values of 8 bits have no kernels for this target (got cache bits 8)",
+            f"keys and values of {cache.dtype[-1]} bits have no kernels for this target "
+            f"(got cache bits {cache.dtype[-1]})",
             where="attention",
             hint="compile with --cache-bits 16",
         )
