@@ -31,8 +31,8 @@ class SpecializePhases(Pass):
     Attention becomes attention over the layer's KV cache, which grows in place: nothing is
     computed twice. In prefill only the last token goes through the final norm and the head.
 
-    With `cache_bits` 8 or 4 the cache holds codes, and attention is of integers; 0 leaves the choice
-    between float32 and float16 to the target.
+    With `cache_bits` 8 or 4 the cache holds codes, and attention is of integers; 0 leaves the
+    choice between float32 and float16 to the target.
 
     Source: the split into phases of PMPD, arXiv 2410.13461, section 3; integer attention of
     Agile-Quant, arXiv 2312.05693.
