@@ -91,7 +91,8 @@ def compile(
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
         cache_bits: of keys and values, 32, 16, 8 or 4; with 8 and 4, attention computes with
-            integers. By default 16 where the target converts them as it reads, else 32.
+            integers. By default 16 where the target converts them as it reads, 8 where it has no
+            vectors of floats, else 32.
         activations: bits of the inputs of linears with integer weights, 8 (the default), 4, or
             "mixed": 4 where the linears tolerate it. Codes of 4 bits live in bytes: they are for
             measuring, no faster and no smaller. They are measured on the text of `calibrate`, or
@@ -172,7 +173,9 @@ def _recipe(machine: Target, default: str, given: str | None, cache_bits: int) -
         return parse_spec(given, known_passes())
     steps = machine.recipe(parse_spec(default, known_passes()))
     return [
-        replace(step, cache_bits=cache_bits) if isinstance(step, SpecializePhases) else step
+        replace(step, cache_bits=cache_bits)
+        if cache_bits and isinstance(step, SpecializePhases)
+        else step
         for step in steps
     ]
 

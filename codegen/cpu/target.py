@@ -76,6 +76,10 @@ class CPUTarget(Target):
     def toolkit(self) -> str:
         return self.triple
 
+    def machine_form(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
+        """A kernel as this processor computes it best, where LLVM does not see that itself."""
+        return function
+
     def build(
         self,
         program: Program,
@@ -86,7 +90,7 @@ class CPUTarget(Target):
         dump: Dump | None = None,
     ) -> None:
         """A library for programs that link it, and an executable that needs nothing else."""
-        kernels = program.kernels
+        kernels = {name: self.machine_form(f) for name, f in program.kernels.items()}
         tables = ModelTables(plan.kernels, plan.to_json(), text, self.device.cpu_flags)
         with scratch_folder() as scratch:
             with track("generate machine code", len(kernels)) as advance:

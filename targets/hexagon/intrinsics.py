@@ -1,6 +1,11 @@
-"""The HVX instructions that kernels name: LLVM's name, the types, and what they mean."""
+"""The HVX instructions that kernels name: LLVM's name, the types, and what they mean.
+
+A vector has 32 words. Comparisons give a predicate, one bit for each of 128 bytes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,26 +13,129 @@ from numpy.typing import NDArray
 from morendo.codegen.cpu.vectors.intrinsic import Intrinsic
 
 _FEATURES = ("hvx-length128b",)
+WORDS, PAIR, PREDICATE, SCALAR = "int32x32", "int32x64", "boolx128", "int32"
+
+
+def _words(
+    name: str,
+    operands: int,
+    meaning: Callable[..., NDArray],
+    result: str = WORDS,
+) -> Intrinsic:
+    """An instruction of vectors of words."""
+    return Intrinsic(
+        f"llvm.hexagon.V6.{name}.128B", result, (WORDS,) * operands, meaning, _FEATURES
+    )
+
+
+def _shift(name: str, meaning: Callable[[NDArray, NDArray], NDArray]) -> Intrinsic:
+    """All words shifted by the low 5 bits of a scalar."""
+
+    def shifted(a: NDArray, count: NDArray) -> NDArray:
+        return meaning(a, count & 31)
+
+    types = (WORDS, SCALAR)
+    return Intrinsic(f"llvm.hexagon.V6.{name}.128B", WORDS, types, shifted, _FEATURES)
 
 
 def _dot(acc: NDArray, a: NDArray, b: NDArray) -> NDArray:
     """vrmpy: acc + sums of four products of unsigned with signed bytes."""
-    return acc + (a.astype(np.int32) * b).reshape(-1, 4).sum(1, dtype=np.int32)
+    products = a.view(np.uint8).astype(np.int32) * b.view(np.int8)
+    return acc + products.reshape(-1, 4).sum(1, dtype=np.int32)
 
 
-DOT = Intrinsic(
-    "llvm.hexagon.V6.vrmpybusv.acc.128B",
-    "int32x32",
-    ("int32x32", "int32x32", "int32x32"),
-    lambda acc, a, b: _dot(acc, a.view(np.uint8), b.view(np.int8)),
-    _FEATURES,
-)
+def _left(a: NDArray, count: NDArray) -> NDArray:
+    """Words shifted left, to the right and with their sign where the count is negative."""
+    count = _six_bits(count)
+    left = a.astype(np.int64) << np.maximum(count, 0)
+    return np.where(count < 0, a.astype(np.int64) >> np.maximum(-count, 0), left).astype(np.int32)
+
+
+def _right(a: NDArray, count: NDArray) -> NDArray:
+    """Words shifted right as unsigned numbers, to the left where the count is negative."""
+    wide, count = a.view(np.uint32).astype(np.uint64), _six_bits(count)
+    right = wide >> np.maximum(count, 0).astype(np.uint64)
+    left = wide << np.maximum(-count, 0).astype(np.uint64)
+    return np.where(count < 0, left, right).astype(np.uint32).view(np.int32)
+
+
+def _six_bits(count: NDArray) -> NDArray:
+    """What a vector of shift counts says: six bits with a sign."""
+    return (count.astype(np.int64) + 32) % 64 - 32
+
+
+def _redundant_signs(a: NDArray) -> NDArray:
+    """vnormamt: how far a word can be shifted left until its first bit differs from its sign."""
+    folded = (a ^ (a >> 31)).view(np.uint32)
+    bits = sum((folded >> np.uint32(i) > 0).astype(np.int32) for i in range(32))
+    return (31 - bits).astype(np.int32)
+
+
+def _times_low_halves(a: NDArray, b: NDArray) -> NDArray:
+    """vmpye: words times the low halves, without sign, of words: 64 bits; low words first."""
+    product = a.astype(np.int64) * (b.view(np.uint32) & 0xFFFF)
+    return np.concatenate([product << 16, product >> 16]).astype(np.int32)
+
+
+def _plus_times_high_halves(acc: NDArray, a: NDArray, b: NDArray) -> NDArray:
+    """vmpyo: completes what `TIMES_LOW_HALVES` began to the product of two words, 64 bits."""
+    low, high = acc[: len(a)], acc[len(a) :]
+    product = a.astype(np.int64) * (b >> 16) + high
+    low = (low.view(np.uint32) >> 16) | (product.astype(np.uint64) << 16).astype(np.uint32)
+    return np.concatenate([low.view(np.int32), (product >> 16).astype(np.int32)])
+
+
+def _predicate(words: NDArray) -> NDArray:
+    return np.repeat(words, 4)
+
+
+def _unsigned_right(a: NDArray, count: NDArray) -> NDArray:
+    return (a.view(np.uint32) >> count.astype(np.uint32)).view(np.int32)
+
+
+DOT = _words("vrmpybusv.acc", 3, _dot)
 DOT_SCALAR = Intrinsic(
     "llvm.hexagon.V6.vrmpybus.acc.128B",
-    "int32x32",
-    ("int32x32", "int32x32", "int32"),
-    lambda acc, a, b: _dot(acc, a.view(np.uint8), np.tile(b.view(np.int8), 32)),
+    WORDS,
+    (WORDS, WORDS, SCALAR),
+    lambda acc, a, b: _dot(acc, a, np.repeat(b, 32)),
     _FEATURES,
 )
+ADD = _words("vaddw", 2, lambda a, b: a + b)
+SUB = _words("vsubw", 2, lambda a, b: a - b)
+AND = _words("vand", 2, lambda a, b: a & b)
+OR = _words("vor", 2, lambda a, b: a | b)
+XOR = _words("vxor", 2, lambda a, b: a ^ b)
+MAX = _words("vmaxw", 2, np.maximum)
+MIN = _words("vminw", 2, np.minimum)
+ABS = _words("vabsw", 1, np.abs)
+NORM = _words("vnormamtw", 1, _redundant_signs)
+LEFT = _shift("vaslw", lambda a, count: a << count)
+RIGHT = _shift("vlsrw", _unsigned_right)
+RIGHT_SIGNED = _shift("vasrw", lambda a, count: a >> count)
+LEFT_EACH = _words("vaslwv", 2, _left)
+RIGHT_EACH = _words("vlsrwv", 2, _right)
+GREATER = _words("vgtw", 2, lambda a, b: _predicate(a > b), PREDICATE)
+CHOOSE = Intrinsic(
+    "llvm.hexagon.V6.vmux.128B",
+    WORDS,
+    (PREDICATE, WORDS, WORDS),
+    lambda q, a, b: np.where(q[::4], a, b),
+    _FEATURES,
+)
+TIMES_LOW_HALVES = _words("vmpyewuh.64", 2, _times_low_halves, PAIR)
+TIMES_HIGH_HALVES = Intrinsic(
+    "llvm.hexagon.V6.vmpyowh.64.acc.128B",
+    PAIR,
+    (PAIR, WORDS, WORDS),
+    _plus_times_high_halves,
+    _FEATURES,
+)
+LOW = Intrinsic("llvm.hexagon.V6.lo.128B", WORDS, (PAIR,), lambda p: p[: len(p) // 2], _FEATURES)
+HIGH = Intrinsic("llvm.hexagon.V6.hi.128B", WORDS, (PAIR,), lambda p: p[len(p) // 2 :], _FEATURES)
 
-ALL = (DOT, DOT_SCALAR)
+ALL = (
+    *(DOT, DOT_SCALAR, ADD, SUB, AND, OR, XOR, MAX, MIN, ABS, NORM, LEFT, RIGHT, RIGHT_SIGNED),
+    *(LEFT_EACH, RIGHT_EACH, TIMES_LOW_HALVES, TIMES_HIGH_HALVES, LOW, HIGH),
+)
+"""Those that a test can call alone; GREATER and CHOOSE hand a predicate on."""

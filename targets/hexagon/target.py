@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from tvm import tirx
 
 from morendo.codegen.cpu.target import CPUTarget
 from morendo.codegen.link import Toolchain
@@ -14,7 +18,9 @@ from morendo.ir.dump import Dump
 from morendo.ir.errors import CompileError
 from morendo.ir.layout import TileLayout
 from morendo.ir.plan import Plan
+from morendo.passes.specialize_phases import SpecializePhases
 
+from .integer_floats import without_float_vectors
 from .isa import HVX
 
 _MACHINE = "hexagon"
@@ -36,7 +42,17 @@ _ADDRESSES = (1 << 32) - (1 << 28)
 
 @dataclass(frozen=True)
 class HexagonTarget(CPUTarget):
-    """A processor whose addresses have 32 bits."""
+    """A processor whose addresses have 32 bits, and whose vector unit has no floats."""
+
+    def recipe(self, passes: Sequence[Any]) -> Sequence[Any]:
+        """Keys and values are codes, so that attention multiplies integers."""
+        return [
+            replace(step, cache_bits=8) if isinstance(step, SpecializePhases) else step
+            for step in passes
+        ]
+
+    def machine_form(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
+        return without_float_vectors(function)
 
     def build(
         self,

@@ -43,7 +43,7 @@ class EmulatedKernel:
         name = str(function.attrs["global_symbol"])
         self._folder = tempfile.TemporaryDirectory(prefix="morendo-kernel-")
         folder = Path(self._folder.name)
-        objects = compile_kernels({name: function}, target.llvm, folder)
+        objects = compile_kernels({name: target.machine_form(function)}, target.llvm, folder)
         program = folder / "call"
         link_program([_CALLER, *objects], ModelTables([name]), program, target.toolchain)
         self._command = [target.device.emulator, "-cpu", cpu, str(program)]

@@ -15,6 +15,8 @@ from morendo.codegen.target import Builder
 from morendo.targets.arm import isa as arm
 from morendo.targets.arm import target as arm_targets
 from morendo.targets.cuda.target import BUILDERS, GPU
+from morendo.targets.hexagon import target as hexagon_targets
+from morendo.targets.hexagon.isa import HVX
 from morendo.targets.x86 import isa as x86
 from tests.cuda.emulated import EmulatedKernel as LaunchedKernel
 from tests.numerics.emulated_kernel import EmulatedKernel, can_emulate
@@ -22,9 +24,10 @@ from tests.numerics.emulated_kernel import EmulatedKernel, can_emulate
 Kernel = Callable[..., None]
 
 _EMULATED = {
-    arm.NEON: ("arm-v8.0", "cortex-a53"),
-    arm.NEON_DOT: ("arm", "cortex-a76"),
-    arm.NEON_I8MM: ("arm-i8mm", "max"),
+    arm.NEON: (arm_targets.make("arm-v8.0"), "cortex-a53"),
+    arm.NEON_DOT: (arm_targets.make("arm"), "cortex-a76"),
+    arm.NEON_I8MM: (arm_targets.make("arm-i8mm"), "max"),
+    HVX: (hexagon_targets.make("hexagon:v67"), "v67"),
 }
 """Per vector unit: the target that has it, and a processor that has nothing beyond (or all)."""
 
@@ -65,7 +68,7 @@ def native_isas() -> list[VectorISA]:
 
 def emulated_isas() -> list[VectorISA]:
     """Those of other machines, where their emulator is installed."""
-    return [isa for isa, (name, _) in _EMULATED.items() if can_emulate(arm_targets.make(name))]
+    return [isa for isa, (target, _) in _EMULATED.items() if can_emulate(target)]
 
 
 def runnable_widths() -> list[VectorISA]:
@@ -75,7 +78,7 @@ def runnable_widths() -> list[VectorISA]:
 
 def target_of(isa: VectorISA) -> tvm.target.Target:
     """The processor of a vector unit, for TVM's code generator."""
-    return arm_targets.make(_EMULATED[isa][0]).llvm if isa in _EMULATED else _x86_cpu(_CPUS[isa][0])
+    return _EMULATED[isa][0].llvm if isa in _EMULATED else _x86_cpu(_CPUS[isa][0])
 
 
 def build(builder: Builder, isa: VectorISA | GPU, **options: Any) -> tvm.tirx.PrimFunc:
@@ -89,8 +92,7 @@ def compile_function(function: tvm.tirx.PrimFunc, isa: VectorISA | GPU) -> Kerne
     if isinstance(isa, GPU):
         return LaunchedKernel(function)
     if isa in _EMULATED:
-        name, cpu = _EMULATED[isa]
-        return EmulatedKernel(function, arm_targets.make(name), cpu)
+        return EmulatedKernel(function, *_EMULATED[isa])
     name = str(function.attrs["global_symbol"])
     entry = tvm.compile(tvm.IRModule({name: function}), target=target_of(isa))[name]
 

@@ -140,12 +140,13 @@ class Tile(ABC):
 
     @property
     def key_tiles(self) -> int:
-        """Key tiles of a register block of scores: 1, 2 or 4.
+        """Key tiles of a register block of scores: 1, 2 or 4, no more than a chunk has.
 
         As few as hide the latency of the additions: keys beyond the last one are wasted work.
         """
         tiles = block_width(self.count, self.isa) // (self.cache.tile // self.lanes)
-        return 4 if tiles >= 4 and self.count <= 2 else max(1, min(tiles, 2))
+        wanted = 4 if tiles >= 4 and self.count <= 2 else max(1, min(tiles, 2))
+        return min(wanted, CHUNK // self.cache.tile)
 
     def weight(self, key: Any) -> Any:
         """The column of the state with the weight of a key of the chunk."""

@@ -1,0 +1,101 @@
+"""Floats computed with integer instructions: IEEE's numbers, bit by bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from morendo.codegen.cpu.vectors.intrinsic import Intrinsic
+from morendo.targets.hexagon import float_arithmetic as floats
+
+
+class Numpy:
+    """Executes what instructions mean."""
+
+    def __call__(self, instruction: Intrinsic, *operands: Any) -> Any:
+        sizes = [int(dtype.partition("x")[2] or 1) for dtype in instruction.operands]
+        given = next(i for i, x in enumerate(operands) if isinstance(x, np.ndarray))
+        vectors = np.size(operands[given]) // sizes[given]
+        values = [
+            x
+            if isinstance(x, np.ndarray)
+            else np.full(vectors * size if size > 1 else 1, x, np.int64).astype(np.int32)
+            for x, size in zip(operands, sizes, strict=True)
+        ]
+        with np.errstate(over="ignore"):
+            return instruction.meaning(*values)
+
+
+def operands(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of floats: random bits, near each other, few bits (ties), zeros."""
+    rng = np.random.default_rng(seed)
+    count = 64_000
+
+    def bits(low: int, high: int) -> np.ndarray:
+        exponent = rng.integers(low, high, count).astype(np.uint32) << 23
+        mantissa = rng.integers(0, 1 << 23, count).astype(np.uint32)
+        mantissa[::3] &= 0x7FF000  # products and sums with exact ties
+        mantissa[::7] = 0
+        sign = rng.integers(0, 2, count).astype(np.uint32) << 31
+        return (sign | exponent | mantissa).view(np.float32)
+
+    a = np.concatenate([bits(1, 255), bits(100, 150), bits(120, 130)])
+    b = np.concatenate([bits(1, 255), bits(100, 150), bits(120, 130)])
+    b[-count // 2 :] = -a[-count // 2 :] * np.float32(1 + 2**-20)
+    a[::97], b[::89] = 0, 0
+    a[::1013] = b[::1013] = 0
+    return a, b
+
+
+def flushed(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), x)
+
+
+def check(got: np.ndarray, want: np.ndarray, where: np.ndarray | None = None) -> None:
+    got, want = flushed(got.view(np.float32)), flushed(want)
+    # A number that rounds up to the least normal one may count as smaller.
+    least = (np.abs(want) == np.finfo(np.float32).tiny) & (got == 0)
+    keep = ~least if where is None else where & ~least
+    np.testing.assert_array_equal(got[keep], want[keep])
+
+
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [
+        ("multiply", np.multiply), ("add", np.add), ("subtract", np.subtract),
+        ("maximum", np.maximum), ("minimum", np.minimum),
+    ],
+)  # fmt: skip
+def test_operations(name: str, exact: Any) -> None:
+    a, b = operands(3)
+    with np.errstate(all="ignore"):
+        want = exact(a, b)
+    check(getattr(floats, name)(Numpy(), a.view(np.int32), b.view(np.int32)), want)
+
+
+def test_divisions() -> None:
+    a, b = operands(4)
+    with np.errstate(all="ignore"):
+        want = a / b
+    got = floats.divide(Numpy(), a.view(np.int32), b.view(np.int32))
+    check(got, want, (a != 0) | (b != 0))
+
+
+def test_from_integers() -> None:
+    rng = np.random.default_rng(5)
+    scale = 1 << rng.integers(0, 32, 128_000)
+    words = (rng.integers(-(1 << 31) + 1, 1 << 31, 128_000) // scale).astype(np.int32)
+    words[:3] = 0, 1, -1
+    check(floats.from_integer(Numpy(), words), words.astype(np.float32))
+
+
+def test_to_integers() -> None:
+    rng = np.random.default_rng(6)
+    x = (rng.normal(size=128_000) * 2.0 ** rng.integers(-40, 28, 128_000)).astype(np.float32)
+    x[:1000] = np.arange(-500, 500) / 2
+    x[1000] = 0
+    words = floats.to_nearest_integer(Numpy(), x.view(np.int32))
+    np.testing.assert_array_equal(words, np.rint(x).astype(np.int32))
+    np.testing.assert_array_equal(floats.to_integer(Numpy(), x.view(np.int32)), x.astype(np.int32))
