@@ -48,10 +48,9 @@ class _Writer:
             for kind, value, dtype in zip(types, operands, instruction.operands, strict=True)
         )
         result, name = _llvm_type(instruction.result), f"%v{len(self.lines)}"
-        self.declared[instruction.llvm] = (
-            f"declare {result} @{instruction.llvm}({', '.join(types)})"
-        )
-        self.lines.append(f"{name} = call {result} @{instruction.llvm}({values})")
+        called = f"{result} @{instruction.llvm}"
+        self.declared[instruction.llvm] = f"declare {called}({', '.join(types)})"
+        self.lines.append(f"{name} = call {called}({values})")
         return name
 
     def cast(self, value: str, source: str, target: str) -> str:

@@ -40,9 +40,8 @@ def without_float_vectors(function: tirx.PrimFunc) -> tirx.PrimFunc:
     body = rewrite.statement(function.body)
     if not rewrite.used:
         return function
-    return function.with_body(
-        tirx.AttrStmt(T.int32(0), _IMPORT, tvm.ir.StringImm(llvm_text()), body)
-    )
+    text = tvm.ir.StringImm(llvm_text())
+    return function.with_body(tirx.AttrStmt(T.int32(0), _IMPORT, text, body))
 
 
 class _Rewrite:

@@ -23,9 +23,8 @@ def _words(
     result: str = WORDS,
 ) -> Intrinsic:
     """An instruction of vectors of words."""
-    return Intrinsic(
-        f"llvm.hexagon.V6.{name}.128B", result, (WORDS,) * operands, meaning, _FEATURES
-    )
+    types = (WORDS,) * operands
+    return Intrinsic(f"llvm.hexagon.V6.{name}.128B", result, types, meaning, _FEATURES)
 
 
 def _shift(name: str, meaning: Callable[[NDArray, NDArray], NDArray]) -> Intrinsic:
@@ -67,8 +66,8 @@ def _six_bits(count: NDArray) -> NDArray:
 def _redundant_signs(a: NDArray) -> NDArray:
     """vnormamt: how far a word can be shifted left until its first bit differs from its sign."""
     folded = (a ^ (a >> 31)).view(np.uint32)
-    bits = sum((folded >> np.uint32(i) > 0).astype(np.int32) for i in range(32))
-    return (31 - bits).astype(np.int32)
+    bits = (folded[:, None] >> np.arange(32, dtype=np.uint32) > 0).sum(1, dtype=np.int32)
+    return 31 - bits
 
 
 def _times_low_halves(a: NDArray, b: NDArray) -> NDArray:
