@@ -108,8 +108,9 @@ class CPUTarget(Target):
 
     def kernel_code(self, kernels: Mapping[str, tirx.PrimFunc]) -> Mapping[str, KernelCode]:
         listings: dict[str, str] = {}
+        forms = {name: self.machine_form(function) for name, function in kernels.items()}
         with scratch_folder() as scratch:
-            compile_kernels(kernels, self.llvm, scratch, listings=listings)
+            compile_kernels(forms, self.llvm, scratch, listings=listings)
         return self._count(listings)
 
     def _count(self, listings: Mapping[str, str]) -> Mapping[str, KernelCode]:
