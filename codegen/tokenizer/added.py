@@ -25,7 +25,8 @@ def added_sections(
     """Two tries over bytes: tokens found in the text as it is, and in the normalized text.
 
     Raises:
-        UnsupportedTokenizer: for tokens that have to be whole words.
+        UnsupportedTokenizer: for tokens that have to be whole words, or are nothing once they are
+            normalized: the library finds those between all characters.
     """
     roots = {False: _Node(), True: _Node()}
     rows = []
@@ -33,6 +34,10 @@ def added_sections(
         if token.get("single_word"):
             raise UnsupportedTokenizer(f"the added token {token['content']!r} with single_word")
         text = normalize(token["content"]) if token["normalized"] else token["content"]
+        if not text and token["content"]:
+            raise UnsupportedTokenizer(
+                f"the added token {token['content']!r}, normalized to nothing"
+            )
         node = roots[bool(token["normalized"])]
         for byte in text.encode():
             node = node.edges.setdefault(byte, _Node())

@@ -26,7 +26,8 @@ def _asked() -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _question() -> tuple[np.ndarray, str]:
+def question() -> tuple[np.ndarray, str]:
+    """The code points that the library is asked about, and their text."""
     asked = np.unique(_asked())
     return asked, "".join(map(chr, asked))
 
@@ -38,7 +39,7 @@ def matching(source: str) -> np.ndarray:
     Raises:
         UnsupportedTokenizer: when the library does not understand the pattern.
     """
-    asked, text = _question()
+    asked, text = question()
     try:
         rest = pre_tokenizers.Split(Regex(f"(?:{source})+"), "removed").pre_tokenize_str(text)
     except Exception as error:  # the library raises plain Exception
@@ -47,10 +48,10 @@ def matching(source: str) -> np.ndarray:
     found = np.ones(len(asked), bool)
     for _, (start, stop) in rest:
         found[start:stop] = False
-    return _spread(asked, found)
+    return spread(asked, found)
 
 
-def _spread(asked: np.ndarray, found: np.ndarray) -> np.ndarray:
+def spread(asked: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Answers for the characters that were asked about, for all."""
     result = np.zeros(COUNT, bool)
     result[asked] = found

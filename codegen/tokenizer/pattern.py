@@ -12,6 +12,7 @@ order and the first that matches wins, also over a longer one; a program keeps t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -117,13 +118,16 @@ class _Repeat:
 _Node = _Chars | _Ahead | _Sequence | _Choice | _Repeat
 
 
-def parse(pattern: str) -> Program:
+def parse(pattern: str, names: Mapping[str, np.ndarray] | None = None) -> Program:
     """The program of a regular expression.
+
+    Args:
+        names: characters that stand for a set.
 
     Raises:
         UnsupportedTokenizer: for what the machine has no instruction for.
     """
-    parser = _Parser(pattern)
+    parser = _Parser(pattern, names or {})
     node = parser.choice()
     if parser.at < len(pattern):
         raise parser.unsupported()
@@ -145,8 +149,9 @@ def literal(text: str) -> Program:
 class _Parser:
     """Recursive descent; `at` is the next character of the pattern."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, names: Mapping[str, np.ndarray]) -> None:
         self.text, self.at, self.fold = text, 0, False
+        self.names = names
 
     def unsupported(self) -> UnsupportedTokenizer:
         return UnsupportedTokenizer(
@@ -272,6 +277,8 @@ class _Parser:
         raise self.unsupported()
 
     def character(self, character: str) -> np.ndarray:
+        if character in self.names:
+            return self.names[character]
         if not self.fold:
             return single(character)
         return self.members("\\" + character if not character.isalnum() else character)

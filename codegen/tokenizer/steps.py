@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from .automaton import pages, partition, tabulate
+from .charsmap import charsmap_sections
 from .errors import UnsupportedTokenizer
+from .graphemes import grapheme_program
 from .pattern import Program, literal, parse
 from .tables import Behavior, Fact, Section, Step
 
@@ -40,6 +42,7 @@ class Steps:
     _programs: list[Program] = field(default_factory=list)
     _splitters: list[tuple[Behavior, bool]] = field(default_factory=list)
     _strings: bytearray = field(default_factory=bytearray)
+    _charsmap: dict[Section, np.ndarray] = field(default_factory=dict)
 
     def needs_nfc(self) -> bool:
         return any(row[0] == Step.NFC for row in self.rows)
@@ -53,15 +56,24 @@ class Steps:
         self._strings += data
         return len(self._strings) - len(data), len(data)
 
-    def add_replacement(self, old: str, new: str) -> None:
-        if len(old.encode()) != 1:
-            raise UnsupportedTokenizer(f"the replacement of {old!r}")
-        self.add(Step.REPLACE, old.encode()[0], *self.add_text(new))
+    def add_replacement(self, old: Program, new: str) -> None:
+        self.add(Step.REPLACE, self._splitter(old), *self.add_text(new))
+
+    def add_charsmap(self, text: str) -> None:
+        if self._charsmap:
+            raise UnsupportedTokenizer("a second normalizer Precompiled")
+        self._charsmap = charsmap_sections(text)
+        self.add(Step.CHARSMAP, self._splitter(grapheme_program()))
 
     def add_split(self, program: Program, behavior: Behavior, invert: bool = False) -> None:
-        self.add(Step.SPLIT, len(self._splitters))
+        self.add(Step.SPLIT, self._splitter(program, behavior, invert))
+
+    def _splitter(
+        self, program: Program, behavior: Behavior = Behavior.ISOLATED, invert: bool = False
+    ) -> int:
         self._programs.append(program)
         self._splitters.append((behavior, invert))
+        return len(self._splitters) - 1
 
     def sections(self) -> tuple[dict[Fact, int], dict[Section, np.ndarray]]:
         """The tables of all steps."""
@@ -82,6 +94,7 @@ class Steps:
             Section.TRANSITIONS: np.concatenate([*tables, np.zeros(0, np.uint16)]),
             Section.STEPS: np.array(self.rows, np.int32),
             Section.STRINGS: np.frombuffer(bytes(self._strings), np.uint8),
+            **self._charsmap,
         }
 
 
@@ -109,8 +122,12 @@ def _normalize(steps: Steps, entry: Mapping[str, Any] | None) -> None:
         steps.add(Step.NFC)
     elif kind == "Prepend":
         steps.add(Step.PREPEND, *steps.add_text(entry["prepend"]))
-    elif kind == "Replace" and "String" in entry["pattern"]:
-        steps.add_replacement(entry["pattern"]["String"], entry["content"])
+    elif kind == "Replace":
+        steps.add_replacement(_pattern(entry), entry["content"])
+    elif kind == "Strip" and entry["strip_right"] and not entry["strip_left"]:
+        steps.add(Step.STRIP_END)
+    elif kind == "Precompiled":
+        steps.add_charsmap(entry["precompiled_charsmap"])
     else:
         raise UnsupportedTokenizer(f"the normalizer {kind}")
 
@@ -138,9 +155,12 @@ def _split_in_turn(steps: Steps, entry: Mapping[str, Any]) -> None:
 
 
 def _split_by_pattern(steps: Steps, entry: Mapping[str, Any]) -> None:
+    steps.add_split(_pattern(entry), _BEHAVIORS[entry["behavior"]], entry.get("invert", False))
+
+
+def _pattern(entry: Mapping[str, Any]) -> Program:
     pattern = entry["pattern"]
-    program = parse(pattern["Regex"]) if "Regex" in pattern else literal(pattern["String"])
-    steps.add_split(program, _BEHAVIORS[entry["behavior"]], entry.get("invert", False))
+    return parse(pattern["Regex"]) if "Regex" in pattern else literal(pattern["String"])
 
 
 def _split_digits(steps: Steps, entry: Mapping[str, Any]) -> None:
@@ -158,7 +178,7 @@ def _byte_level(steps: Steps, entry: Mapping[str, Any]) -> None:
 
 def _metaspace(steps: Steps, entry: Mapping[str, Any]) -> None:
     mark = entry["replacement"]
-    steps.add_replacement(" ", mark)
+    steps.add_replacement(literal(" "), mark)
     scheme = entry.get("prepend_scheme", "always")
     if scheme != "never":
         steps.add(Step.PREPEND_MISSING, *steps.add_text(mark), int(scheme == "first"))

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-MAGIC, VERSION, ALIGNMENT = b"MRTK", 2, 8
+MAGIC, VERSION, ALIGNMENT = b"MRTK", 3, 8
 _FACTOR = 0x9E3779B97F4A7C15  # odd; spreads what changes over all bits
 
 
@@ -47,6 +47,8 @@ class Section(enum.IntEnum):
     MARKS = enum.auto()  # uint32, sorted: characters with a combining class
     MARK_CLASSES = enum.auto()  # uint8
     COMPOSITIONS = enum.auto()  # uint32 [n, 3], sorted: first, second, composed
+    CHARSMAP = enum.auto()  # uint32: units of a double array, of UTF-8 strings
+    REPLACEMENTS = enum.auto()  # UTF-8: what stands for them, each with a zero byte behind it
 
 
 class Fact(enum.IntEnum):
@@ -72,9 +74,11 @@ class Step(enum.IntEnum):
 
     NFC = 0
     PREPEND = enum.auto()  # text: offset, bytes; where a piece is not empty
-    REPLACE = enum.auto()  # a text of one byte by another text: the byte, offset, bytes
+    REPLACE = enum.auto()  # what a splitter matches by another text: splitter, offset, bytes
     SPLIT = enum.auto()  # splitter
     PREPEND_MISSING = enum.auto()  # text: offset, bytes; 1: only at the start of the text
+    STRIP_END = enum.auto()  # white space
+    CHARSMAP = enum.auto()  # clusters of characters by REPLACEMENTS: the splitter of a cluster
 
 
 class Behavior(enum.IntEnum):

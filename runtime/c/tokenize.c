@@ -12,13 +12,6 @@ typedef struct {
   int is_match;
 } Span;
 
-/* What is being split, and whether it begins where the whole text does. */
-typedef struct {
-  const char *text;
-  size_t bytes;
-  int at_start;
-} Piece;
-
 static Piece part_of(Piece whole, size_t start, size_t end) {
   return (Piece){whole.text + start, end - start, whole.at_start && !start};
 }
@@ -28,9 +21,7 @@ static uint8_t class_of(const mr_tokenizer *tokenizer, uint32_t point) {
   return TABLE(tokenizer, CLASS_PAGES, uint8_t)[page << 8 | (point & 255)];
 }
 
-/* Where the match that starts at `at` ends; `at` when there is none. */
-static size_t match_end(const mr_tokenizer *tokenizer, const int32_t *splitter, Piece piece,
-                        size_t at) {
+size_t match_end(const mr_tokenizer *tokenizer, const int32_t *splitter, Piece piece, size_t at) {
   const int classes = fact(tokenizer, CLASSES);
   const uint16_t *rows = TABLE(tokenizer, TRANSITIONS, uint16_t) + splitter[1];
   size_t end = at;
@@ -110,39 +101,6 @@ static void split_by(Encoder *encoder, int64_t step, int32_t number, Piece piece
   buffer_free(&found);
 }
 
-static void replace(Piece piece, char old, const char *text, size_t bytes, Buffer *out) {
-  for (size_t i = 0; i < piece.bytes; i++) {
-    if (piece.text[i] == old) {
-      buffer_add(out, text, bytes);
-    } else {
-      buffer_add(out, piece.text + i, 1);
-    }
-  }
-}
-
-/* Appends what a step that changes text makes of `piece`; 0 when it leaves it as it is. */
-static int rewrite(const mr_tokenizer *tokenizer, const int32_t *step, Piece piece, Buffer *out) {
-  const char *strings = TABLE(tokenizer, STRINGS, char);
-  switch (step[0]) {
-    case STEP_NFC:
-      normalize_nfc(tokenizer, piece.text, piece.bytes, out);
-      return 1;
-    case STEP_REPLACE:
-      replace(piece, (char)step[1], strings + step[2], (size_t)step[3], out);
-      return 1;
-    case STEP_PREPEND_MISSING: {
-      size_t size = (size_t)step[2];
-      int there = piece.bytes >= size && !memcmp(piece.text, strings + step[1], size);
-      if (there || (step[3] && !piece.at_start)) return 0;
-    }
-    /* fall through */
-    default:
-      buffer_add(out, strings + step[1], (size_t)step[2]);
-      buffer_add(out, piece.text, piece.bytes);
-      return 1;
-  }
-}
-
 /* The pre-tokenizers from `step` on, then the encoding. */
 static void split(Encoder *encoder, int64_t step, Piece piece) {
   const mr_tokenizer *tokenizer = encoder->tokenizer;
@@ -150,7 +108,8 @@ static void split(Encoder *encoder, int64_t step, Piece piece) {
   if (step == LENGTH(tokenizer, STEPS, int32_t) / 4) {
     void (*encode)(Encoder *, const char *, size_t) =
         fact(tokenizer, UNIGRAM) ? encode_unigram : encode_word;
-    encode(encoder, piece.text, piece.bytes);
+    encoder->failed |= piece.bytes > INT32_MAX; /* replacements may have made it so long */
+    if (!encoder->failed) encode(encoder, piece.text, piece.bytes);
     return;
   }
   const int32_t *row = TABLE(tokenizer, STEPS, int32_t) + 4 * step;
@@ -174,7 +133,7 @@ static int32_t added_at(const mr_tokenizer *tokenizer, int32_t node, const char 
   int32_t found = -1;
   for (size_t at = 0;;) {
     int32_t index = TABLE(tokenizer, NODE_IDS, int32_t)[node];
-    if (index >= 0) found = index, *size = at;
+    if (index >= 0 && at) found = index, *size = at; /* an empty one would never end */
     if (at == bytes) return found;
     uint32_t edge = TABLE(tokenizer, NODE_STARTS, uint32_t)[node];
     uint32_t last = TABLE(tokenizer, NODE_STARTS, uint32_t)[node + 1];
@@ -190,8 +149,7 @@ static int is_space(const mr_tokenizer *tokenizer, const char *text, int *size) 
   return TABLE(tokenizer, CLASS_SPACES, uint8_t)[class_of(tokenizer, utf8_read(text, size))];
 }
 
-/* Where the blanks before `end` begin, not before `start`. */
-static size_t blanks_before(const mr_tokenizer *tokenizer, Piece piece, size_t start, size_t end) {
+size_t blanks_before(const mr_tokenizer *tokenizer, Piece piece, size_t start, size_t end) {
   while (end > start) {
     size_t at = end - 1;
     int size;

@@ -81,6 +81,10 @@ static int check_string(const mr_tokenizer *t, int32_t offset, int32_t size) {
   return utf8_valid(TABLE(t, STRINGS, char) + offset, (size_t)size, &cut, &bad) == (size_t)size;
 }
 
+static int has_splitter(const mr_tokenizer *t, int32_t number) {
+  return number >= 0 && number < t->bytes[SPLITTERS] / 16;
+}
+
 static int check_steps(const mr_tokenizer *t) {
   int64_t count = t->bytes[STEPS] / 16;
   if (count > MOST_STEPS || t->bytes[STEPS] % 16) return 0;
@@ -88,16 +92,20 @@ static int check_steps(const mr_tokenizer *t) {
     const int32_t *row = TABLE(t, STEPS, int32_t) + 4 * i;
     switch (row[0]) {
       case STEP_NFC:
+      case STEP_STRIP_END:
         break;
       case STEP_PREPEND:
       case STEP_PREPEND_MISSING:
         if (!check_string(t, row[1], row[2])) return 0;
         break;
       case STEP_REPLACE:
-        if (row[1] < 0 || row[1] > 127 || !check_string(t, row[2], row[3])) return 0;
+        if (!has_splitter(t, row[1]) || !check_string(t, row[2], row[3])) return 0;
+        break;
+      case STEP_CHARSMAP:
+        if (!has_splitter(t, row[1])) return 0;
         break;
       case STEP_SPLIT:
-        if (i < fact(t, NORMALIZERS) || row[1] < 0 || row[1] >= t->bytes[SPLITTERS] / 16) return 0;
+        if (i < fact(t, NORMALIZERS) || !has_splitter(t, row[1])) return 0;
         break;
       default:
         return 0;
@@ -157,6 +165,9 @@ static int check_normalization(const mr_tokenizer *t) {
     return 0;
   }
   if (t->bytes[MARK_CLASSES] != LENGTH(t, MARKS, uint32_t)) return 0;
+  int cut, bad;
+  size_t bytes = (size_t)t->bytes[REPLACEMENTS];
+  if (utf8_valid(TABLE(t, REPLACEMENTS, char), bytes, &cut, &bad) != bytes) return 0;
   return check_points(t, DECOMPOSITIONS) && check_points(t, COMPOSITIONS) &&
          t->bytes[COMPOSITIONS] % 12 == 0;
 }

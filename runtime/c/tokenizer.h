@@ -10,7 +10,7 @@
 
 #include "morendo.h"
 
-enum { TOKENIZER_VERSION = 2 };
+enum { TOKENIZER_VERSION = 3 };
 
 enum Section {
   FACTS,
@@ -46,6 +46,8 @@ enum Section {
   MARKS,
   MARK_CLASSES,
   COMPOSITIONS,
+  CHARSMAP,
+  REPLACEMENTS,
   SECTIONS
 };
 
@@ -66,7 +68,15 @@ enum Fact {
   FACT_COUNT
 };
 
-enum StepKind { STEP_NFC, STEP_PREPEND, STEP_REPLACE, STEP_SPLIT, STEP_PREPEND_MISSING, STEP_KINDS };
+enum StepKind {
+  STEP_NFC,
+  STEP_PREPEND,
+  STEP_REPLACE,
+  STEP_SPLIT,
+  STEP_PREPEND_MISSING,
+  STEP_STRIP_END,
+  STEP_CHARSMAP
+};
 enum Behavior { REMOVED, ISOLATED, CONTIGUOUS, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, BEHAVIORS };
 enum TokenKind { PLAIN, SPECIAL, BYTE, NO_TOKEN };
 
@@ -106,6 +116,23 @@ int utf8_write(uint32_t point, char *out);
  * behind it that could begin a character if more followed, else 0. `bad` becomes how many bytes
  * one replacement character stands for where the text goes on with something invalid. */
 size_t utf8_valid(const char *text, size_t bytes, int *cut, int *bad);
+
+/* What is being split, and whether it begins where the whole text does. */
+typedef struct {
+  const char *text;
+  size_t bytes;
+  int at_start;
+} Piece;
+
+/* tokenize.c: where the match of a row of SPLITTERS that starts at `at` ends; `at` when there is
+ * none. */
+size_t match_end(const mr_tokenizer *tokenizer, const int32_t *splitter, Piece piece, size_t at);
+/* Where the blanks before `end` begin, not before `start`. */
+size_t blanks_before(const mr_tokenizer *tokenizer, Piece piece, size_t start, size_t end);
+
+/* normalize.c: appends what a step that changes text makes of `piece`; 0 when it leaves it as it
+ * is. */
+int rewrite(const mr_tokenizer *tokenizer, const int32_t *step, Piece piece, Buffer *out);
 
 /* nfc.c: appends the canonical composition of `text`. */
 void normalize_nfc(const mr_tokenizer *tokenizer, const char *text, size_t bytes, Buffer *out);

@@ -15,7 +15,17 @@ from morendo.codegen.link import RUNTIME_SOURCES, _environment
 from morendo.codegen.tokenizer import compile_tokenizer
 from morendo.ir.plan import TOKENIZER_TABLES
 
-SOURCES = ("tokenizer", "tokenize", "detokenize", "utf8", "nfc", "bpe", "unigram", "error")
+SOURCES = (
+    "tokenizer",
+    "tokenize",
+    "detokenize",
+    "utf8",
+    "normalize",
+    "nfc",
+    "bpe",
+    "unigram",
+    "error",
+)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pydoc_data.topics
+import unicodedata
 from functools import cache
 
 from tokenizers import (
@@ -15,6 +16,8 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
+
+from morendo.codegen.tokenizer.charsmap import write_charsmap
 
 _MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 _MORE = (
@@ -102,6 +105,46 @@ def _unigram(scheme: str) -> Tokenizer:
     return tokenizer
 
 
+def _t5() -> Tokenizer:
+    """As transformers writes T5 and XLM-R."""
+    tokenizer = _metaspace("always", True)
+    parts = [
+        normalizers.Precompiled(charsmap()),
+        normalizers.Strip(left=False, right=True),
+        normalizers.Replace(Regex(" {2,}"), _MARK),
+    ]
+    tokenizer.normalizer = normalizers.Sequence(parts)  # type: ignore[assignment]
+    tokenizer.model = models.Unigram()  # type: ignore[assignment]
+    return tokenizer
+
+
+@cache
+def charsmap() -> bytes:
+    """Of the kind of SentencePiece's nmt_nfkc: blanks, compatibility characters, what is deleted.
+
+    Marks and other second characters of clusters are among them, and clusters themselves.
+    """
+    mapped = {
+        "\t": " ",
+        "\n": " ",
+        "\r": "",
+        "\x85": " ",
+        "\u3000": " ",
+        "\u200d": "",
+        "\u0301": "'",
+    }
+    mapped |= {c: "\u0915" for c in "\u0915\u0928\u094d"} | {
+        "a": "A",
+        "e\u0301": "é",
+        "\xa9": "(c)",
+    }
+    for point in (*range(0xA0, 0x180), *range(0x1100, 0x1200, 3), *range(0x2460, 0x2490), 0xFDFA):
+        text = unicodedata.normalize("NFKC", chr(point))
+        if text != chr(point):
+            mapped[chr(point)] = text
+    return write_charsmap(mapped)
+
+
 FAMILIES = {
     "gpt2": lambda: _byte_level([_bytes()]),
     "prefix": lambda: _byte_level([_bytes(prefix=True)]),
@@ -118,6 +161,7 @@ FAMILIES = {
     "metaspace": lambda: _metaspace("always", True),
     "unigram": lambda: _unigram(""),
     "unigram_words": lambda: _unigram("first"),
+    "t5": _t5,
 }
 
 
@@ -132,7 +176,7 @@ def trained(family: str) -> Tokenizer:
     """A tokenizer of 2,000 tokens or so, with added tokens of every kind."""
     tokenizer = FAMILIES[family]()
     special = ["<unk>", "<s>", "</s>"]
-    unigram = family.startswith("unigram")
+    unigram = family.startswith("unigram") or family == "t5"
     falls_back = family == "unigram" or (not unigram and tokenizer.model.byte_fallback)
     spelled = [f"<0x{byte:02X}>" for byte in range(256)] if falls_back else []
     common = {"vocab_size": 2000, "special_tokens": special + spelled, "show_progress": False}
@@ -155,7 +199,8 @@ def trained(family: str) -> Tokenizer:
             AddedToken("<tail>", normalized=False, rstrip=True),
         ]
     )
-    tokenizer.add_tokens([AddedToken("    ", normalized=True), AddedToken("<tool>")])
+    blanks = [] if family == "t5" else ["    "]  # nothing would be left of it
+    tokenizer.add_tokens([AddedToken(text, normalized=True) for text in [*blanks, "<tool>"]])
     return tokenizer
 
 

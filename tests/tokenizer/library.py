@@ -31,7 +31,7 @@ class CompiledTokenizer:
 
     def encode(self, text: str | bytes) -> list[int]:
         data = text if isinstance(text, bytes) else text.encode()
-        ids, count = np.full(len(data) * 4 + 8, -7, np.int32), ctypes.c_int()
+        ids, count = np.full(len(data) * 16 + 8, -7, np.int32), ctypes.c_int()
         place = ids.ctypes.data_as(ctypes.c_void_p)
         size = ctypes.c_int64(len(data))
         self._check(

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from morendo.codegen.link import RUNTIME_SOURCES
 from morendo.codegen.tokenizer import UnsupportedTokenizer, compile_tokenizer, vocabulary
+from morendo.codegen.tokenizer.charsmap import charsmap_sections
 from morendo.ir.plan import TOKENIZER_TABLES
 
 ROUNDS = int(os.environ.get("MORENDO_TOKENIZER_ROUNDS", "1500"))
@@ -70,6 +71,7 @@ def test_ids_outside_the_vocabulary_have_no_text(compiled):
     [
         ("normalizer", {"type": "NFKC"}, "the normalizer NFKC"),
         ("normalizer", {"type": "Lowercase"}, "the normalizer Lowercase"),
+        ("normalizer", {"type": "Strip", "strip_left": True, "strip_right": True}, "Strip"),
         ("pre_tokenizer", {"type": "BertPreTokenizer"}, "the pre-tokenizer BertPreTokenizer"),
         ("decoder", {"type": "WordPiece", "prefix": "##", "cleanup": True}, "WordPiece"),
         ("decoder", None, "the decoder none"),
@@ -146,6 +148,40 @@ def test_spellings_of_the_same_score_and_unknown_runs(tokenizer_library, tmp_pat
         assert ours.encode(given) == library.encode(given).ids, given
 
 
+# Of every kind that clusters are made of; most are mapped to something or part of such a text.
+_CLUSTERS = [
+    *"aeX\n\r\t\0\u0301\u0308\u0903\u200d\ufe0f\U0001f3fb", "e\u0301", "\r\n", "\u0600", "<tool>",
+    *"\u1100\u1161\u11a8\uac00\uac01\u1112\u0915\u0928\u094d\u093f\u0e33\xa9\U0001f600\u2764\xad",
+    *"\U0001f1e9\U0001f1ea\u200b\u2028\ufdfa\u2460\U000e0041\U00016d63\U00050000\U000110bd",
+]  # fmt: skip
+
+
+def test_clusters_are_mapped_as_the_library_maps_them(tokenizer_library, tmp_path):
+    """Every byte has a token, so that ids tell the text."""
+    facts = json.loads(trained("llama2").to_str())
+    facts["normalizer"] = json.loads(trained("t5").to_str())["normalizer"]["normalizers"][0]
+    (tmp_path / TOKENIZER_TABLES).write_bytes(compile_tokenizer(json.dumps(facts)))
+    library = Tokenizer.from_str(json.dumps(facts))
+    source = random.Random(11)
+    with CompiledTokenizer(tokenizer_library, tmp_path) as ours:
+        for _ in range(4 * ROUNDS):
+            given = "".join(source.choice(_CLUSTERS) for _ in range(source.randrange(9)))
+            assert ours.encode(given) == library.encode(given).ids, ascii(given)
+
+
+def test_a_token_that_normalization_leaves_nothing_of_is_named():
+    facts = json.loads(trained("t5").to_str())
+    facts["added_tokens"].append({**facts["added_tokens"][-1], "id": 5000, "content": "  "})
+    with pytest.raises(UnsupportedTokenizer, match="the added token '  ', normalized to nothing"):
+        compile_tokenizer(json.dumps(facts))
+
+
+@pytest.mark.parametrize("text", ["", "AAA=", "BQAAAAAAAAAA", "CAAAAAAA"])
+def test_damaged_maps_are_named(text):
+    with pytest.raises(UnsupportedTokenizer, match="a damaged precompiled_charsmap"):
+        charsmap_sections(text)
+
+
 def test_missing_or_foreign_tables_are_refused(tokenizer_library, tmp_path):
     with pytest.raises(ValueError, match="cannot read"):
         CompiledTokenizer(tokenizer_library, tmp_path)
@@ -175,7 +211,7 @@ def test_damaged_tables_never_reach_outside(compiled, tmp_path):
     sources = [str(RUNTIME_SOURCES / f"{name}.c") for name in SOURCES]
     command = [compiler, *flags, f"-I{RUNTIME_SOURCES}", str(here / "fuzz_tables.c"), *sources]
     subprocess.run([*command, "-o", str(program)], check=True)
-    for family in ("qwen2", "llama2", "unigram"):
+    for family in ("qwen2", "llama2", "t5"):
         folder = tmp_path / family
         folder.mkdir()
         (folder / TOKENIZER_TABLES).write_bytes(compile_tokenizer(trained(family).to_str()))
