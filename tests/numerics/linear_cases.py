@@ -79,7 +79,7 @@ class Activations:
 
 def random_weights(rng: np.random.Generator, spec: LinearSpec) -> Quantized:
     """Codes, scales and zeros over their whole ranges for the packed (padded) rows."""
-    rows, columns = spec.tiles * 16, spec.groups * spec.format.group_size
+    rows, columns = spec.tiles * spec.format.row_tile, spec.groups * spec.format.group_size
     low, high = (-127, 128) if spec.format.kind == "q8" else (0, 1 << spec.format.bits)
     codes = rng.integers(low, high, (rows, columns)).astype(np.int8)
     codes[: rows // 2, :2] = high - 1
@@ -97,9 +97,9 @@ def random_weights(rng: np.random.Generator, spec: LinearSpec) -> Quantized:
 
 def random_outliers(rng: np.random.Generator, spec: LinearSpec, slots: int) -> Outliers:
     """Entries with small whole values, up to `slots` a tile: the first is full, the last empty."""
-    counts = rng.integers(0, slots + 1, spec.tiles)
+    counts, tile = rng.integers(0, slots + 1, spec.tiles), spec.format.row_tile
     counts[0], counts[-1] = slots, 0 if spec.tiles > 1 else slots
-    row = np.repeat(np.arange(spec.tiles) * 16, counts) + rng.integers(0, 16, counts.sum())
+    row = np.repeat(np.arange(spec.tiles) * tile, counts) + rng.integers(0, tile, counts.sum())
     channel = rng.integers(0, spec.in_features, len(row))
     channel[:2] = 0, spec.in_features - 1
     value = rng.integers(-9, 10, len(row))
@@ -148,7 +148,7 @@ def finish(
         y = sums[:, :width]
         y = y if bias is None else y + bias
     else:
-        pairs = sums.reshape(len(sums), -1, 2, 16)
+        pairs = sums.reshape(len(sums), -1, 2, spec.format.row_tile)
         gate, up = (pairs[:, :, i].reshape(len(sums), -1)[:, :width] for i in range(2))
         if bias is not None:
             gate, up = gate + bias[:width], up + bias[width:]
