@@ -7,6 +7,17 @@ from typing import Protocol
 import numpy as np
 
 _TUNED = ".tuned"
+_FACTORS = ".factors"
+
+
+def factors_name(weight: str) -> str:
+    """The name of the factors of channels that linears read, by the weight of the first."""
+    return f"{weight}{_FACTORS}"
+
+
+def is_derived(name: str) -> bool:
+    """Whether a vector of an artifact is what passes made and no checkpoint has."""
+    return untuned_name(name) is not None or name.endswith(_FACTORS)
 
 
 def tuned_name(name: str, reading: int = 0) -> str:

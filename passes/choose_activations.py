@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from morendo.ir.activation_formats import ActivationFormat
-from morendo.ir.derived_weights import DerivedWeights
+from morendo.ir.derived_weights import DerivedWeights, factors_name
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
@@ -187,7 +187,7 @@ def _rewrite(
         if error is None or attrs["weight"] not in error.names:
             return value
         factored = bool((error.factors != 1).any())
-        name = f"{error.names[0]}.factors" if factored else ""
+        name = factors_name(error.names[0]) if factored else ""
         if factored:
             weights.put(name, error.factors)
         fmt = ActivationFormat(4, factored)

@@ -29,7 +29,13 @@ from .rules import FLOAT_RULES
 
 TOLERANCE = 1e-3
 """Of the largest logit."""
-NEED_TEXT = ("analyze-group-ranges", "promote-groups", "calibrate-weights", "tune-scales")
+NEED_TEXT = (
+    "analyze-group-ranges",
+    "promote-groups",
+    "choose-activations",
+    "calibrate-weights",
+    "tune-scales",
+)
 """Passes that need a calibration; they choose formats and codes, and leave the function alone."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from morendo.ir.derived_weights import is_derived
 from morendo.ir.dialect import attrs_of
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.invariants import calls
@@ -28,7 +29,7 @@ class ModelWeights:
 
     Args:
         base: the weights of the model that it was compiled from.
-        derived: what passes made: orders of channels, tuned norms.
+        derived: what passes made: orders and factors of channels, tuned norms.
     """
 
     def __init__(self, base: Store, derived: dict[str, NDArray]) -> None:
@@ -68,7 +69,7 @@ def _derived(opened: Opened) -> dict[str, NDArray]:
     for entry in listed["vectors"]:
         offset = entry["offset"]
         for name, size in zip(entry["names"], entry["sizes"], strict=True):
-            if name.endswith(".tuned"):
+            if is_derived(name):
                 found[name] = _piece(file, offset, size, "float32")
             offset += 4 * size
     orders = {tuple(e["names"]): (e["order"], e["columns"]) for e in listed["matrices"]}

@@ -159,6 +159,7 @@ READINGS = {"readings": "4,3,2", "calibrate": "pydoc", "calibration_windows": 1,
     "options",
     [
         {"embedding_bits": 5, "cache_bits": 8},
+        {"activations": 4, "cache_bits": 4},
         {"embedding_bits": 6},
         {"bits": "f32"},
         pytest.param(READINGS, marks=pytest.mark.slow),
