@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,16 @@ SAME_KERNELS = {
     *("hexagon:v68", "hexagon:v69", "hexagon:v73"),
 }
 """Targets that differ from one that is tried in the machine code alone."""
+
+SLOW_TO_COMPILE = {"hexagon:v67"}
+"""Targets for which one contract is enough between commits: `make test-all` has the others."""
+
+
+def target_cases(targets: Iterable[str]) -> list[Any]:
+    """Parameters of a contract; those of targets that take long to compile for are slow tests."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=[slow] if name in SLOW_TO_COMPILE else []) for name in targets]
+
 
 TINY = Path(__file__).parent.parent / "models" / "tiny_llama"
 

@@ -23,7 +23,7 @@ from morendo.runtime.interpreter import PythonExecutor
 from morendo.runtime.step_cost import StepCost
 from morendo.targets import find_target, known_targets
 from tests.calibration.test_streaming import prose
-from tests.e2e.conftest import SAME_KERNELS, TINY
+from tests.e2e.conftest import SAME_KERNELS, TINY, target_cases
 from tests.e2e.quality import kl_divergence, torch_logits
 
 READING_OF_LEVEL = (0, 0, 1, 1, 2)
@@ -162,7 +162,7 @@ HERE = [
 """Targets whose artifacts this process can run; test_cuda.py has those of GPUs."""
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", target_cases(HERE))
 def test_every_target_reads_the_same_at_every_level(
     name: str, compile_tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

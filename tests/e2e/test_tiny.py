@@ -15,7 +15,7 @@ from morendo.ir.errors import ArtifactError, CompileError, InputError
 from morendo.ir.layout import TileLayout
 from morendo.runtime.artifact import read_plan
 from morendo.targets import find_target, known_targets
-from tests.e2e.conftest import SAME_KERNELS, TINY
+from tests.e2e.conftest import SAME_KERNELS, TINY, target_cases
 from tests.e2e.quality import kl_divergence, round_linears, torch_logits
 
 # Relative error of logits against float32 torch: storage in half precision, and int8 activations
@@ -79,7 +79,7 @@ def test_phases_agree(compile_tiny: Callable[..., Path], ids: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize(
-    "target", [target.name for target in known_targets() if target.name not in SAME_KERNELS]
+    "target", target_cases(t.name for t in known_targets() if t.name not in SAME_KERNELS)
 )
 def test_a_cache_of_8_bits_is_close_to_torch(
     target: str, compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
