@@ -36,6 +36,9 @@ _TOOLCHAIN = Toolchain(
     ("-mcpu=hexagonv67+hvxv67+hvx_length128b",),
     static_triple="hexagon-linux-musl",
 )
+_NO_FLOATS = ("-hvx-qfloat", "-hvx-ieee-fp")
+"""From v68 on HVX has floats, but they are not IEEE's, and no emulator here has them."""
+
 _ADDRESSES = (1 << 32) - (1 << 28)
 """Bytes that a model may take: addresses have 32 bits, and program, stacks and libraries some."""
 
@@ -95,7 +98,7 @@ def make(name: str) -> HexagonTarget:
         triple="hexagon-unknown-linux-musl",
         cpu=f"hexagon{version}",
         features=(f"hvx{version}", "hvx-length128b"),
-        tuning=(),
+        tuning=_NO_FLOATS,
         isa=HVX,
         toolchain=_TOOLCHAIN,
         capabilities=Capabilities(half_conversion=False),

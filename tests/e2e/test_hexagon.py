@@ -5,16 +5,21 @@ contract of all targets (test_tiny.py).
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from morendo.codegen.cpu.kernels.norms import rms_norm_quantize
+from morendo.codegen.cpu.machine_code import compile_kernels
 from morendo.codegen.lowering import Options, Program
 from morendo.ir.errors import ArtifactError, CompileError, InputError
 from morendo.ir.plan import Plan
 from morendo.runtime.emulated import EmulatedExecutor, check_cpu
 from morendo.targets import find_target
+from morendo.targets.hexagon.isa import HVX
+from morendo.targets.hexagon.target import make
 from tests.runtime.toy import toy_plan
 
 EMULATOR = shutil.which("qemu-hexagon")
@@ -45,3 +50,15 @@ def test_an_artifact_newer_than_the_emulator_is_refused(tmp_path: Path) -> None:
         ArtifactError, match=r"qemu-hexagon does not know the CPU to play .got v99.*newer"
     ):
         EmulatedExecutor(tmp_path, EMULATOR, cpu="v99")
+
+
+@pytest.mark.parametrize("version", ["v67", "v68", "v69", "v73"])
+def test_no_version_uses_floats_of_the_vector_unit(version: str, tmp_path: Path) -> None:
+    """They are not IEEE's, and no emulator here would show what they do."""
+    target = make(f"hexagon:{version}")
+    kernel = rms_norm_quantize(HVX, max_tokens=1, features=64, group_size=32, eps=1e-5)
+    listings: dict[str, str] = {}
+    kernels = {"norm": target.machine_form(kernel)}
+    compile_kernels(kernels, target.llvm, tmp_path, listings=listings)
+    assert "vmem" in listings["norm"]
+    assert not re.search(r"\bv\d+(:\d+)?\.(qf|sf|hf)", listings["norm"])
