@@ -130,14 +130,15 @@ def _schedules(artifact: Path) -> list[str]:
     data = read_schedule_file(artifact)
     if not data:
         return []
-    rows = []
+    evidence: dict[str, Any] = data.get("evidence", {})
+    rows: list[tuple[str, str, str]] = []
     for kind, schedule in parse_schedules(data, read_plan(artifact).levels).items():
-        found = data.get("evidence", {}).get(kind)
-        held_out = found["held_out"] if found else {}
-        measured = found and (
-            f"{found['metric']} {held_out['quality']:.3f}, {size(held_out['bytes'])} a token"
-        )
-        rows.append((kind, str(schedule), measured or ""))
+        measured = ""
+        if kind in evidence:
+            held_out: dict[str, float] = evidence[kind]["held_out"]
+            quality = f"{evidence[kind]['metric']} {held_out['quality']:.3f}"
+            measured = f"{quality}, {size(held_out['bytes'])} a token"
+        rows.append((kind, str(schedule), measured))
     return ["", _title("schedules"), table(rows)]
 
 
