@@ -32,6 +32,7 @@ from .step_reads import bytes_read
 from .target import Target
 
 _RELAYED = ("rope", "cached_stacked_attention")  # these read the position itself
+_PLACED = (Storage, LevelStorage)  # arguments that are tensors
 
 
 def lower_module(
@@ -110,12 +111,17 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         plan_arena(_used(lowering.arena), program.target.layout) for lowering in lowered.values()
     )
     kernels = {name: index for index, name in enumerate(program.kernels)}
-    tensors: dict[Tensor, int] = {}
+    found: dict[Tensor, int] = {}
     state: dict[Argument, int] = {}
-    levels = program.levels
+    arguments = {
+        name: [_arguments(call, program, found, state) for call in lowered[name].calls]
+        for name in FUNCTIONS
+    }
+    tensors = tuple(found)
     functions = {
         name: tuple(
-            _step(call, program, kernels, tensors, state, levels) for call in lowered[name].calls
+            _step(call, args, program, kernels, tensors)
+            for call, args in zip(lowered[name].calls, arguments[name], strict=True)
         )
         for name in FUNCTIONS
     }
@@ -123,13 +129,13 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         chunk=program.options.chunk,
         context=program.options.context,
         vocabulary=shape_of(relax_functions(module)["decode"].ret_ty)[-1],
-        levels=levels,
+        levels=program.levels,
         arena_bytes=arena_bytes,
         cache_bytes=program.cache_bytes,
         weights_bytes=program.weights.nbytes,
         kernels=tuple(kernels),
         parameters=tuple(map(_parameters, program.kernels.values())),
-        tensors=tuple(tensors),
+        tensors=tensors,
         functions=functions,
         state=tuple(state),
     )
@@ -140,20 +146,18 @@ def _used(buffers: Sequence[Storage]) -> list[Storage]:
     return [b for b in buffers if b.space == "arena" and b.first >= 0]
 
 
-def _step(
-    call: KernelCall,
-    program: Program,
-    kernels: dict[str, int],
-    tensors: dict[Tensor, int],
-    state: dict[Argument, int],
-    levels: int,
-) -> Step:
-    """A call with offsets; a scalar that its kernel reads from memory gets a slot of the state."""
-    function = program.kernels[call.kernel]
+def _arguments(
+    call: KernelCall, program: Program, tensors: dict[Tensor, int], state: dict[Argument, int]
+) -> tuple[Argument, ...]:
+    """What a step is given; a scalar that its kernel reads from memory gets a slot of the state.
+
+    Args:
+        tensors: index of each tensor of the plan; new ones are added.
+        state: slot of each scalar that kernels read from memory; new ones are added.
+    """
     args: list[Argument] = []
-    pairs = list(zip(function.params, call.args, strict=True))
-    placed = (Storage, LevelStorage)
-    scalars = [(param, arg) for param, arg in pairs if not isinstance(arg, placed)]
+    pairs = list(zip(program.kernels[call.kernel].params, call.args, strict=True))
+    scalars = [(param, arg) for param, arg in pairs if not isinstance(arg, _PLACED)]
 
     def index_of(param: Any, place: Storage) -> int:
         dims = tuple(_dim(dim, scalars, call) for dim in param.ty.shape)
@@ -171,14 +175,26 @@ def _step(
             args.append(tensors.setdefault(tensor, len(tensors)))
         else:
             args.append(arg)
+    return tuple(args)
+
+
+def _step(
+    call: KernelCall,
+    args: tuple[Argument, ...],
+    program: Program,
+    kernels: dict[str, int],
+    tensors: Sequence[Tensor],
+) -> Step:
+    """A call with its arguments and with what it reads of the plan's tensors at every level."""
     # What a level reads is told by the scalars, wherever the kernel finds them.
     meant: list[Argument] = [
-        arg if isinstance(given, placed) else given
+        arg if isinstance(given, _PLACED) else given
         for arg, given in zip(args, call.args, strict=True)
     ]
-    reads = bytes_read(_parameters(function), meant, list(tensors), levels)
+    names = _parameters(program.kernels[call.kernel])
+    reads = bytes_read(names, meant, tensors, program.levels)
     reads = tuple(nbytes // max(call.table_rows, 1) for nbytes in reads)
-    return Step(kernels[call.kernel], tuple(args), call.note, reads, call.weights)
+    return Step(kernels[call.kernel], args, call.note, reads, call.weights)
 
 
 def _parameters(function: tirx.PrimFunc) -> tuple[str, ...]:
