@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from this_machine import Machine
 
 HEADS, KV_HEADS, HEAD_DIM, LAYERS, WIDTH, FFN = 9, 3, 64, 30, 576, 1536
 CONTEXT, CHUNK = 2048, 256
@@ -29,7 +30,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--cache", default="float32,float16")
     parser.add_argument("--only", default="prefill,decode,small")
-    parser.add_argument("--target", default="x86")
+    parser.add_argument("--target", default="native")
     parser.add_argument("--rounds", type=int, default=9)
     return parser.parse_args()
 
@@ -60,17 +61,12 @@ class Bench:
     """Compiles for one target and keeps the tensors."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from morendo.targets.x86.target import make
-
-        self.options, self.target = options, make(options.target)
-        self.isa = self.target.isa
+        self.options, self.machine = options, Machine.of(options.target)
+        self.isa = self.machine.isa
         self.rng = np.random.default_rng(0)
 
     def compile(self, function) -> Callable:
-        import tvm
-
-        name = str(function.attrs["global_symbol"])
-        return tvm.compile(tvm.IRModule({name: function}), target=self.target.llvm)[name]
+        return self.machine.compile(str(function.attrs["global_symbol"]), function)
 
     def tensor(self, *shape: int, dtype: str = "float32"):
         import tvm

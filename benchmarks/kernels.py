@@ -17,9 +17,9 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from this_machine import Machine
 
 MODEL_SHAPES = "2048x5632,2048x2048,11264x2048,32000x2048,576x1536,576x576,960x576,49152x576"
 
@@ -32,7 +32,7 @@ class Options:
     formats: list[str]
     tokens: list[int]
     shapes: list[tuple[int, int]]
-    cpu: str
+    target: str
     seconds: float
     quantile: float
     streamed_megabytes: int
@@ -44,7 +44,9 @@ def parse_options() -> Options:
     parser.add_argument("--formats", default="q4g32,q8g32,f16")
     parser.add_argument("--tokens", default="1,256")
     parser.add_argument("--shapes", default=MODEL_SHAPES, help="output x input features, ...")
-    parser.add_argument("--cpu", default="", help="compile for another CPU, such as x86-64-v3")
+    parser.add_argument(
+        "--target", default="native", help="of `morendo targets`, one that runs here"
+    )
     parser.add_argument("--seconds", type=float, default=0.3, help="time per measurement")
     parser.add_argument("--quantile", type=float, default=0.5, help="less on a busy machine")
     parser.add_argument("--streamed-megabytes", type=int, default=160)
@@ -57,7 +59,7 @@ def parse_options() -> Options:
         formats=re.split(",(?=[fq])", a.formats),  # q4g32p9,4 is one
         tokens=tokens,
         shapes=shapes,
-        cpu=a.cpu,
+        target=a.target,
         seconds=a.seconds,
         quantile=a.quantile,
         streamed_megabytes=a.streamed_megabytes,
@@ -92,35 +94,6 @@ def seconds_of(call: Callable[[], None], options: Options) -> float:
     start = clock()
     call()
     return clock() - start
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The CPU that kernels are compiled for, and its vector unit."""
-
-    target: Any
-    isa: Any
-
-    @classmethod
-    def of(cls, cpu: str) -> Machine:
-        """The named CPU, or this one."""
-        import tvm
-
-        from morendo.targets.x86.isa import isa_for
-
-        codegen = tvm.target.codegen
-        cpu = cpu or codegen.llvm_get_system_cpu()
-        target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
-        isa = isa_for(codegen.llvm_get_cpu_features(target))
-        if isa is None:
-            raise SystemExit(f"{cpu} has no vector unit that the kernels support")
-        return cls(target, isa)
-
-    def compile(self, name: str, function) -> Callable:
-        """The compiled function."""
-        import tvm
-
-        return tvm.compile(tvm.IRModule({name: function}), target=self.target)[name]
 
 
 def memory_limit(machine: Machine) -> Limit:
@@ -256,7 +229,7 @@ def measure(options: Options, machine: Machine, memory: Limit, dot: Limit) -> It
 def main() -> None:
     options = parse_options()
     os.environ["TVM_NUM_THREADS"] = str(options.threads)  # read when TVM's pool starts
-    machine = Machine.of(options.cpu)
+    machine = Machine.of(options.target)
     print(f"{machine.isa.name}, {options.threads} threads; limit: GB/s for one token, else GOP/s")
     head = (
         "format",
