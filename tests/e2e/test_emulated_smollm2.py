@@ -22,7 +22,8 @@ BITS = {
     },
 }  # fmt: skip
 CASES = [*((bits, target) for bits in ("f32", "8", "4") for target in CPUS), ("3.0", "arm")]
-NEAR_TIE = 0.3
+NEAR_TIE = {"f32": 0.01, "8": 0.3, "4": 0.3, "3.0": 0.3}
+"""Margins of logits that two machines may turn around."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,16 @@ def test_the_real_model_says_the_same(
 ) -> None:
     """The tokens of this machine, up to the first near tie; all tokens of the other ARM CPUs.
 
-    Only the order of float additions differs, but a sum that falls on the other side of a half is
-    rounded to another code, and later layers carry that on: with 8 bits the logits of two targets
-    differ by about 0.2 (root of the mean square), between two x86 targets as well. So two tokens
-    that lie closer than that may change places, and all that follows is then another text.
+    Only the order of float additions differs. But where activations are codes, one that falls on
+    the other side of a half is rounded to another code, and later layers carry that on: with 8
+    bits the logits of two targets differ by about 0.2 (root of the mean square), between two x86
+    targets as well. So two tokens that lie closer than that may change places, and all that
+    follows is then another text.
     """
     native = say(bits, "native")
     monkeypatch.setenv("QEMU_CPU", CPUS[target])
     said = say(bits, target)
-    ties = np.flatnonzero(native.margins < NEAR_TIE)
+    ties = np.flatnonzero(native.margins < NEAR_TIE[bits])
     safe = int(ties[0]) if len(ties) else len(native.tokens)
     assert safe >= 4, f"the first margins are too small to compare: {native.margins}"
     assert len(said.tokens) == 12
