@@ -102,6 +102,26 @@ def test_kept_machine_code_is_listed_too(tmp_path, monkeypatch):
     assert again == listings
 
 
+def test_a_first_compilation_with_listings_builds_each_kernel_once(tmp_path, monkeypatch):
+    from morendo.codegen.cpu.kernels.token_rows import copy_last_token
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    target = find_target("native")
+    kernels = {
+        f"copy_{n}": copy_last_token(isa=target.isa, max_tokens=4, features=n) for n in (8, 16)
+    }
+    built: list[str] = []
+    build = tvm.tirx.build
+
+    def counted(module, **options):
+        built.extend(variable.name_hint for variable in module.get_global_vars())
+        return build(module, **options)
+
+    monkeypatch.setattr(tvm.tirx, "build", counted)
+    compile_kernels(kernels, target.llvm, tmp_path, listings={})
+    assert sorted(built) == sorted(kernels)
+
+
 def test_generic_kernels_show_what_they_were_before_scheduling(tmp_path):
     from morendo.codegen.build import lower_module
     from morendo.codegen.dump_program import dump_program
