@@ -64,7 +64,8 @@ function secondsByStage(parent) {
   if (!stages.length) return;
   plot(parent, "seconds of each stage", stages.map((s) => s.number),
     [{ label: "s", values: stages.map((s) => s.seconds), paths: bars(), fill: color("--fill"), points: { show: false } }],
-    { y: { range: (_, min, max) => [0, max * 1.1] } });
+    { x: { range: (_, min, max) => [min - 0.5, max + 0.5] },  // whole bars at both ends
+      y: { range: (_, min, max) => [0, max * 1.1] } });
 }
 
 function quality(parent) {

@@ -85,11 +85,11 @@ export class Code {
     this.clear();
     const side = (mine, theirs, other) => ({
       doc: mine.text,
-      extensions: extensions("python", mine.lines, (line) => {
+      extensions: [EditorView.lineWrapping, extensions("python", mine.lines, (line) => {
         if (this.syncing) return;
         this.onLine(line);
         if (syncLine) this.select(other(), theirs.lines, line);
-      }),
+      })],
     });
     this.merge = new MergeView({
       a: side(left, right, () => this.merge.b),
