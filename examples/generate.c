@@ -74,7 +74,13 @@ int main(int count, char **words) {
   mr_sampling sampling = MR_GREEDY;
   if (count > 4) sampling.temperature = strtof(words[4], NULL);
   uint64_t seed = count > 5 ? strtoull(words[5], NULL, 10) : 0;
-  Text text = {.wanted = atoi(words[3])};
+  char *end;
+  long wanted = strtol(words[3], &end, 10);
+  if (*end || wanted < 1 || wanted > 1000000) {
+    fprintf(stderr, "TOKENS must be a number from 1 to 1000000 (got %s)\n", words[3]);
+    return 2;
+  }
+  Text text = {.wanted = (int)wanted};
 
   int error = open_all(&text, words[1], &sampling, seed);
   if (!error) error = read_prompt(&text, words[2]);

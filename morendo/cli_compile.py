@@ -80,7 +80,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         choices=list(CACHE_DTYPES),
         help="of the keys and values that the model remembers: 8 take half of the memory of 16, "
         "and attention computes with integers, faster for long texts; 4 take less than a third and "
-        "lose more (default: 16, or 32 with --bits f32 and on CPUs that are slow with 16)",
+        "lose more; GPUs have 16 and 32 (default: 16, or 32 with --bits f32 and on CPUs that are "
+        "slow with 16)",
     )
     add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
     add(

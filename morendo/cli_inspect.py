@@ -83,19 +83,26 @@ def _show_kernels(arguments: argparse.Namespace) -> None:
     from morendo.codegen.kernel_facts import kernel_facts
     from morendo.debug.captured import foreign_plan, open_graph
     from morendo.kernel_table import print_kernels
+    from morendo.progress import make_progress
     from morendo.runtime.artifact import read_manifest
 
     opened = open_graph(arguments.artifact, read_manifest(arguments.artifact))
     made = opened.program.kernels
     if tuple(made) != opened.plan.kernels:
         raise foreign_plan(str(arguments.artifact))
-    codes = opened.program.target.prepared().kernel_code(made)
+    with make_progress() as progress, progress.task("read the machine code, or make it"):
+        codes = opened.program.target.prepared().kernel_code(made)
     kernels = kernel_facts(opened.plan, made, codes)
+    bandwidth, rate = arguments.bandwidth, arguments.rate
     if arguments.json:
-        json.dump([one.to_json() for one in kernels], sys.stdout, indent=1)
+        found = [one.to_json() for one in kernels]
+        if bandwidth and rate:
+            for facts, one in zip(found, kernels, strict=True):
+                facts["bound"], facts["bound_times"] = one.bound(bandwidth, rate)
+        json.dump(found, sys.stdout, indent=1)
         print()
     else:
-        print(print_kernels(kernels, arguments.bandwidth, arguments.rate))
+        print(print_kernels(kernels, bandwidth, rate))
 
 
 def _overview(manifest: dict[str, Any], artifact: Path) -> str:

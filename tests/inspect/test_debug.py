@@ -19,7 +19,7 @@ from morendo.debug import bisect as bisect_module
 from morendo.debug import captured, debug
 from morendo.debug.bisect import bisect
 from morendo.debug.captured import capture, open_graph
-from morendo.debug.compare import original_of, relative_error
+from morendo.debug.compare import original_of, relative_error, rounding_errors
 from morendo.frontend import load_model
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.formats import WeightFormat
@@ -179,6 +179,27 @@ def emulated(target: str) -> str:
     if shutil.which(emulator) is None:
         pytest.skip(f"{emulator} is not installed")
     return target
+
+
+def test_a_flipped_code_is_not_a_wrong_op_and_a_wrong_step_is():
+    """Of 1000 codes of 4 bits one is the next one, where two orders of adding round apart."""
+    rng = np.random.default_rng(0)
+    exact = rng.normal(size=1000)
+    step = 0.4
+    meant = np.round(exact / step) * step
+    flipped, wrong = meant.copy(), meant + step * (rng.random(1000) < 0.2)
+    flipped[7] += step
+    op = "rms_norm_quantize"
+    for got, good in ((flipped, True), (wrong, False)):
+        _, _, excess, allowed = rounding_errors(op, {}, got, meant, exact)
+        assert (excess <= allowed) == good
+    _, _, excess, allowed = rounding_errors("linear", {}, flipped, meant, exact)
+    assert excess > allowed
+
+
+def test_a_token_outside_the_vocabulary_is_named_by_its_place(compiled):
+    with pytest.raises(InputError, match=r"the token at place 2 .*got id 9999, vocabulary "):
+        debug(compiled[0], str(TINY), [1, 2, 9999])
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_bits": 8, "embedding_bits": 6}], ids=str)
