@@ -75,21 +75,23 @@ def read_matrices(artifact: Path) -> list[StoredMatrix]:
 
 
 def _tuned_vectors(artifact: Path) -> dict[str, list[tuple[int, int]]]:
-    """(offset, size) of vectors that were tuned, perhaps for several readings, by the names in the
-    checkpoint.
+    """(offset, size) of vectors that were tuned for a reading, and of what the readings that were
+    not tuned have in their place, by the names in the checkpoint.
     """
     found: dict[str, list[tuple[int, int]]] = {}
+    tuned: set[str] = set()
     try:
         for entry in read_weight_list(artifact)["vectors"]:
             offset = entry["offset"]
             for name, size in zip(entry["names"], entry["sizes"], strict=True):
-                original = untuned_name(name)
-                if original is not None:
-                    found.setdefault(original[0], []).append((offset, size))
+                original, _ = untuned_name(name) or (name, 0)
+                found.setdefault(original, []).append((offset, size))
+                if original != name:
+                    tuned.add(original)
                 offset += 4 * size
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed(artifact, error) from None
-    return found
+    return {name: places for name, places in found.items() if name in tuned}
 
 
 def _malformed(artifact: Path, error: Exception) -> ArtifactError:
@@ -217,7 +219,7 @@ class DequantizedWeights:
         return value
 
     def _tuned(self, name: str, level: int) -> NDArray[np.float32]:
-        """The tuned vector that steps read at a level."""
+        """The vector, tuned or not, that steps read at a level."""
         for offset, size in self._vectors[name]:
             if offset in self._read_at[level]:
                 return self._piece(offset, "float32", (size,))

@@ -31,7 +31,8 @@ READING_OF_LEVEL = (0, 0, 1, 1, 2)
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One made for reading 4, 3 and 2 bits and tuned a little, one made for 4 bits, and two under
+    """One made for reading 4, 3 and 2 bits and tuned a little, one for 4 and 3 bits of which only
+    the lower reading is tuned, as it is by default, one made for 4 bits, and two under
     budgets, whose groups have 2 bits and more: 4 of 3.3 bits, 3 of 2.8 bits.
     """
     folder = tmp_path_factory.mktemp("readings")
@@ -41,6 +42,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     few: dict[str, Any] = {"tuning_steps": 0, **options, "calibration_windows": 2}
     wanted: dict[str, dict[str, Any]] = {
         "three": {"readings": "4,3,2", "tuning_steps": 2, **options},
+        "two": {"readings": "4,3", **options, "calibration_windows": 2},
         "one": options,
         "budget of four": {"readings": "4,3,2", "average_bits": 3.3, **few},
         "budget of three": {"readings": (3, 2), "average_bits": 2.8, **few},
@@ -49,7 +51,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("name", "levels"), [("three", 5), ("budget of four", 5), ("budget of three", 3)]
+    ("name", "levels"), [("three", 5), ("two", 3), ("budget of four", 5), ("budget of three", 3)]
 )
 def test_every_level_computes_what_its_weights_say(
     name: str, levels: int, artifacts: dict[str, Path]
