@@ -224,6 +224,19 @@ def as_ids(ids: Ids) -> np.ndarray:
     return np.ascontiguousarray(array, np.int32)
 
 
+def require_known(ids: np.ndarray, vocabulary: int) -> None:
+    """Refuse token ids int32 [n] that are not in the vocabulary.
+
+    Raises:
+        InputError: it names the first of them by its place.
+    """
+    for index in np.flatnonzero((ids < 0) | (ids >= vocabulary))[:1]:
+        raise InputError(
+            f"the token at place {index} is not in the vocabulary "
+            f"(got id {ids[index]}, vocabulary {vocabulary})"
+        )
+
+
 _libraries: dict[tuple[int, int], ctypes.CDLL] = {}
 
 

@@ -26,7 +26,14 @@ from morendo.ir.plan import (
 )
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import WEIGHTS
-from morendo.runtime.executor import DEVICE_CPU, Ids, as_ids, load_library, works_on_host
+from morendo.runtime.executor import (
+    DEVICE_CPU,
+    Ids,
+    as_ids,
+    load_library,
+    require_known,
+    works_on_host,
+)
 from morendo.runtime.turns import Turns
 
 PAGE_BYTES = 4096  # as mmap aligns: more than any layout of a target asks for
@@ -192,10 +199,7 @@ class PythonExecutor:
         end, context = self._position + len(ids), self.plan.context
         if end > context:
             raise InputError(f"prompt too long (got {end}, context {context})")
-        for index in np.flatnonzero((ids < 0) | (ids >= self.plan.vocabulary))[:1]:
-            message = f"the token at place {index} is not in the vocabulary "
-            message += f"(got id {ids[index]}, vocabulary {self.plan.vocabulary})"
-            raise InputError(message)
+        require_known(ids, self.plan.vocabulary)
 
     def _call(self, index: int, step: Step, tokens: int) -> None:
         arguments = (_Any * len(step.args))()

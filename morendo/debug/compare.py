@@ -31,6 +31,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.text import bindings_of
 from morendo.progress import Progress
 from morendo.runtime.artifact import GRAPH, read_manifest
+from morendo.runtime.executor import as_ids, require_known
 
 from .captured import Opened, Run, capture, foreign_plan, kernel_of, open_graph
 from .model_weights import ModelWeights, Store
@@ -130,12 +131,7 @@ def debug(
         raise InputError(f"too few tokens to compare (got {len(ids)}, need 2 or more)")
     with progress.task("read the graph"):
         opened = open_graph(artifact, manifest)
-    for place, token in enumerate(ids):
-        if not 0 <= token < opened.plan.vocabulary:
-            raise InputError(
-                f"the token at place {place} is not in the vocabulary "
-                f"(got id {token}, vocabulary {opened.plan.vocabulary})"
-            )
+    require_known(as_ids(ids), opened.plan.vocabulary)  # the parts of a run count places anew
     with progress.task("run the plan"):
         runs = capture(opened, ids, threads)
     with progress.task("run the model"):
