@@ -38,7 +38,7 @@ TARGET_NAMES = re.compile(
     re.IGNORECASE,
 )
 # The default target has to be named somewhere.
-MAY_NAME_THE_DEFAULT = re.compile(r"morendo/(compiler|cli\w*|__init__)\.py")
+MAY_NAME_THE_DEFAULT = re.compile(r"morendo/(compiler|cli/\w+|__init__)\.py")
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/\w+")
 
 

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from morendo.chat_check import check_chat
-from morendo.cli_inspect import _chat
+from morendo.cli.inspect_command import _chat
 
 LOOP = "{% for m in messages %}{{ m.content }}{% endfor %}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"

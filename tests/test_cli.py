@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import morendo
-from morendo import cli
+from morendo.cli import entry as cli
+from morendo.cli.parser import USAGE_ERROR
 from morendo.ir.errors import CompileError
 from morendo.progress import Progress
 from morendo.runtime.artifact import create_artifact
 from morendo.terminal import size
-from morendo.usage import USAGE_ERROR
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("compile", "run", "eval", "opt", "passes", "targets", "inspect")

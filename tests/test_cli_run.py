@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import morendo
-from morendo import cli
+from morendo.cli import entry as cli
 from morendo.runtime.sampling import SamplingSettings
 from morendo.runtime.stats import LevelRuns, Stats
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from morendo import cli
+from morendo.cli import entry as cli
 from morendo.codegen import link as link_module
 from morendo.codegen.model_tables import ModelTables
 from morendo.ir.errors import CompileError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import morendo
-from morendo import cli
+from morendo.cli import entry as cli
 from morendo.codegen.packed_matrix import Matrix
 from morendo.ir.errors import ArtifactError, InputError, MorendoError
 from morendo.ir.formats import WeightFormat

@@ -28,7 +28,7 @@ def test_a_wheel_holds_code_and_c_sources(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     packed = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    wanted = {"morendo/__init__.py", "morendo/cli.py", "morendo/py.typed"}
+    wanted = {"morendo/__init__.py", "morendo/cli/entry.py", "morendo/py.typed"}
     for folder in FOLDERS:
         for path in (source / folder).rglob("*"):
             if path.suffix in (".py", ".c", ".h"):

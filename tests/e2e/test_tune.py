@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import morendo
-from morendo import cli
+from morendo.cli import entry as cli
 from morendo.ir.errors import InputError
 from morendo.runtime.artifact import SCHEDULE
 from morendo.runtime.verify import verify

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import morendo
-from morendo import cli
-from morendo.cli_debug import _token_ids
+from morendo.cli import entry as cli
+from morendo.cli.debug_command import _token_ids
 from morendo.codegen.cpu.kernels import rope
 from morendo.debug import bisect as bisect_module
 from morendo.debug import captured, debug

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from morendo import cli
+from morendo.cli import entry as cli
 from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.kernel_facts import KernelFacts
 from morendo.kernel_table import print_kernels

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from morendo import cli
-from morendo.cli_view import handler_of
+from morendo.cli import entry as cli
+from morendo.cli.view_command import handler_of
 from morendo.ir.errors import InputError, MorendoError
 from morendo.view import collect, write, write_page
 from morendo.view.texts import functions_of

@@ -14,7 +14,7 @@ import sys
 import pytest
 import toy
 
-from morendo import cli
+from morendo.cli import entry as cli
 from morendo.ir.errors import ArtifactError
 from morendo.runtime import artifact
 from morendo.runtime import verify as verification

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from morendo.budget import ACTIVATIONS, EMBEDDING_BITS
-from morendo.cli_inspect import bits_of
 from morendo.compile_stats import json_lines, print_times
 from morendo.ir.layout import CACHE_DTYPES
 from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
-from morendo.usage import whole_number
+
+from .inspect_command import bits_of
+from .parser import whole_number
 
 _BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", **{str(n): n for n in (8, 6, 5, 4)}}
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from morendo.ir.printable import printable
 from morendo.terminal import size
-from morendo.usage import whole_number
+
+from .parser import whole_number
 
 if TYPE_CHECKING:
     from http.server import BaseHTTPRequestHandler

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from morendo.terminal import size, table
-from morendo.usage import whole_number
+
+from .parser import whole_number
 
 if TYPE_CHECKING:
     from morendo.tuning import ScheduleRow

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from morendo.ir.formats import NESTED
 from morendo.ir.printable import printable
 from morendo.terminal import paint, size, table
-from morendo.usage import above_zero
+
+from .parser import above_zero
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:

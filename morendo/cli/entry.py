@@ -1,6 +1,6 @@
 """The `morendo` command: its sub-commands, and what happens when one fails.
 
-Each command lives in a `cli_*.py` file that imports what it needs when it runs, so that
+Each command lives in a file of its own, which imports what it needs when it runs, so that
 `morendo run` starts without the compiler and `morendo --help` without anything.
 
 Exit codes: 0 done, 1 something about the input is wrong (one line says what), 2 the command line
@@ -18,20 +18,21 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from morendo import (
-    __version__,
-    cli_compile,
-    cli_debug,
-    cli_eval,
-    cli_inspect,
-    cli_opt,
-    cli_run,
-    cli_tune,
-    cli_verify,
-    cli_view,
-)
+from morendo import __version__
 from morendo.terminal import OutputError, accept_all_text, checked_output, print_error
-from morendo.usage import Parser
+
+from . import (
+    compile_command,
+    debug_command,
+    eval_command,
+    inspect_command,
+    opt_command,
+    run_command,
+    tune_command,
+    verify_command,
+    view_command,
+)
+from .parser import Parser
 
 OK, USER_ERROR, INTERNAL_ERROR, INTERRUPTED, NO_READER = 0, 1, 3, 130, 141
 
@@ -65,15 +66,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--debug", action="store_true", help="show stack traces and the libraries' warnings"
     )
     modules = (
-        cli_compile,
-        cli_run,
-        cli_tune,
-        cli_eval,
-        cli_opt,
-        cli_inspect,
-        cli_view,
-        cli_debug,
-        cli_verify,
+        compile_command,
+        run_command,
+        tune_command,
+        eval_command,
+        opt_command,
+        inspect_command,
+        view_command,
+        debug_command,
+        verify_command,
     )
     for module in modules:
         module.add_commands(commands, common)

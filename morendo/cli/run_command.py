@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import paint, read_by_a_token, read_standard_input, shown, size, table
-from morendo.usage import MOST_THREADS, sampling_value, whole_number
+
+from .parser import MOST_THREADS, sampling_value, whole_number
 
 if TYPE_CHECKING:
     from morendo.runtime.sampling import SamplingSettings

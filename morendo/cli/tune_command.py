@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import paint, size, table
-from morendo.usage import MOST_THREADS, part, whole_number
+
+from .parser import MOST_THREADS, part, whole_number
 
 if TYPE_CHECKING:
     from morendo.tuning import Tuned

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from morendo.ir.printable import printable
 from morendo.terminal import paint, table
-from morendo.usage import MOST_THREADS, whole_number
+
+from .parser import MOST_THREADS, whole_number
 
 if TYPE_CHECKING:
     from morendo.debug import OpCheck, Report

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morendo import cli_schedules
 from morendo.terminal import paint, size, table
-from morendo.usage import MOST_THREADS, whole_number
+
+from . import eval_schedules
+from .parser import MOST_THREADS, whole_number
 
 if TYPE_CHECKING:
     from morendo.quality import Report, Row
@@ -91,7 +92,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add("--no-cache", action="store_true", help="do not keep the float model's logits on disk")
     add("--quiet", "-q", action="store_true", help="no progress")
-    cli_schedules.add_options(parser)
+    eval_schedules.add_options(parser)
     parser.set_defaults(run=_eval, refuse=parser.error)
 
 
@@ -107,7 +108,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     _check_writable(arguments.json)
     if arguments.schedules:
         _check_writable(arguments.picture)
-        return cli_schedules.eval_schedules(arguments)
+        return eval_schedules.eval_schedules(arguments)
     from morendo.progress import make_progress
 
     text = _read(arguments.text)
