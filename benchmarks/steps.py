@@ -2,11 +2,13 @@
 
 python benchmarks/steps.py DIR --function decode
 python benchmarks/steps.py DIR --function prefill --tokens 512 --threads 1
+python benchmarks/steps.py DIR --json times.json       for `morendo view --times times.json`
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -28,6 +30,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=256, help="of a call; decode makes so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the seconds of each step")
     return parser.parse_args()
 
 
@@ -54,7 +57,16 @@ def main() -> None:
         steps = plan.functions[options.function]
         seconds = executor.step_seconds(options.function, len(steps))
     calls = options.tokens if options.function == "decode" else -(-options.tokens // plan.chunk)
-    show(plan, steps, np.array(seconds) / options.rounds / calls)
+    mean = np.array(seconds) / options.rounds / calls
+    if options.json:
+        write(options.json, options.function, [plan.kernels[s.kernel] for s in steps], mean)
+    show(plan, steps, mean)
+
+
+def write(path: Path, function: str, kernels: list[str], seconds: np.ndarray) -> None:
+    """The steps of a call in their order."""
+    found = [{"kernel": k, "seconds": float(s)} for k, s in zip(kernels, seconds, strict=True)]
+    path.write_text(json.dumps({"function": function, "steps": found}, indent=1) + "\n")
 
 
 def show(plan: Plan, steps: tuple[Step, ...], seconds: np.ndarray) -> None:

@@ -53,7 +53,10 @@ def _plan_facts(plan: Plan, program: Program) -> dict[str, Any]:
     """Sizes, the calls of each function, and the numbers of those that compute each variable."""
     sizes = ("chunk", "context", "levels", "arena_bytes", "cache_bytes", "weights_bytes")
     calls = {
-        name: [{"kernel": plan.kernels[step.kernel], "note": step.note} for step in steps]
+        name: [
+            {"kernel": plan.kernels[step.kernel], "note": step.note, "reads": list(step.reads)}
+            for step in steps
+        ]
         for name, steps in plan.functions.items()
     }
     steps = {name: _steps_of(program.functions[name]) for name in plan.functions}

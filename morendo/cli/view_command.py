@@ -20,14 +20,18 @@ saved; the IR of every function beside that of another pass, with the difference
 and as assembly; weights with the bits of their groups. It needs no network, any browser opens it.
 
 DIR is a dump (`morendo compile MODEL --dump-ir DIR`) or an artifact, which shows less: it has the
-last IR, the plan and the weights. In the page, j and k step through the passes and / searches."""
+last IR, the plan and the weights. In the page, j and k step through the passes and / searches.
+
+With --model-explorer the graphs of all passes are written for Google's Model Explorer instead
+(pip install "morendo[model-explorer]" has it), with figures of the ops in files beside it."""
 
 _EPILOG = """\
 examples:
   morendo compile ./model --dump-ir ir --out my-model
   morendo view ir                                    writes ir/view.html
   morendo view ir -o page.html --quality eval.json   with a curve of bits against KL
-  morendo view my-model --serve                      show an artifact at http://127.0.0.1:8777"""
+  morendo view my-model --serve                      show an artifact at http://127.0.0.1:8777
+  morendo view ir --model-explorer graphs.json       for `model-explorer graphs.json`"""
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -49,25 +53,58 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="figures that `morendo eval --json FILE` wrote, shown as a curve",
     )
+    add(
+        "--errors",
+        type=Path,
+        metavar="FILE",
+        help="lines that `morendo debug --json` printed, shown at the ops",
+    )
+    add(
+        "--times",
+        type=Path,
+        metavar="FILE",
+        help="seconds that benchmarks/steps.py --json FILE wrote, shown at the ops",
+    )
+    add(
+        "--model-explorer",
+        type=Path,
+        metavar="FILE",
+        help="write graphs for Model Explorer, and files of figures beside FILE; no page",
+    )
     add("--serve", action="store_true", help="show it at a local address, write nothing")
     add("--port", type=whole_number(0, 65535), default=8777, help="for --serve (default: 8777)")
-    parser.set_defaults(run=_view)
+    parser.set_defaults(run=_view, refuse=parser.error)
 
 
 def _view(arguments: argparse.Namespace) -> int:
     from morendo.ir.errors import InputError
-    from morendo.view import collect, write_page
+    from morendo.view import Figures, collect, gather, write_page
 
+    if arguments.model_explorer and (arguments.serve or arguments.out):
+        arguments.refuse("--model-explorer writes no page: leave out --out and --serve")
     if not arguments.folder.is_dir():
         raise InputError(
             f"there is no folder {arguments.folder}", hint="name a dump or an artifact"
         )
-    page = write_page(collect(arguments.folder, arguments.quality))
+    figures = Figures(arguments.quality, arguments.errors, arguments.times)
+    if arguments.model_explorer:
+        return _explore(gather(arguments.folder, figures), arguments.model_explorer)
+    page = write_page(collect(arguments.folder, figures))
     if arguments.serve:
         return _serve(page, arguments.port)
     out = arguments.out or _place(arguments.folder)
     out.write_text(page, encoding="utf-8")
     print(f"wrote {printable(str(out))}: {size(len(page))}; open it in a browser")
+    return 0
+
+
+def _explore(data: dict[str, Any], out: Path) -> int:
+    from morendo.view import write_explorer
+
+    graphs, *node_data = map(printable, map(str, write_explorer(data, out)))
+    print(f"wrote {graphs} and figures of its ops: {', '.join(node_data) or 'none'}")
+    paths = f" --node_data_paths {','.join(node_data)}" if node_data else ""
+    print(f"open it: model-explorer {graphs}{paths}")
     return 0
 
 

@@ -2,8 +2,10 @@
 
 title, facts        of the whole
 stages              number, name, kind, seconds, and of passes spec, counts, missed, size, figures;
-                    functions: text numbers by function; files: text numbers by file name
+                    functions: text numbers by function; files: text numbers by file name;
+                    ops: of each function, see `op_graph.py`; graphs: text numbers of these
 steps, calls        which calls compute a variable of the last IR, and what is called
+measured            figures of variables of the last IR by kind and function, see `measured.py`
 kernels             what `KernelFacts` and `KernelCode` have; tir, before, assembly: text numbers
 weights             matrices as the dump's stage `weights` has them
 decode_bytes        by kernel, at every level
@@ -13,22 +15,43 @@ texts               compressed (see `texts.py`)
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from morendo.ir.dump import INDEX, read_index
 from morendo.ir.errors import InputError
 
+from .files import read_json, read_text
+from .measured import read_errors, read_times
+from .op_graph import graph_text, ops_of
 from .texts import Texts, functions_of
 
 
-def collect(folder: Path, quality: Path | None = None) -> dict[str, Any]:
-    """The data of a page.
+@dataclass(frozen=True)
+class Figures:
+    """Files of what was measured, all of them optional.
+
+    Attributes:
+        quality: of `morendo eval --json`, for the curve of bits against KL.
+        errors: of `morendo debug --json`, of ops.
+        times: of `benchmarks/steps.py --json`, of ops.
+    """
+
+    quality: Path | None = None
+    errors: Path | None = None
+    times: Path | None = None
+
+
+NOTHING = Figures()
+
+
+def gather(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
+    """All that is known of a compilation; `texts` are `Texts`.
 
     Args:
         folder: a dump, or an artifact.
-        quality: figures of `morendo eval --json`, for the curve of bits against KL.
+        figures: what was measured besides.
 
     Raises:
         InputError: when the folder is neither, or a file of it is damaged.
@@ -41,7 +64,27 @@ def collect(folder: Path, quality: Path | None = None) -> dict[str, Any]:
         from .from_artifact import from_artifact
 
         data = from_artifact(folder, texts)
-    data["quality"] = _quality(quality) if quality else []
+    for stage in data["stages"]:
+        where = f"stage {stage['number']} ({stage['name']})"
+        stage["ops"] = {
+            name: ops
+            for name, number in stage["functions"].items()
+            if (ops := ops_of(texts[number], f"{where}, function {name}"))
+        }
+    measured = read_errors(figures.errors) if figures.errors else {}
+    if figures.times:
+        measured |= read_times(figures.times, data["calls"], data["steps"])
+    quality = _quality(figures.quality) if figures.quality else []
+    return {**data, "measured": measured, "quality": quality, "texts": texts}
+
+
+def collect(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
+    """The data of a page, as JSON can hold them; arguments and errors are those of `gather`."""
+    data = gather(folder, figures)
+    texts = data["texts"]
+    for stage in data["stages"]:
+        ops = stage.pop("ops")
+        stage["graphs"] = {name: texts.add(graph_text(each)) for name, each in ops.items()}
     return {**data, "texts": texts.compressed()}
 
 
@@ -65,13 +108,13 @@ def _stage(folder: Path, stage: dict[str, Any], texts: Texts) -> dict[str, Any]:
     found = {key: stage[key] for key in ("number", "name", "kind", "seconds")}
     found |= {"functions": {}, "files": {}}
     if stage["kind"] in ("input", "pass"):
-        for name, text in functions_of(_read(folder / stage["files"][0])):
+        for name, text in functions_of(read_text(folder / stage["files"][0])):
             found["functions"][name] = texts.add(text)
     else:
         for path in stage["files"]:
-            found["files"][Path(path).name] = texts.add(_read(folder / path))
+            found["files"][Path(path).name] = texts.add(read_text(folder / path))
     if stage["kind"] == "pass" and stage["report"]:
-        report = _read_json(folder / stage["report"])
+        report = read_json(folder / stage["report"])
         names = {"pass": "spec", "counts": "counts", "missed": "missed", "size": "size"}
         found |= {new: report[old] for old, new in names.items() if old in report}
         found["figures"] = report.get("figures", {})
@@ -82,7 +125,7 @@ def _report(folder: Path, index: dict[str, Any], kind: str) -> dict[str, Any]:
     """The report of the stage of a kind, {} when there is none."""
     for stage in index["stages"]:
         if stage["kind"] == kind and stage["report"]:
-            return _read_json(folder / stage["report"])
+            return read_json(folder / stage["report"])
     return {}
 
 
@@ -103,25 +146,7 @@ def _kernels(folder: Path, index: dict[str, Any], stages: list[dict[str, Any]]) 
 
 
 def _quality(path: Path) -> list[dict[str, Any]]:
-    rows = _read_json(path).get("rows")
+    rows = read_json(path).get("rows")
     if not isinstance(rows, list):
         raise InputError(f"{path} has no rows", hint="write it with `morendo eval --json FILE`")
     return rows
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise InputError(f"cannot read {path} ({reason})", hint="write the dump again") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_read(path))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error})", hint="write it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is no object of JSON", hint="write it again")
-    return value

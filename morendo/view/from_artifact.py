@@ -34,7 +34,10 @@ def from_artifact(folder: Path, texts: Texts) -> dict[str, Any]:
     files = {"plan.txt": text}
     stages.append({**_empty(len(stages) + 1, "plan", "plan"), "files": files})
     calls = {
-        name: [{"kernel": plan.kernels[s.kernel], "note": s.note} for s in steps]
+        name: [
+            {"kernel": plan.kernels[s.kernel], "note": s.note, "reads": list(s.reads)}
+            for s in steps
+        ]
         for name, steps in plan.functions.items()
     }
     return {

@@ -16,16 +16,23 @@ class Texts:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self._texts: list[str] = []
 
     def add(self, text: str) -> int:
         """The number of a text."""
-        return self._numbers.setdefault(text, len(self._numbers))
+        number = self._numbers.setdefault(text, len(self._texts))
+        if number == len(self._texts):
+            self._texts.append(text)
+        return number
+
+    def __getitem__(self, number: int) -> str:
+        return self._texts[number]
 
     def compressed(self) -> list[str]:
         """zlib streams in base64, by number."""
         return [
             base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
-            for text in self._numbers
+            for text in self._texts
         ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from morendo.view import collect, write_page
+from morendo.view import Figures, collect, write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -32,7 +32,7 @@ def file(compiled, tmp_path_factory) -> Path:
         for i in range(3)
     ]
     figures.write_text(json.dumps({"rows": rows}))
-    data = collect(compiled[1], figures)
+    data = collect(compiled[1], Figures(figures))
     name = "model.layers.0.mlp.down_proj.weight"
     losses = {"loss_2bit": [0.1 * (i + 1) for i in range(12)], "outliers": [0.01] * 12}
     data["stages"][2]["figures"] = {name: losses}

@@ -18,7 +18,7 @@ import pytest
 from morendo.cli import entry as cli
 from morendo.cli.view_command import handler_of
 from morendo.ir.errors import InputError, MorendoError
-from morendo.view import collect, write, write_page
+from morendo.view import Figures, collect, write, write_page
 from morendo.view.texts import functions_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,16 +126,16 @@ def test_quality_is_shown_if_given(compiled, tmp_path):
     figures = tmp_path / "eval.json"
     rows = [{"kind": "artifact", "level": 0, "score": {"kl_mean": 0.1}, "bytes_per_token": 9}]
     figures.write_text(json.dumps({"rows": rows}))
-    assert collect(compiled[1], figures)["quality"] == rows
+    assert collect(compiled[1], Figures(figures))["quality"] == rows
     figures.write_text("{}")
     with pytest.raises(InputError, match="has no rows; write it with `morendo eval --json FILE`"):
-        collect(compiled[1], figures)
+        collect(compiled[1], Figures(figures))
     figures.write_text("[")
     with pytest.raises(InputError, match="is not JSON"):
-        collect(compiled[1], figures)
+        collect(compiled[1], Figures(figures))
     figures.write_text("[]")
     with pytest.raises(InputError, match="is no object of JSON"):
-        collect(compiled[1], figures)
+        collect(compiled[1], Figures(figures))
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path, monkeypatch, capsys):
@@ -145,7 +145,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path, monkeypatch, capsys):
     stage = {"number": 0, "name": "plan", "kind": "plan", "files": ["00_plan.txt"]}
     index = {"version": 1, "facts": {}, "stages": [{**stage, "report": None, "seconds": None}]}
     (tmp_path / "index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match=r"cannot read .*00_plan\.txt .*write the dump again"):
+    with pytest.raises(InputError, match=r"cannot read .*00_plan\.txt .*write it again"):
         collect(tmp_path)
     monkeypatch.setattr(write, "PAGE", tmp_path / "page.html")
     with pytest.raises(MorendoError, match="the page was not built; run `make page`"):

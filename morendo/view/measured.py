@@ -1,0 +1,83 @@
+"""What was measured of the ops of the last IR: errors (`morendo debug --json`) and times."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from morendo.ir.errors import InputError
+from morendo.ir.schema import mismatch
+
+from .files import read_json, read_text
+
+Measured = dict[str, dict[str, dict[str, float]]]
+"""By kind, function and variable."""
+
+_TIMES = {"function": str, "steps": [{"kernel": str, "seconds": (float, int)}]}
+
+
+def read_errors(path: Path) -> Measured:
+    """`lost` and `drift` of ops, from the lines that `morendo debug --json` prints.
+
+    An op that was checked at several positions has the largest. Errors of the graph alone are those
+    of no kernel and not among them.
+
+    Raises:
+        InputError: when the lines are something else.
+    """
+    found: Measured = {"lost": {}, "drift": {}}
+    for line in _lines(path):
+        if line.get("event") != "op" or line.get("function") == "graph":
+            continue
+        for kind, functions in found.items():
+            figures = functions.setdefault(str(line.get("function")), {})
+            value = line.get(kind)
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                var = str(line.get("var"))
+                figures[var] = max(figures.get(var, 0.0), float(value))
+    if not any(found["lost"].values()):
+        hint = "write it with `morendo debug ... --json > FILE`"
+        raise InputError(f"{path} has no errors of kernels", hint=hint)
+    return found
+
+
+def read_times(path: Path, calls: Mapping[str, Any], steps: Mapping[str, Any]) -> Measured:
+    """`microseconds` of ops, from the file that `benchmarks/steps.py --json` writes.
+
+    Args:
+        path: of the file: {"function": ..., "steps": [{"kernel": ..., "seconds": ...}]}.
+        calls, steps: of the page's data, which say whose the steps are.
+
+    Raises:
+        InputError: when it is another file, or of another artifact.
+    """
+    content = read_json(path)
+    wrong = mismatch(content, _TIMES)
+    if wrong:
+        hint = "write it with benchmarks/steps.py --json FILE"
+        raise InputError(f"{path} has no times of steps: {wrong}", hint=hint)
+    function, rows = content["function"], content["steps"]
+    kernels = [row["kernel"] for row in rows]
+    if kernels != [call["kernel"] for call in calls.get(function, [])]:
+        hint = "measure the artifact that was compiled with this dump"
+        raise InputError(f"{path} has the times of other kernels than {function} calls", hint=hint)
+    took = [1e6 * row["seconds"] for row in rows]
+    figures = {
+        var: round(math.fsum(took[first:end]), 3)
+        for var, (first, end) in steps.get(function, {}).items()
+    }
+    return {"microseconds": {function: figures}}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, text in enumerate(read_text(path).splitlines(), 1):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            message = f"line {number} of {path} is not JSON ({error})"
+            raise InputError(message, hint="write it with `morendo debug ... --json`") from None
+        if isinstance(line, dict):
+            yield line
