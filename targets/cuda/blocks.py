@@ -16,6 +16,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from .intrinsics import WHOLE
+
 WARP = 32
 _ALL_LANES = 0xFFFFFFFF
 _X, _Y = "blockIdx.x", "blockIdx.y"
@@ -103,8 +105,10 @@ def variable(value: Any) -> Any:
 
 
 def shared(shape: Sequence[int], dtype: str = "float32") -> Any:
-    """Memory of the block."""
-    return T.alloc_buffer(tuple(shape), dtype, scope="shared", layout=None)
+    """Memory of the block, all of it even where only addresses in it are taken."""
+    buffer = T.alloc_buffer(tuple(shape), dtype, scope="shared", layout=None)
+    call(WHOLE, buffer.data)
+    return buffer
 
 
 def barrier() -> None:
@@ -146,6 +150,11 @@ def across_block(
     for warp in range(1, threads // WARP):
         T.buffer_store(total, combine(total[0], parts[warp]), [0])
     return T.bind(total[0])
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a device function that gives nothing."""
+    T.evaluate(T.call_extern("void", name, *arguments))
 
 
 def function(name: str, *arguments: Any) -> Any:

@@ -37,6 +37,30 @@ DOT_UNSIGNED = "mr_dot_unsigned"
 LOAD_WORDS = "mr_load_words"
 STREAM_WORDS = "mr_stream_words"
 LOAD_WORD = "mr_load_word"
+LOAD_PAIR = "mr_load_pair"
+SET_FLOAT = "mr_set_float"
+ADD_FLOAT = "mr_add_float"
+COPY_WORDS = "mr_copy_words"
+COPY_WORDS_LATER = "mr_copy_words_later"
+COPY_WORD_LATER = "mr_copy_word_later"
+COMMIT_COPIES = "mr_commit_copies"
+ROTATE = "mr_rotate"
+WHOLE = "mr_whole"
+MULTIPLY_BYTES = "mr_multiply_bytes"
+
+
+def wait_copies(pending: int) -> str:
+    """The function that waits for all copies but those of the last `pending` commits."""
+    return f"mr_wait_copies_{pending}"
+
+
+def _wait_copies(pending: int) -> Intrinsic:
+    return Intrinsic(
+        f"void {wait_copies(pending)}()",
+        f'asm volatile("cp.async.wait_group {pending};" ::: "memory");',
+        f"mr_emulate_cp_wait({pending});",
+    )
+
 
 INTRINSICS = {
     # c + four products of bytes, all signed (PTX ISA, dp4a; from sm_61 on)
@@ -69,6 +93,65 @@ INTRINSICS = {
         f"unsigned {LOAD_WORD}(const void* from)",
         "return *(const unsigned*)from;",
         "unsigned word; mr_emulate_load(&word, from, 4); return word;",
+    ),
+    LOAD_PAIR: Intrinsic(
+        f"void {LOAD_PAIR}(unsigned* to, const void* from)",
+        "uint2 words = *(const uint2*)from; to[0] = words.x; to[1] = words.y;",
+        "mr_emulate_load(to, from, 8);",
+    ),
+    # of memory that no other thread has to do with, where TVM would put a barrier
+    SET_FLOAT: Intrinsic(
+        f"void {SET_FLOAT}(float* at, float value)", "*at = value;", "*at = value;"
+    ),
+    ADD_FLOAT: Intrinsic(
+        f"void {ADD_FLOAT}(float* at, float value)", "*at += value;", "*at += value;"
+    ),
+    # 16 bytes to shared memory, which are there after the next barrier
+    COPY_WORDS: Intrinsic(
+        f"void {COPY_WORDS}(void* to, const void* from)",
+        "*(uint4*)to = *(const uint4*)from;",
+        "mr_emulate_store(to, from, 16);",
+    ),
+    # 16 bytes to shared memory in the background, past the first cache (PTX ISA, cp.async)
+    COPY_WORDS_LATER: Intrinsic(
+        f"void {COPY_WORDS_LATER}(void* to, const void* from)",
+        'asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"\n'
+        '  :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");',
+        "mr_emulate_cp_async(to, from, 16);",
+    ),
+    COPY_WORD_LATER: Intrinsic(
+        f"void {COPY_WORD_LATER}(void* to, const void* from)",
+        'asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"\n'
+        '  :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");',
+        "mr_emulate_cp_async(to, from, 4);",
+    ),
+    # copies of this thread since the last one belong together
+    COMMIT_COPIES: Intrinsic(
+        f"void {COMMIT_COPIES}()",
+        'asm volatile("cp.async.commit_group;" ::: "memory");',
+        "mr_emulate_cp_commit();",
+    ),
+    **{wait_copies(pending): _wait_copies(pending) for pending in range(3)},
+    # does nothing: what is called with an array keeps TVM from cutting off what only helpers reach
+    WHOLE: Intrinsic(f"void {WHOLE}(const void* array)", "(void)array;", "(void)array;"),
+    # to the left; negative amounts are to the right
+    ROTATE: Intrinsic(
+        f"unsigned {ROTATE}(unsigned word, int left)",
+        "return __funnelshift_l(word, word, left);",
+        "return word << (left & 31) | (unsigned)((uint64_t)word >> (32 - (left & 31)));",
+    ),
+    # d += a[16 rows, 32 channels] times b[32 channels, 8 tokens], all signed bytes, by a warp (PTX
+    # ISA, mma.m16n8k32). Lane l has of a rows l / 4 and l / 4 + 8, of b token l / 4, of both
+    # channels 4 (l % 4) and the three after, and those 16 on; of d rows as of a, tokens
+    # 2 (l % 4) and the one after.
+    MULTIPLY_BYTES: Intrinsic(
+        f"void {MULTIPLY_BYTES}(int* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, "
+        "unsigned b0, unsigned b1)",
+        'asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "\n'
+        '  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"\n'
+        '  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])\n'
+        '  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));',
+        "mr_emulate_multiply_bytes(d, a0, a1, a2, a3, b0, b1);",
     ),
 }
 

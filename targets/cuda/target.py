@@ -26,6 +26,7 @@ from .kernels import linear as own_linear
 from .kernels import norms as own_norms
 from .kernels import quantized_linear as own_quantized_linear
 from .kernels import tokens as own_tokens
+from .kernels.pipeline import ASYNCHRONOUS, Pipeline
 from .nvrtc import find_compiler
 
 if TYPE_CHECKING:
@@ -100,10 +101,15 @@ class GPU:
     Attributes:
         name: the end of kernel names.
         arch: the least architecture whose instructions they use: all have the same C++.
+        tensor_tokens: from how many tokens on quantized weights are multiplied by matrix units,
+            for eight tokens at a time; below that each token reads the weights by itself.
+        pipeline: of these kernels.
     """
 
     name: str
     arch: str
+    tensor_tokens: int = 4
+    pipeline: Pipeline = ASYNCHRONOUS
 
 
 @dataclass(frozen=True)

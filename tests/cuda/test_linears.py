@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
+from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS, Pipeline
 from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
 from morendo.targets.cuda.target import GPU
 from tests.cuda.emulated import needs_compiler
@@ -40,13 +43,59 @@ def test_outliers_are_exact(damage):
     run_case(spec, ISA, 1, exact=True, seed=3, damage=damage)
 
 
-@pytest.mark.parametrize("gate", ["", "silu", "gelu", "gelu_tanh", "relu"])
-def test_epilogues(gate):
+@pytest.mark.parametrize(
+    ("fmt", "tokens"),
+    [
+        ("q4g32c", 3),
+        ("q4g32c", 16),
+        *((f, 17) for f in ("q4g32c", "q4g64", "q5g32c", "q6g32", "q8g32")),
+    ],
+)
+def test_matrix_units_are_exact(fmt, tokens):
+    spec = LinearSpec(71, 416, WeightFormat.parse(fmt), max_tokens=17)
+    run_case(spec, ISA, tokens, exact=True, seed=tokens)
+
+
+@pytest.mark.parametrize("fmt", ["q8g128", "q4g128c"])
+def test_matrix_units_take_wide_groups(fmt):
+    """Of which shared memory holds fewer turns, or fewer tokens."""
+    spec = LinearSpec(33, 300, WeightFormat.parse(fmt), max_tokens=33)
+    run_case(spec, ISA, 33, exact=True, seed=4)
+
+
+def test_a_chunk_of_512_tokens_is_right():
+    spec = LinearSpec(40, 96, WeightFormat.parse("q4g32c"), max_tokens=512, residual=True)
+    for tokens in (512, 450):
+        run_case(spec, ISA, tokens, exact=False, seed=tokens)
+
+
+@pytest.mark.parametrize("damage", [None, damage_outliers])
+def test_outliers_of_many_tokens_are_exact(damage):
+    spec = LinearSpec(71, 416, WeightFormat("q4", 32), 40, outliers=True)
+    run_case(spec, ISA, 39, exact=True, seed=3, damage=damage)
+
+
+@pytest.mark.parametrize("pipeline", [SYNCHRONOUS, Pipeline(2, 1), Pipeline(4, 1)], ids=str)
+@pytest.mark.parametrize("columns", [32, 160])
+def test_every_pipeline_gives_the_same(pipeline, columns):
+    """With fewer turns than it is deep, and with more."""
+    isa = replace(ISA, pipeline=pipeline)
+    spec = LinearSpec(17, columns, WeightFormat("q4", 32), max_tokens=9)
+    function = build_quantized_linear(spec, isa)
+    assert function.attrs["morendo.pipeline"] == str(pipeline)
+    run_case(spec, isa, 9, exact=True, seed=columns)
+
+
+@pytest.mark.parametrize(
+    ("gate", "tokens"),
+    [("silu", 2), ("gelu", 2), ("gelu_tanh", 2), ("relu", 2), ("", 2), ("silu", 13), ("", 13)],
+)
+def test_epilogues(gate, tokens):
     spec = LinearSpec(
-        2 * 45, 200, WeightFormat("q4", 64), 2,
+        2 * 45, 200, WeightFormat("q4", 64), tokens,
         bias=True, residual=True, gate=gate, outliers=True,
     )  # fmt: skip
-    run_case(spec, ISA, 2, exact=False, seed=2)
+    run_case(spec, ISA, tokens, exact=False, seed=2)
 
 
 def test_tiles_of_another_size_are_refused():

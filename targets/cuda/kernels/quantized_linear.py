@@ -1,109 +1,18 @@
-"""Linear kernels on quantized weights with int8 activations, as matrix-vector products.
-
-A block has the rows of one output tile and one token. Its warps share the groups of channels, eight
-at a time each, four lanes a group (`planes.py`); lanes add up by shuffles, warps in shared memory.
-How many groups are read with how many bits is a loop bound that is read from memory.
-"""
+"""Linear kernels on quantized weights with int8 activations: which one a number of tokens gets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.ir import Expr
-from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.errors import CompileError
-from morendo.ir.formats import OUTLIER_ARRAYS
-from morendo.targets.cuda.blocks import (
-    WARP,
-    Kernel,
-    State,
-    across,
-    add,
-    barrier,
-    kernel,
-    launch,
-    local,
-    shared,
-    when,
-)
 
-from .epilogue import Epilogue
-from .planes import BLOCK, ROWS, ByteReader, GroupReader, Place, PlaneReader, activation_words
-from .scales import Weights
+from .dot_linear import build_dot_linear
+from .tensor_linear import build_tensor_linear
 
 _TILE = 16
-_LANES = _TILE // ROWS  # of a warp that share a group
-_GROUPS = WARP // _LANES  # that a warp reads at a time
-_MOST_WARPS = 4
-
-
-@dataclass(frozen=True)
-class Outliers:
-    """Sparse weights of a tile, sorted by channel; those of groups from n3 on are read."""
-
-    value: Any  # float16 [T, S]
-    channel: Any  # uint16 [T, S]
-    row: Any  # uint8 [T, S]
-    start: Any  # uint16 [T, G]
-    slots: Any
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a kernel works on: buffers, and the numbers that are known at run time."""
-
-    spec: LinearSpec
-    codes: Any  # int8 [M, Kp]
-    scales: Any  # float32 [M, G]
-    sums: Any  # int32 [M, G]
-    weights: Weights
-    epilogue: Epilogue
-    tokens: State
-    level: tuple[State, ...]
-    outliers: Outliers | None
-
-    @classmethod
-    def declare(cls, k: Kernel, spec: LinearSpec) -> Problem:
-        """Declare the kernel's parameters."""
-        tokens, groups, fmt = spec.max_tokens, spec.groups, spec.format
-        x = (
-            k.buffer("codes", (tokens, groups * fmt.group_size), "int8"),
-            k.buffer("scales", (tokens, groups)),
-            k.buffer("sums", (tokens, groups), "int32"),
-        )
-        planes, slots = {name: T.int32() for name in fmt.plane_names}, T.int32()
-        stored = planes | {f"outlier_{name}": slots for name in ("value", "channel", "row")}
-        buffers = {}
-        for array in spec.weight_arrays():
-            tiles, *rest = array.shape
-            if array.name in stored:
-                rest[0] = stored[array.name]
-            buffers[array.name] = k.buffer(f"w_{array.name}", (tiles, *rest), array.dtype)
-        epilogue, count = Epilogue.declare(k, spec), k.state("tokens")
-        level = tuple(k.state(name.replace("plane", "n")) for name in planes)
-        for name, variable in planes.items():
-            k.count(name.replace("plane", "p"), variable)
-        outliers = None
-        if spec.outliers:
-            sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
-            outliers = Outliers(**sparse, slots=k.count("slots", slots))
-        return cls(spec, *x, Weights(fmt, buffers), epilogue, count, level, outliers)
-
-    def ranges(self, level: list[Expr]) -> Iterator[tuple[GroupReader, Any, Any]]:
-        """(reader, first group, end) for each number of bits that the level (n3, n4, ...) reads."""
-        if not level:
-            yield ByteReader(self.weights), 0, self.spec.groups
-            return
-        first: Any = 0
-        for bits in range(self.spec.format.bits, 1, -1):
-            end = level[bits - 3] if bits > 2 else self.spec.groups
-            yield PlaneReader(self.weights, bits), first, end
-            first = end
 
 
 def build_quantized_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
@@ -114,7 +23,7 @@ def build_quantized_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
     stored), and with outliers their slots.
 
     Raises:
-        CompileError: for tiles of other sizes than this kernel has lanes for.
+        CompileError: for tiles of other sizes than these kernels have lanes for.
     """
     if spec.format.row_tile != _TILE:
         raise CompileError(
@@ -122,125 +31,5 @@ def build_quantized_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
             where=spec.format.name,
             hint="the target's layout says how many rows a tile has",
         )
-    warps = warps_of(spec)
-    with kernel(spec.kernel_name(isa)) as k:
-        problem = Problem.declare(k, spec)
-        grid = [spec.tiles // spec.tiles_per_output, spec.max_tokens]
-        with launch(grid, warps * WARP) as (block, m, thread), when(m < problem.tokens.read()):
-            _Block(problem, block, m, thread, warps).run()
-    return k.function
-
-
-def warps_of(spec: LinearSpec) -> int:
-    """Warps of a block: a power of two, no more than have groups to read."""
-    warps = 1
-    while warps < _MOST_WARPS and warps * _GROUPS < spec.groups:
-        warps *= 2
-    return warps
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The work of a block: an output tile of one token."""
-
-    problem: Problem
-    block: Expr
-    token: Expr
-    thread: Expr
-    warps: int
-
-    @property
-    def per_output(self) -> int:
-        return self.problem.spec.tiles_per_output
-
-    def run(self) -> None:
-        problem, thread = self.problem, self.thread
-        lane, warp = T.bind(thread % WARP), T.bind(thread // WARP)
-        row, slot = T.bind(lane % _LANES * ROWS), T.bind(warp * _GROUPS + lane // _LANES)
-        level = [bound.read() for bound in problem.level]
-        parts = shared((self.per_output, self.warps, _TILE))
-        for i in range(self.per_output):
-            sums = local(ROWS, T.float32(0.0))
-            tile = T.bind(self.block * self.per_output + i)
-            for reader, first, end in problem.ranges(level):
-                self._add_range(reader, Place(tile, first, row), end, slot, sums)
-            for r in range(ROWS):
-                total = across(sums[r], (16, 8, 4), add)
-                with when(lane < _LANES):
-                    T.buffer_store(parts, total, [i, warp, row + r])
-        sparse = self._outlier_parts(level) if problem.outliers else None
-        barrier()
-        self._finish(parts, sparse)
-
-    def _add_range(self, reader: GroupReader, at: Place, end: Any, slot: Expr, sums: Any) -> None:
-        """Add the groups from at.group to `end` that are this lane's turn."""
-        stride = self.warps * _GROUPS
-        begin = T.bind(at.group + slot)
-        with T.serial(0, (end - begin + (stride - 1)) >> (stride.bit_length() - 1)) as turn:
-            group = T.bind(begin + turn * stride)
-            self._add_group(reader, Place(at.tile, group, at.row), sums)
-
-    def _add_group(self, reader: GroupReader, at: Place, sums: Any) -> None:
-        problem, token = self.problem, self.token
-        size = problem.spec.format.group_size
-        totals = local(ROWS, T.int32(0), "int32")
-        for block in range(size // BLOCK):
-            words = activation_words(problem.codes, token, at.group * size + block * BLOCK)
-            reader.dots(at, words, block, totals)
-        scales, zeros = reader.factors(at)
-        scale, sum_x = T.bind(problem.scales[token, at.group]), None
-        if zeros is not None:
-            sum_x = T.bind(problem.sums[token, at.group])
-        for r in range(ROWS):
-            total = totals[r] if zeros is None else totals[r] - zeros[r] * sum_x
-            product = T.cast(total, "float32") * (scales[r] * scale)
-            T.buffer_store(sums, sums[r] + product, [r])
-
-    def _outlier_parts(self, level: list[Expr]) -> Any:
-        """Outliers times the token: a row and a part of the entries to a thread."""
-        problem, entries = self.problem, self.problem.outliers
-        assert entries is not None
-        groups, size = problem.spec.groups, problem.spec.format.group_size
-        count = self.warps * WARP // _TILE
-        row, part = T.bind(self.thread % _TILE), T.bind(self.thread // _TILE)
-        parts, n3 = shared((self.per_output, count, _TILE)), level[0]
-        for i in range(self.per_output):
-            tile = T.bind(self.block * self.per_output + i)
-            total = local(1, T.float32(0.0))
-            start = T.cast(entries.start[tile, T.min(n3, T.int32(groups - 1))], "int32")
-            first = T.bind(tirx.Select(n3 < groups, start, entries.slots) + part)
-            with T.serial(0, T.max(entries.slots - first + count - 1, T.int32(0)) // count) as turn:
-                index = T.bind(first + turn * count)
-                # What a damaged file says stays in the tile and in x.
-                own = T.min(T.cast(entries.row[tile, index], "int32"), T.int32(_TILE - 1)) == row
-                with when(own):
-                    stored = T.cast(entries.channel[tile, index], "int32")
-                    channel = T.bind(T.min(stored, T.int32(groups * size - 1)))
-                    x = T.cast(problem.codes[self.token, channel], "float32")
-                    x = x * problem.scales[self.token, channel // size]
-                    value = T.cast(entries.value[tile, index], "float32")
-                    T.buffer_store(total, total[0] + value * x, [0])
-            T.buffer_store(parts, total[0], [i, part, row])
-        return parts
-
-    def _finish(self, parts: Any, sparse: Any) -> None:
-        """Add up the warps' parts and store the tile, a thread to a row."""
-        spec, thread = self.problem.spec, self.thread
-        column = T.bind(self.block * _TILE + thread)
-        with when(tirx.all(thread < _TILE, column < spec.output_features)):
-            sums = local(self.per_output, T.float32(0.0))
-            for i in range(self.per_output):
-                _add_parts(sums, i, parts, thread)
-                row = (self.block * self.per_output + i) * _TILE + thread
-                unit = T.float32(1 / self.problem.weights.scale_unit)
-                scale = self.problem.weights.row_scale(row) * unit
-                T.buffer_store(sums, sums[i] * scale, [i])
-                if sparse is not None:
-                    _add_parts(sums, i, sparse, thread)
-            columns = [sums[i] for i in range(self.per_output)]
-            self.problem.epilogue.write(self.token, column, columns)
-
-
-def _add_parts(sums: Any, i: int, parts: Any, row: Expr) -> None:
-    for part in range(int(parts.shape[1])):
-        T.buffer_store(sums, sums[i] + parts[i, part, row], [i])
+    build = build_dot_linear if spec.max_tokens < isa.tensor_tokens else build_tensor_linear
+    return build(spec, isa)

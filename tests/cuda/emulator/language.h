@@ -50,6 +50,10 @@ static inline void mr_emulate_load(void *to, const void *from, unsigned bytes) {
   if ((uintptr_t)from % bytes) mr::die("misaligned load");
   memcpy(to, from, bytes);
 }
+static inline void mr_emulate_store(void *to, const void *from, unsigned bytes) {
+  if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) mr::die("misaligned store");
+  memcpy(to, from, bytes);
+}
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
 
@@ -72,14 +76,14 @@ static inline void mr_emulate_cp_wait(unsigned pending) {
   mr::self->copies.swap(rest);
 }
 
-/* mma.sync m16n8k32, u8 times s8: d = a * b */
-static inline void mr_emulate_mma_m16n8k32_u8s8(int *d, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
-                                                int b0, int b1) {
-  struct In { unsigned a[4]; int b[2]; };
+/* mma.sync m16n8k32, s8 times s8: d += a * b */
+static inline void mr_emulate_multiply_bytes(int *d, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                                             unsigned b0, unsigned b1) {
+  struct In { unsigned a[4], b[2]; int d[4]; };
   struct Out { int d[4]; };
-  Out out = mr::collective<In, Out>({{a0, a1, a2, a3}, {b0, b1}}, [](const In *in, Out *out) {
-    uint8_t a[16][32];
-    int8_t b[8][32];
+  In mine = {{a0, a1, a2, a3}, {b0, b1}, {d[0], d[1], d[2], d[3]}};
+  Out out = mr::collective<In, Out>(mine, [](const In *in, Out *out) {
+    int8_t a[16][32], b[8][32];
     for (int lane = 0; lane < 32; lane++) {
       int row = lane / 4, k = lane % 4 * 4;
       for (int i = 0; i < 4; i++) memcpy(&a[row + i % 2 * 8][k + i / 2 * 16], &in[lane].a[i], 4);
@@ -87,9 +91,10 @@ static inline void mr_emulate_mma_m16n8k32_u8s8(int *d, unsigned a0, unsigned a1
     }
     for (int lane = 0; lane < 32; lane++)
       for (int i = 0; i < 4; i++) {
-        int sum = 0, row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        for (int k = 0; k < 32; k++) sum += a[row][k] * b[column][k];
-        out[lane].d[i] = sum;
+        int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        unsigned sum = (unsigned)in[lane].d[i];
+        for (int k = 0; k < 32; k++) sum += (unsigned)(a[row][k] * b[column][k]);
+        out[lane].d[i] = (int)sum;
       }
   });
   memcpy(d, out.d, sizeof out.d);

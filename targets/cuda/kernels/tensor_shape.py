@@ -1,0 +1,104 @@
+"""How a block of a kernel for many tokens is shaped: tiles, tokens, and its shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
+from morendo.ir.formats import Array
+from morendo.targets.cuda.blocks import WARP
+
+from .fragments import CODE_STRIDE
+from .pipeline import Pipeline
+
+TILE = 16
+WARPS = 4
+PER_WARP = 2  # tiles
+BLOCK_TILES = WARPS * PER_WARP
+THREADS = WARPS * WARP
+COLUMNS = 8  # tokens of an instruction
+COPY = 16  # bytes of an asynchronous copy
+_MOST_TOKENS = 64
+_SHARED_BYTES = 48 << 10  # of a block without asking the driver for more
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a block's work lies in shared memory.
+
+    Attributes:
+        tokens: of a block, a power of two from 8 on.
+        pipeline: what fits.
+    """
+
+    spec: LinearSpec
+    tokens: int
+    pipeline: Pipeline
+
+    @classmethod
+    def of(cls, spec: LinearSpec, wanted: Pipeline) -> Shape:
+        """The most tokens and the deepest pipeline that shared memory has room for."""
+        tokens = COLUMNS
+        while tokens < min(spec.max_tokens, _MOST_TOKENS):
+            tokens *= 2
+        shape = cls(spec, tokens, wanted)
+        while shape.shared_bytes > _SHARED_BYTES:
+            if shape.pipeline.fetch > 2:
+                shape = cls(spec, shape.tokens, shape.pipeline.shallower())
+            else:
+                shape = cls(spec, shape.tokens // 2, wanted)
+        return shape
+
+    @property
+    def token_bytes(self) -> int:
+        """Of a token's codes in a slot: an odd number of 32 bytes, so that four tokens' meet all
+        banks.
+        """
+        size = self.spec.format.group_size
+        return size + 32 * (size // 32 % 2 == 0)
+
+    @cached_property
+    def arrays(self) -> tuple[Array, ...]:
+        """Of the weights those that have a part for each group."""
+        kept = (a for a in self.spec.weight_arrays() if not a.name.startswith("outlier"))
+        return tuple(a for a in kept if a.name != "row_scale")
+
+    @property
+    def slot_bytes(self) -> int:
+        weights = sum(tile_bytes(array) for array in self.arrays) * BLOCK_TILES
+        return self.tokens * (self.token_bytes + 4) + weights
+
+    @property
+    def shared_bytes(self) -> int:
+        sparse = WARPS * TILE * self.tokens * 4 if self.spec.outliers else 0
+        return self.slot_bytes * self.pipeline.fetch + sparse
+
+
+def copies(array: Array) -> int:
+    """Of 16 bytes, that a tile's group takes."""
+    bytes_ = 1
+    for extent in array.shape[2:]:
+        bytes_ *= extent
+    return bytes_ // COPY
+
+
+def place_in_slot(array: Array, copy: Any) -> Any:
+    """Where a copy goes to, in a tile's part of a slot: 8-bit codes have a gap every 128 bytes."""
+    gap = (CODE_STRIDE - 32) * 4
+    return copy * COPY + (copy // 8 * gap if array.name == "codes" else 0)
+
+
+def tile_bytes(array: Array) -> int:
+    """What a tile takes of a slot."""
+    return int(place_in_slot(array, copies(array)))
+
+
+def unravel(array: Array, offset: Any) -> list[Any]:
+    """The index, behind tile and group, of a byte of an array's group."""
+    index = []
+    for extent in reversed(array.shape[2:]):
+        index.append(offset % extent)
+        offset = offset // extent
+    return index[::-1]
