@@ -6,6 +6,7 @@ stages              number, name, kind, seconds, and of passes spec, counts, mis
                     ops: of each function, see `op_graph.py`; graphs: text numbers of these
 steps, calls        which calls compute a variable of the last IR, and what is called
 measured            figures of variables of the last IR by kind and function, see `measured.py`
+figures             the same by function and kind, and what the compilation itself knows
 kernels             what `KernelFacts` and `KernelCode` have; tir, before, assembly: text numbers
 weights             matrices as the dump's stage `weights` has them
 decode_bytes        by kernel, at every level
@@ -22,6 +23,7 @@ from typing import Any
 from morendo.ir.dump import INDEX, read_index
 from morendo.ir.errors import InputError
 
+from .explorer import last_figures
 from .files import read_json, read_text
 from .measured import read_errors, read_times
 from .op_graph import graph_text, ops_of
@@ -81,6 +83,7 @@ def gather(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
 def collect(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
     """The data of a page, as JSON can hold them; arguments and errors are those of `gather`."""
     data = gather(folder, figures)
+    data["figures"] = last_figures(data)
     texts = data["texts"]
     for stage in data["stages"]:
         ops = stage.pop("ops")

@@ -86,6 +86,12 @@ def figures_of(data: Mapping[str, Any], function: str, ops: Sequence[Op]) -> dic
     }
 
 
+def last_figures(data: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
+    """`figures_of` each function of the last IR."""
+    stage = _last_stage(data) or {"ops": {}}
+    return {name: figures_of(data, name, ops) for name, ops in stage["ops"].items()}
+
+
 def write_explorer(data: Mapping[str, Any], out: Path) -> list[Path]:
     """Write the graphs to a file, and node data beside it: `x.json`, `x.bits.json`, ...
 

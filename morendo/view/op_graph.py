@@ -10,7 +10,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from morendo.ir.errors import InputError
@@ -40,7 +40,7 @@ class Op:
         weights: names of the weights that it reads.
         attrs: its other arguments, as the text has them.
         layer: of the model, None for what comes before and after the layers. An op that does not
-            say so belongs to the last layer of its inputs.
+            say so belongs to the last layer of its inputs, or to the only one that reads it.
         types: of its results, such as "[1, tokens, 128] float32".
         bits: stored for each weight of its matrices, scales included; None without any.
     """
@@ -102,7 +102,18 @@ class _Reader:
         for statement in sorted(statements, key=lambda node: node.lineno):
             if isinstance(statement.target, ast.Name):
                 self._binding(statement, statement.target.id)
+        self._layers_of_readers()
         return list(self._ops.values())
+
+    def _layers_of_readers(self) -> None:
+        """What one layer alone reads is its own, such as its slices of a table."""
+        readers: dict[str, set[int | None]] = {}
+        for op in reversed(list(self._ops.values())):
+            layers = readers.get(op.var, {None})
+            if op.layer is None and op.op != INPUT and not op.weights and len(layers) == 1:
+                op = self._ops[op.var] = replace(op, layer=next(iter(layers)))
+            for each in op.inputs:
+                readers.setdefault(each.var, set()).add(op.layer)
 
     def _parameters(self) -> None:
         parameters = self._function.args.args

@@ -10,7 +10,7 @@ import { EditorState } from "@codemirror/state";
 import { EditorView, drawSelection, highlightActiveLine, keymap, lineNumbers } from "@codemirror/view";
 import { tags } from "@lezer/highlight";
 
-import { layerRanges } from "./ir.js";
+import { layerRanges, variableOf } from "./ir.js";
 
 const colors = HighlightStyle.define([
   { tag: tags.string, color: "var(--string)" },
@@ -34,8 +34,9 @@ function layersOf(state) {
 }
 
 /** @param lines what each line stands for in the whole text */
-function extensions(language, lines, onLine) {
+function extensions(language, lines, wrap, onLine) {
   return [
+    wrap ? EditorView.lineWrapping : [],
     EditorState.readOnly.of(true),
     EditorView.editable.of(false),
     EditorView.contentAttributes.of({ tabindex: "0" }),
@@ -52,18 +53,26 @@ function extensions(language, lines, onLine) {
     language === "python" ? python() : [],
     EditorView.updateListener.of((update) => {
       if (!update.selectionSet) return;
-      onLine(lines[update.state.doc.lineAt(update.state.selection.main.head).number - 1] ?? "");
+      const line = update.state.doc.lineAt(update.state.selection.main.head);
+      onLine(lines[line.number - 1] ?? "", line.text);
     }),
   ];
 }
 
+function goTo(view, number) {
+  const at = view.state.doc.line(number + 1).from;
+  view.dispatch({ selection: { anchor: at }, effects: EditorView.scrollIntoView(at, { y: "center" }) });
+}
+
 export class Code {
-  /** @param parent element, @param onLine called with the text of the line that is clicked */
+  /** @param parent element, @param onLine called with a clicked line of the whole text, and as it is shown */
   constructor(parent, onLine) {
     this.parent = parent;
     this.onLine = onLine;
     this.merge = null;
     this.view = null;
+    this.lines = [];  // of the text, or of the one on the right
+    this.wrap = true;
   }
 
   clear() {
@@ -76,20 +85,22 @@ export class Code {
   /** Show one text: {text, lines}, see `shortFunction`. */
   single({ text, lines }, language) {
     this.clear();
-    const state = EditorState.create({ doc: text, extensions: extensions(language, lines, this.onLine) });
+    this.lines = lines;
+    const state = EditorState.create({ doc: text, extensions: extensions(language, lines, this.wrap, this.onLine) });
     this.view = new EditorView({ state, parent: this.parent });
   }
 
   /** Show two texts side by side; `whole` does not hide what is equal. */
   pair(left, right, whole, syncLine) {
     this.clear();
+    this.lines = right.lines;
     const side = (mine, theirs, other) => ({
       doc: mine.text,
-      extensions: [EditorView.lineWrapping, extensions("python", mine.lines, (line) => {
+      extensions: extensions("python", mine.lines, this.wrap, (line, shown) => {
         if (this.syncing) return;
-        this.onLine(line);
+        this.onLine(line, shown);
         if (syncLine) this.select(other(), theirs.lines, line);
-      })],
+      }),
     });
     this.merge = new MergeView({
       a: side(left, right, () => this.merge.b),
@@ -107,10 +118,16 @@ export class Code {
     const wanted = /"([^"]+\.weight[^"]*)"|layer=\d+/.exec(line)?.[0];
     const number = wanted ? lines.findIndex((each) => each.includes(wanted)) : -1;
     if (number < 0) return;
-    const at = view.state.doc.line(number + 1).from;
     this.syncing = true;
-    view.dispatch({ selection: { anchor: at }, effects: EditorView.scrollIntoView(at, { y: "center" }) });
+    goTo(view, number);
     this.syncing = false;
+  }
+
+  /** Select the line that defines a variable. */
+  reveal(variable) {
+    const number = this.lines.findIndex((line) => variableOf(line) === variable ||
+      new RegExp(`^ *def .*\\b${variable}: R\\.`).test(line));
+    if (number >= 0) goTo(this.views.at(-1), number);
   }
 
   get views() {

@@ -2,7 +2,7 @@
 
 export const data = window.morendo ?? {
   title: "no data", facts: {}, stages: [], steps: {}, calls: {}, kernels: {}, weights: [],
-  decode_bytes: {}, quality: [], texts: [],
+  decode_bytes: {}, figures: {}, quality: [], texts: [],
 };
 
 const inflated = new Map();
@@ -41,6 +41,12 @@ export function changesNothing(stage) {
 /** The text of a function in a stage; before phases are made, all of them are `main`. */
 export function functionText(stage, name) {
   return textOf(stage.functions[name] ?? stage.functions.main ?? Object.values(stage.functions)[0]);
+}
+
+/** The ops of a function in a stage, as morendo/view/op_graph.py writes them. */
+export async function opsOf(stage, name) {
+  const number = stage.graphs[name] ?? stage.graphs.main ?? Object.values(stage.graphs)[0];
+  return number === undefined ? [] : JSON.parse(await textOf(number));
 }
 
 /** Matrices by the names of their weights. */

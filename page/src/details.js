@@ -1,8 +1,8 @@
 // The right of the page: what is selected, a line of IR with its weights and kernels, or a kernel.
 
-import { analysisOf, data, kernelsOf, matrixOf } from "./data.js";
+import { analysisOf, data, kernelsOf, matrixOf, textOf } from "./data.js";
 import { histogram } from "./charts.js";
-import { bytes, el, fact } from "./dom.js";
+import { bytes, el, fact, figure } from "./dom.js";
 import { variableOf, weightsOf } from "./ir.js";
 
 /** One cell a group of input channels: its color tells the bits, its height what 2 bits would lose. */
@@ -77,6 +77,12 @@ function intensity({ loop, products, weights, tokens, weight_bytes: [read] }) {
     `the time of reading a byte (${each.toFixed(3)} a weight and token, ${(read / weights).toFixed(2)} bytes a weight)`);
 }
 
+/** What was measured of an op, and what its formats lose. */
+function figuresOf(functionName, variable) {
+  const found = Object.entries(data.figures[functionName] ?? {}).filter(([, values]) => variable in values);
+  return el("table", {}, found.map(([kind, values]) => fact(kind, figure(kind, values[variable]))));
+}
+
 export class Details {
   /** @param onKernel called with a kernel and "tir", "before" or "assembly" */
   constructor(parent, onKernel) {
@@ -93,6 +99,11 @@ export class Details {
     const loop = Object.entries(kernel.loop ?? {});
     const own = Object.entries(kernel.own ?? {});
     const reads = data.decode_bytes[name];
+    const loops = el("pre", { class: "loops", hidden: true });
+    textOf(kernel.tir).then((text) => {
+      loops.textContent = loopNest(text);
+      loops.hidden = !loops.textContent;
+    });
     return el("section", { class: "kernel" },
       el("h3", {}, name), note ? el("p", {}, note) : null,
       el("div", {}, link("tir", "TIR"), link("before", "before scheduling"), link("assembly", "assembly")),
@@ -106,16 +117,18 @@ export class Details {
         loop.length ? fact("hot loop", loop.map(([name, n]) => `${name} ${n}`).join(", ")) : null,
         intensity(kernel),
         ...own.map(([name, value]) => fact(name, String(value)))),
-      el("pre", { class: "loops" }));
+      loops);
   }
 
-  /** A line of IR of a function. */
-  line(text, functionName, isLast) {
+  /** A line of IR of a function, and how it is shown. */
+  line(text, shown, functionName, isLast) {
     const [variable, weights] = [variableOf(text), weightsOf(text)];
     const calls = isLast && variable ? kernelsOf(functionName, variable) : [];
     if (!variable && !weights.length) return;
+    const name = /^\s*([\w.]+) = /.exec(shown)?.[1] ?? variable ?? "line";
     this.parent.replaceChildren(
-      el("h2", {}, variable ?? "line"),
+      el("h2", {}, name, name === variable ? "" : el("small", {}, ` ${variable}`)),
+      isLast ? figuresOf(functionName, variable) : "",
       ...calls.map((call) => this.kernelCard(call.kernel, call.note)),
       ...weights.map(weightCard));
     if (!calls.length && !weights.length)
@@ -124,10 +137,8 @@ export class Details {
   }
 
   /** A kernel that is shown in the middle. */
-  kernel(name, text) {
+  kernel(name) {
     this.parent.replaceChildren(this.kernelCard(name));
-    const nest = loopNest(text);
-    this.parent.querySelector(".loops").textContent = nest;
   }
 
   /** All weights, largest first, when nothing is selected. */

@@ -2,7 +2,15 @@
 
 /** An element with properties ("class", "onclick", "data-x", ...) and children. */
 export function el(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
+  return filled(document.createElement(tag), properties, children);
+}
+
+/** The same of a drawing. */
+export function svg(tag, properties = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), properties, children);
+}
+
+function filled(node, properties, children) {
   for (const [key, value] of Object.entries(properties)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
@@ -29,4 +37,12 @@ export function seconds(value) {
 /** A table row of a name and a value. */
 export function fact(name, ...value) {
   return el("tr", {}, el("th", {}, name), el("td", {}, ...value));
+}
+
+/** A figure of an op, by its kind. */
+export function figure(kind, value) {
+  if (kind === "bits") return `${value.toFixed(2)} bits`;
+  if (kind === "bytes") return bytes(value);
+  if (kind === "microseconds") return `${value.toFixed(1)} µs`;
+  return value.toExponential(1);
 }

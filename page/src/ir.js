@@ -41,7 +41,7 @@ function types(text) {
 }
 
 /** "model.layers.3.self_attn.q_proj.weight" -> "3.self_attn.q_proj" */
-function shortWeight(name) {
+export function shortWeight(name) {
   return name.replace(/^(?:model|transformer)\./, "").replace(/\.weight(?=\[|$)/, "")
     .replace(/^(?:layers|h)\.(?=\d+\.)/, "");
 }

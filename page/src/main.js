@@ -3,25 +3,38 @@
 import "./style.css";
 import { charts } from "./charts.js";
 import { Code } from "./code.js";
-import { before, data, functionText, irStages, textOf } from "./data.js";
+import { before, data, functionText, irStages, opsOf, textOf } from "./data.js";
 import { Details } from "./details.js";
 import { el } from "./dom.js";
-import { shortFunction } from "./ir.js";
+import { Graph } from "./graph.js";
+import { shortFunction, variableOf } from "./ir.js";
 import { Stages } from "./stages.js";
 
-const state = { stage: null, other: undefined, name: null, file: null, short: true, whole: false, sync: true };
+const GRAPH = "graph";
+const state = {
+  stage: null, name: null, file: null,
+  other: undefined,  // what is beside the text: a stage, GRAPH, null for nothing, undefined for the stage before
+  short: true, whole: false, sync: true, wrap: true,
+};
 
 const parts = {
   charts: el("div", { id: "charts" }),
   stages: el("nav", { id: "stages", "aria-label": "stages" }),
   bar: el("div", { id: "bar" }),
-  code: el("main", { id: "code" }),
+  graph: el("div", { id: "graph" }),
+  text: el("div", { id: "text" }),
   details: el("aside", { id: "details" }),
   results: el("div", { id: "results" }),
 };
 
-const code = new Code(parts.code, (line) => {
-  if (isIR()) details.line(line, state.name, state.stage === irStages.at(-1));
+const code = new Code(parts.text, (line, shown) => {
+  if (!isIR()) return;
+  details.line(line, shown, state.name, isLast());
+  graph.select(variableOf(line));
+});
+const graph = new Graph(parts.graph, (op) => {
+  code.reveal(op.var);
+  graph.select(op.var);
 });
 const details = new Details(parts.details, showKernel);
 const stages = new Stages(parts.stages, choose);
@@ -29,7 +42,7 @@ const stages = new Stages(parts.stages, choose);
 /** Show a stage: its IR beside that of the stage before, or one of its files. */
 function choose(stage) {
   state.stage = stage;
-  state.other = undefined;
+  if (state.other !== GRAPH) state.other = undefined;
   const names = Object.keys(stage.functions);
   const files = Object.keys(stage.files);
   if (names.length && !names.includes(state.name)) state.name = names.includes("decode") ? "decode" : names[0];
@@ -42,23 +55,33 @@ function isIR() {
   return state.stage && Object.keys(state.stage.functions).length > 0;
 }
 
+/** Kernels, and what was measured, belong to the ops of the last IR. */
+function isLast() {
+  return state.stage === irStages.at(-1);
+}
+
 async function draw() {
   drawBar();
   const { stage } = state;
+  code.wrap = state.wrap;
+  parts.graph.hidden = !(isIR() && state.other === GRAPH);
   if (isIR()) {
     const shown = state.short ? shortFunction : wholeFunction;
     const other = state.other === undefined ? before(stage) : state.other;
-    const [right, left] = await Promise.all([
-      functionText(stage, state.name), other ? functionText(other, state.name) : null]);
+    const [right, left, ops] = await Promise.all([
+      functionText(stage, state.name),
+      other && other !== GRAPH ? functionText(other, state.name) : null,
+      other === GRAPH ? opsOf(stage, state.name) : null]);
     if (stage !== state.stage) return;
     if (left === null) code.single(shown(right), "python");
     else code.pair(shown(left), shown(right), state.whole || left === right, state.sync);
+    if (ops) graph.show(ops, isLast() ? data.figures[state.name] : {});
   } else if (state.file) {
     const text = await textOf(stage.files[state.file]);
     if (stage !== state.stage) return;
     code.single(wholeFunction(text), state.file.endsWith(".py") ? "python" : "plain");
     const kernel = state.file.replace(/(\.unscheduled)?\.(py|s)$/, "");
-    if (data.kernels[kernel]) details.kernel(kernel, text);
+    if (data.kernels[kernel]) details.kernel(kernel);
   } else code.single(wholeFunction("this stage has no text"), "plain");
 }
 
@@ -85,19 +108,21 @@ function drawBar() {
   const functions = Object.keys(stage.functions).map((name) => [name, name]);
   const files = Object.keys(stage.files).map((name) => [name, name]);
   const other = state.other === undefined ? before(stage) : state.other;
-  const others = [["", "nothing"], ...irStages.filter((s) => s !== stage).map((s) => [String(s.number), s.name])];
+  const others = [["", "nothing"], [GRAPH, "the graph"], ...irStages.filter((s) => s !== stage).map((s) => [String(s.number), s.name])];
+  const pair = isIR() && other && other !== GRAPH;
   parts.bar.replaceChildren(
     isIR() ? choice("function", functions, state.name, (name) => { state.name = name; draw(); }) :
       files.length ? choice("file", files, state.file, (file) => { state.file = file; draw(); }) : "",
-    isIR() ? choice("beside", others, other ? String(other.number) : "", (number) => {
-      state.other = irStages.find((s) => String(s.number) === number) ?? null;
+    isIR() ? choice("beside", others, other === GRAPH ? GRAPH : other ? String(other.number) : "", (number) => {
+      state.other = number === GRAPH ? GRAPH : irStages.find((s) => String(s.number) === number) ?? null;
       draw();
     }) : "",
     isIR() ? toggle("short", "short", "variables named by what they are, types as comments; without, the text parses with `morendo opt`") : "",
-    isIR() ? toggle("whole", "whole", "show what is equal too") : "",
-    isIR() ? toggle("in step", "sync", "select the same weight on the other side") : "",
-    el("button", { onclick: () => code.foldLayers() }, "fold layers"),
-    el("button", { onclick: () => code.unfold() }, "unfold"),
+    pair ? toggle("whole", "whole", "show what is equal too") : "",
+    pair ? toggle("in step", "sync", "select the same weight on the other side") : "",
+    toggle("wrap", "wrap", "break long lines"),
+    el("button", { onclick: () => { code.foldLayers(); graph.fold(false); } }, "fold layers"),
+    el("button", { onclick: () => { code.unfold(); graph.fold(true); } }, "unfold"),
     el("button", { onclick: () => code.find(), title: "Ctrl-F in the text" }, "find"));
 }
 
@@ -156,19 +181,22 @@ function header() {
     el("button", { id: "all-weights", onclick: () => details.overview() }, "weights"),
     el("button", { id: "theme", onclick: () =>
       setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark") }, "light / dark"),
-    el("span", { class: "keys" }, "j k step · / search"));
+    el("span", { class: "keys" }, "j k step · g graph · / search"));
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "j" || event.key === "k") choose(Stages.next(state.stage, event.key === "j" ? 1 : -1));
-  else if (event.key === "/") document.getElementById("search").focus();
+  else if (event.key === "g" && isIR()) {
+    state.other = state.other === GRAPH ? undefined : GRAPH;
+    draw();
+  } else if (event.key === "/") document.getElementById("search").focus();
   else return;
   event.preventDefault();
 });
 
 const left = el("div", { id: "left" }, parts.results, parts.stages);
-const middle = el("div", { id: "middle" }, parts.bar, parts.code);
+const middle = el("div", { id: "middle" }, parts.bar, el("main", { id: "code" }, parts.graph, parts.text));
 document.body.append(header(), parts.charts, el("div", { id: "columns" }, left, middle, parts.details));
 setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 details.overview();

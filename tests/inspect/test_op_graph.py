@@ -67,6 +67,8 @@ def test_weights_are_named_before_they_are_names(compiled):
     assert {op.layer for op in ops} == {None, 0, 1, 2, 3}
     permuted = next(op for op in ops if op.weights == ("model.layers.2.mlp.up_proj.weight",))
     assert (permuted.op, permuted.layer, permuted.attrs) == ("permute_dims", 2, {"axes": "None"})
+    slices = [op.layer for op in ops if op.op == "expand_dims" and op.attrs == {"axis": "[1]"}]
+    assert slices == [0, 0, 1, 1, 2, 2, 3, 3], "of the tables of cosines and sines"
 
 
 def test_every_input_is_an_op_before_it(compiled):

@@ -138,6 +138,60 @@ def test_layers_fold_and_sides_can_be_chosen(page):
     page.locator(".cm-content", has_text="R.Tensor((1, 1, 128)").wait_for()
 
 
+def test_the_graph_leads_to_lines_and_lines_to_the_graph(page):
+    page.keyboard.press("g")
+    nodes = page.locator("#graph .node")
+    page.locator("#graph .node.folded").first.wait_for()
+    assert page.locator("#graph .node.folded").count() == 4
+    assert nodes.count() == 8, "embedding, norm and head; of the inputs the ids"
+    page.locator('#graph [data-box="layer 2"]').click()
+    page.locator("#graph .cluster").wait_for()
+    assert page.locator("#graph .node.folded").count() == 3
+    linear = nodes.filter(has_text="gate_proj + up_proj")
+    assert "4.75 bits" in (linear.text_content() or "")
+    linear.click()
+    details = page.locator("#details")
+    details.locator("h2", has_text="L2.gate_proj").wait_for()
+    assert details.locator(".weight h3").count() == 2
+    assert details.locator(".kernel").count() == 1
+    assert "L2.gate_proj = " in page.locator(".cm-line.cm-activeLine").inner_text()
+    assert "chosen" in (linear.get_attribute("class") or "")
+    page.locator(".cm-line", has_text="L2.down_proj = ").click(position={"x": 30, "y": 6})
+    page.locator("#graph .node.chosen", has_text="down_proj").wait_for()
+    page.locator("select[aria-label=figures]").select_option("bytes")
+    shown = page.locator('#graph [data-box="layer 0"]').text_content() or ""
+    assert "kB" in shown, "what all ops of the layer read"
+    page.locator("#graph .cluster").dispatch_event("click")
+    page.wait_for_function("!document.querySelector('#graph .cluster')")
+    page.keyboard.press("k")
+    page.wait_for_function("document.querySelector('.stage.chosen .number').innerText === '06'")
+    assert page.locator("#graph .node").count() == 8, "it stays while stepping"
+    page.keyboard.press("g")
+    page.locator(".cm-mergeView").wait_for()
+
+
+def test_layers_of_the_input_unfold_together(page):
+    page.keyboard.press("g")
+    page.locator(".stage", has_text="input").first.click()
+    page.locator("#graph .node", has_text="astype").first.wait_for()
+    folded = page.locator("#graph .node").count()
+    page.get_by_role("button", name="unfold").click()
+    page.locator("#graph .cluster").nth(3).wait_for()
+    assert page.locator("#graph .node").count() > 250 > 5 * folded
+
+
+def test_lines_wrap_if_wanted(page):
+    page.locator("select[aria-label=beside]").select_option(label="nothing")
+    page.wait_for_function("!document.querySelector('.cm-mergeView')")
+    wide = "document.querySelector('#text .cm-scroller').scrollWidth > "
+    wide += "document.querySelector('#text .cm-scroller').clientWidth"
+    page.locator("label", has_text="short").locator("input").uncheck()
+    page.locator(".cm-content", has_text="R.Tensor((1, 1, 128)").wait_for()
+    assert not page.evaluate(wide)
+    page.locator("label", has_text="wrap").locator("input").uncheck()
+    page.wait_for_function(wide)
+
+
 def test_opens_in_a_moment(page):
     loaded = page.evaluate(
         "performance.timing.domContentLoadedEventEnd - performance.timing.navigationStart"
