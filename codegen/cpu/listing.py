@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from morendo.codegen.kernel_code import KernelCode
@@ -30,11 +30,13 @@ class Syntax:
         classes: (name, pattern), the first that fits counts.
         products: (pattern, products of a weight and an activation that one instruction makes), in
             groups: where one of the first group occurs, those of later groups do other work.
+        lines: makes a listing one of a line for each instruction, where it is not.
     """
 
     jump: re.Pattern[str]
     classes: Sequence[tuple[str, re.Pattern[str]]]
     products: Sequence[Sequence[tuple[re.Pattern[str], int]]]
+    lines: Callable[[str], str] = str
 
     def class_of(self, instruction: str) -> str:
         """The name of an instruction's class."""
@@ -67,7 +69,7 @@ def kernel_code(listing: str, syntax: Syntax) -> KernelCode:
     That is the innermost loop with the most products, and of such loops the one with the most
     instructions: of a kernel with precision levels, the one that reads all bits.
     """
-    functions = [body for name, body in _functions(listing) if _KERNEL.match(name)]
+    functions = [body for name, body in _functions(syntax.lines(listing)) if _KERNEL.match(name)]
     total = sum(not _LABEL.fullmatch(line) for body in functions for line in body)
     loops = [loop for body in functions for loop in _innermost_loops(body, syntax)]
     if not loops:

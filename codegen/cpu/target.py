@@ -98,7 +98,7 @@ class CPUTarget(Target):
                 begin = time.perf_counter()
                 objects = compile_kernels(kernels, self.llvm, scratch, advance, listings)
             if dump and listings is not None:
-                codes = self._count(listings)
+                codes = self._count(listings, kernels)
                 dump_assembly(dump, listings, codes, time.perf_counter() - begin)
             with track("link", 2) as advance:
                 link_model(objects, tables, directory / LIBRARY, self.toolchain)
@@ -111,9 +111,12 @@ class CPUTarget(Target):
         forms = {name: self.machine_form(function) for name, function in kernels.items()}
         with scratch_folder() as scratch:
             compile_kernels(forms, self.llvm, scratch, listings=listings)
-        return self._count(listings)
+        return self._count(listings, kernels)
 
-    def _count(self, listings: Mapping[str, str]) -> Mapping[str, KernelCode]:
+    def _count(
+        self, listings: Mapping[str, str], kernels: Mapping[str, tirx.PrimFunc]
+    ) -> Mapping[str, KernelCode]:
+        """What the listings of kernels say, by their names."""
         if self.assembly is None:
             return {}
         return {name: kernel_code(text, self.assembly) for name, text in listings.items()}

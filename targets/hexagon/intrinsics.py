@@ -43,6 +43,33 @@ def _dot(acc: NDArray, a: NDArray, b: NDArray) -> NDArray:
     return acc + products.reshape(-1, 4).sum(1, dtype=np.int32)
 
 
+def _shuffled_bytes(a: NDArray) -> NDArray:
+    """vshuff: the bytes of the lower and of the upper half of a vector in turn."""
+    lower, upper = np.split(a.view(np.uint8), 2)
+    return np.stack([lower, upper], axis=1).reshape(-1).view(np.int32)
+
+
+def _looked_up(a: NDArray, table: NDArray, number: NDArray) -> NDArray:
+    """vlut32 without match: for the low 5 bits of every byte, a byte of one of 4 tables of 32.
+
+    Tables 0 and 1 are the even bytes of the lower and of the upper half, 2 and 3 the odd ones.
+    """
+    which = int(number[0]) & 3
+    entries = table.view(np.uint8).reshape(2, 32, 2)[which & 1, :, which >> 1]
+    return entries[a.view(np.uint8) & 31].view(np.int32)
+
+
+def _times_half(a: NDArray, b: NDArray) -> NDArray:
+    """vmpyi: words times the halves of a scalar, even words the lower one; the low 32 bits."""
+    halves = np.resize(b.view(np.int16), len(a)).astype(np.int64)
+    return (a * halves).astype(np.int32)
+
+
+def _times_even(a: NDArray, b: NDArray) -> NDArray:
+    """vmpyie: words times the low halves, without sign, of words; the low 32 bits."""
+    return (a.astype(np.int64) * (b.view(np.uint32) & 0xFFFF)).astype(np.int32)
+
+
 def _left(a: NDArray, count: NDArray) -> NDArray:
     """Words shifted left, to the right and with their sign where the count is negative."""
     count = _six_bits(count)
@@ -100,6 +127,43 @@ DOT_SCALAR = Intrinsic(
     lambda acc, a, b: _dot(acc, a, np.repeat(b, 32)),
     _FEATURES,
 )
+SHUFFLE_BYTES = _words("vshuffb", 1, _shuffled_bytes)
+LOOK_UP = Intrinsic(
+    "llvm.hexagon.V6.vlutvvb.nm.128B", WORDS, (WORDS, WORDS, SCALAR), _looked_up, _FEATURES
+)
+TIMES_HALF = Intrinsic(
+    "llvm.hexagon.V6.vmpyiwh.128B", WORDS, (WORDS, SCALAR), _times_half, _FEATURES
+)
+PLUS_TIMES_HALF = Intrinsic(
+    "llvm.hexagon.V6.vmpyiwh.acc.128B",
+    WORDS,
+    (WORDS, WORDS, SCALAR),
+    lambda acc, a, b: acc + _times_half(a, b),
+    _FEATURES,
+)
+TIMES_EVEN = _words("vmpyiewuh", 2, _times_even)
+TIMES_EVEN_HIGH = _words("vmpyewuh", 2, lambda a, b: _times_low_halves(a, b)[len(a) :])
+PLUS_RIGHT_SIGNED = Intrinsic(
+    "llvm.hexagon.V6.vasrw.acc.128B",
+    WORDS,
+    (WORDS, WORDS, SCALAR),
+    lambda acc, a, count: acc + (a >> (count & 31)),
+    _FEATURES,
+)
+PRODUCT_SCALAR = Intrinsic(
+    "llvm.hexagon.V6.vrmpybus.128B",
+    WORDS,
+    (WORDS, SCALAR),
+    lambda a, b: _dot(np.zeros_like(a), a, np.repeat(b, 32)),
+    _FEATURES,
+)
+PLUS_LEFT = Intrinsic(
+    "llvm.hexagon.V6.vaslw.acc.128B",
+    WORDS,
+    (WORDS, WORDS, SCALAR),
+    lambda acc, a, count: acc + (a << (count & 31)),
+    _FEATURES,
+)
 ADD = _words("vaddw", 2, lambda a, b: a + b)
 SUB = _words("vsubw", 2, lambda a, b: a - b)
 AND = _words("vand", 2, lambda a, b: a & b)
@@ -136,5 +200,7 @@ HIGH = Intrinsic("llvm.hexagon.V6.hi.128B", WORDS, (PAIR,), lambda p: p[len(p) /
 ALL = (
     *(DOT, DOT_SCALAR, ADD, SUB, AND, OR, XOR, MAX, MIN, ABS, NORM, LEFT, RIGHT, RIGHT_SIGNED),
     *(LEFT_EACH, RIGHT_EACH, TIMES_LOW_HALVES, TIMES_HIGH_HALVES, LOW, HIGH),
+    *(SHUFFLE_BYTES, LOOK_UP, TIMES_HALF, PLUS_TIMES_HALF, TIMES_EVEN, TIMES_EVEN_HIGH),
+    *(PRODUCT_SCALAR, PLUS_LEFT, PLUS_RIGHT_SIGNED),
 )
 """Those that a test can call alone; GREATER and CHOOSE hand a predicate on."""

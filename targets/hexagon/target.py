@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tvm import tirx
 
+from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.cpu.target import CPUTarget
+from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import Toolchain
 from morendo.codegen.lowering import Program
 from morendo.codegen.target import Capabilities, Device, Track
@@ -20,8 +22,11 @@ from morendo.ir.layout import TileLayout
 from morendo.ir.plan import Plan
 from morendo.passes.specialize_phases import SpecializePhases
 
+from .alignment import with_aligned_buffers
+from .assembly import SYNTAX, with_figures
 from .integer_floats import without_float_vectors
 from .isa import HVX
+from .linear import build_integer_linear, dots_of
 
 _MACHINE = "hexagon"
 _DESCRIPTIONS = {
@@ -55,7 +60,13 @@ class HexagonTarget(CPUTarget):
         ]
 
     def machine_form(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
-        return without_float_vectors(function)
+        return without_float_vectors(with_aligned_buffers(function))
+
+    def _count(
+        self, listings: Mapping[str, str], kernels: Mapping[str, tirx.PrimFunc]
+    ) -> Mapping[str, KernelCode]:
+        codes = super()._count(listings, kernels)
+        return {name: with_figures(code, dots_of(kernels[name])) for name, code in codes.items()}
 
     def build(
         self,
@@ -101,8 +112,10 @@ def make(name: str) -> HexagonTarget:
         tuning=_NO_FLOATS,
         isa=HVX,
         toolchain=_TOOLCHAIN,
+        assembly=SYNTAX,
         capabilities=Capabilities(half_conversion=False),
         layout=TileLayout(32, 32, 128),
+        builders={build_quantized_linear: build_integer_linear},
     )
 
 

@@ -13,6 +13,8 @@ from morendo.codegen.kernel_code import KernelCode, stored_parameters
 from morendo.codegen.kernel_facts import KernelFacts
 from morendo.ir.formats import WeightFormat
 from morendo.targets.arm.assembly import SYNTAX as ARM
+from morendo.targets.hexagon.assembly import SYNTAX as HEXAGON
+from morendo.targets.hexagon.assembly import packets, with_figures
 from morendo.targets.x86.assembly import SYNTAX as X86
 from morendo.targets.x86.isa import AVX2
 
@@ -129,3 +131,47 @@ def test_what_bounds_a_kernel_is_what_takes_longer():
 )
 def test_what_bounds_a_kernel_is_unknown_without_products(unknown):
     assert unknown.bound(bandwidth=10, rate=40) == ("unknown", 0.0)
+
+
+PACKETS = """\
+k_compute_:
+\t{
+\t\tloop0(##.LBB0_1,#48)
+\t\tr2 = #3
+\t}
+.LBB0_1:                                // the hot loop
+\t{
+\t\tv1.w += vrmpy(v4.ub,r15.b)
+\t\tv2.w += vrmpy(v4.ub,r14.b)
+\t\tv4 = vmem(r25++#1)
+\t}
+\t{
+\t\tr15:14 = memd(r4+#-8)
+\t}
+\t{
+\t\tv5.uw = vlsr(v4.uw,r7)
+\t\tv3.w += vrmpy(v5.ub,r15.b)
+\t} :endloop0
+\t{
+\t\tp0 = cmp.gt(r2,#1)
+\t\tif (p0.new) jump:nt .LBB0_1
+\t}
+"""
+
+
+def test_packets_are_counted_where_they_are_what_a_processor_executes():
+    lines = packets(PACKETS).splitlines()
+    assert lines[1] == "\tloop0(.LBB0_1,48) | r2 = 3"
+    assert lines[-2].endswith("| :endloop0 .LBB0_1")
+    code = kernel_code(PACKETS, HEXAGON)
+    assert code.instructions == 5
+    assert code.loop == {"dot": 2, "scalar": 2}
+    assert code.products == 3 * 128
+
+
+def test_products_in_two_parts_are_counted_once():
+    code = with_figures(kernel_code(PACKETS, HEXAGON), dots=2)
+    assert code.products == 3 * 64
+    assert code.own == {"products": "48.0", "HVX": "50%"}
+    assert with_figures(KernelCode(3), 2) == KernelCode(3)
+    assert with_figures(KernelCode(9, {"vector": 3, "scalar": 1}), 1).own == {"HVX": "75%"}

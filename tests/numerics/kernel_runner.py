@@ -85,8 +85,10 @@ def target_of(isa: VectorISA) -> tvm.target.Target:
 
 def build(builder: Builder, isa: VectorISA | GPU, **options: Any) -> tvm.tirx.PrimFunc:
     """The kernel of a shared builder, or of the one that stands in its place."""
-    builder = BUILDERS[builder] if isinstance(isa, GPU) else builder
-    return builder(isa=isa, **options)
+    if isinstance(isa, GPU):
+        return BUILDERS[builder](isa=isa, **options)
+    own = _EMULATED[isa][0].builders if isa in _EMULATED else {}
+    return own.get(builder, builder)(isa=isa, **options)
 
 
 def compile_function(function: tvm.tirx.PrimFunc, isa: VectorISA | GPU) -> Kernel:

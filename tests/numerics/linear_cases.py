@@ -120,14 +120,21 @@ def exact_scales(
     return weights, replace(x, scales=np.ones_like(x.scales))
 
 
+def exact_dots(
+    spec: LinearSpec, weights: Quantized, x: Activations, level: tuple[int, ...] | None
+) -> NDArray[np.int64]:
+    """The products [M, packed rows, G] of codes less zeros with the codes of activations."""
+    codes, zero = reference.reading(weights, spec.format, level)
+    by_group = x.codes.reshape(spec.max_tokens, spec.groups, -1).astype(np.int64)
+    dots = np.einsum("mgk,ngk->mng", by_group, codes.astype(np.int64))
+    return dots - zero[None].astype(np.int64) * x.sums[:, None].astype(np.int64)
+
+
 def expected_sums(
     spec: LinearSpec, weights: Quantized, x: Activations, level: tuple[int, ...] | None
 ) -> NDArray[np.float64]:
     """The product [M, packed rows] in exact integers per group, float64 across groups."""
-    codes, zero = reference.reading(weights, spec.format, level)
-    by_group = x.codes.reshape(spec.max_tokens, spec.groups, -1).astype(np.int64)
-    dots = np.einsum("mgk,ngk->mng", by_group, codes.astype(np.int64))
-    dots -= zero[None].astype(np.int64) * x.sums[:, None].astype(np.int64)
+    dots = exact_dots(spec, weights, x, level)
     unit = 255 * spec.format.unit
     scales = x.scales[:, None].astype(np.float64) * weights.scale[None] / unit
     sums = (dots * scales).sum(-1) * weights.row_scale

@@ -12,9 +12,8 @@ import inspect
 import numpy as np
 import pytest
 
-from morendo.codegen.cpu.kernels.linear_spec import LinearSpec, kernel_builder, tensor_argument
+from morendo.codegen.cpu.kernels.linear_spec import kernel_builder, tensor_argument
 from morendo.codegen.cpu.vectors.vector import load, store
-from morendo.ir.formats import WeightFormat
 from morendo.targets.hexagon import intrinsics as hvx
 from morendo.targets.hexagon.isa import HVX
 from morendo.targets.hexagon.target import make
@@ -22,18 +21,13 @@ from tests.numerics import test_attention as attention
 from tests.numerics import test_small_kernels as small
 from tests.numerics.emulated_kernel import can_emulate
 from tests.numerics.kernel_runner import compile_function, frozen
-from tests.numerics.test_quantized_linear import run_case
 
 pytestmark = pytest.mark.skipif(
     not can_emulate(make("hexagon:v67")), reason="qemu-hexagon (qemu-user) is not installed"
 )
 SLOW = pytest.mark.slow
 TILE = 32
-
-
-def spec(rows: int, columns: int, fmt: str, tokens: int, **rest) -> LinearSpec:
-    parsed = dataclasses.replace(WeightFormat.parse(fmt), row_tile=TILE)
-    return LinearSpec(rows, columns, parsed, tokens, **rest)
+_OF_SCALARS = (hvx.DOT_SCALAR, hvx.PRODUCT_SCALAR, hvx.TIMES_HALF, hvx.PLUS_TIMES_HALF)
 
 
 @pytest.mark.parametrize("intrinsic", hvx.ALL, ids=lambda i: i.llvm)
@@ -43,7 +37,7 @@ def test_meaning(intrinsic) -> None:
     operands = []
     for dtype in intrinsic.operands:
         lanes = int(dtype.partition("x")[2] or 1)
-        counts = lanes == 1 and intrinsic is not hvx.DOT_SCALAR
+        counts = lanes == 1 and intrinsic not in _OF_SCALARS
         low, high = (0, 32) if counts else (-(1 << 31), 1 << 31)
         operands.append(rng.integers(low, high, lanes).astype(np.int32))
     with np.errstate(over="ignore"):
@@ -56,56 +50,6 @@ def test_meaning(intrinsic) -> None:
     result = np.zeros_like(expected)
     compile_function(builder.get(), HVX)(*(frozen(a) for a in operands), result)
     np.testing.assert_array_equal(result, expected)
-
-
-@pytest.mark.parametrize(
-    ("fmt", "rows", "columns"),
-    [
-        ("q4g32", 71, 416),
-        *(
-            pytest.param(fmt, rows, columns, marks=SLOW)
-            for fmt in ("q4g32", "q4g64", "q4g128", "q4g32c", "q6g32", "q8g32")
-            for rows, columns in ((48, 32), (71, 416), (33, 100))
-            if (fmt, rows) != ("q4g32", 71)
-        ),
-    ],
-)
-def test_one_token_is_exact(fmt: str, rows: int, columns: int) -> None:
-    run_case(spec(rows, columns, fmt, 1), HVX, 1, exact=True, seed=rows)
-
-
-@pytest.mark.parametrize(
-    ("fmt", "tokens"),
-    [
-        ("q4g32", 7),
-        *(
-            pytest.param(fmt, tokens, marks=SLOW)
-            for fmt in ("q4g32", "q4g32c", "q6g32", "q8g32")
-            for tokens in (1, 2, 8, 9, 31)
-        ),
-    ],
-)
-def test_many_tokens_are_exact(fmt: str, tokens: int) -> None:
-    run_case(spec(71, 416, fmt, 31), HVX, tokens, exact=True, seed=tokens)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tokens", [1, 31])
-def test_outliers_are_exact(tokens: int) -> None:
-    run_case(spec(71, 416, "q4g32", tokens, outliers=True), HVX, tokens, exact=True, seed=tokens)
-
-
-@pytest.mark.parametrize(
-    ("gate", "tokens"),
-    [
-        ("silu", 1),
-        *(pytest.param("silu", 13, marks=SLOW),),
-        *(pytest.param(gate, 1, marks=SLOW) for gate in ("", "gelu", "gelu_tanh", "relu")),
-    ],
-)
-def test_epilogues(gate: str, tokens: int) -> None:
-    case = spec(2 * 45, 96, "q4g32", tokens, bias=True, residual=True, gate=gate)
-    run_case(case, HVX, tokens, exact=False, seed=tokens)
 
 
 def with_tile(case: attention.Case) -> attention.Case:

@@ -135,10 +135,10 @@ class PlaneReader:
         for i in range(0, len(self.planes) - 1, 2):
             low_bit, pair_at = 3 - i, step - step % 2
             pair = fetched[2 + i + step % 2]
-            words = words | self._field(pair, low_bit - pair_at, 3 << low_bit)
+            words = words | self.isa.extract_lower(pair, low_bit - pair_at, 3 << low_bit)
         if len(self.planes) % 2:
             bit = 5 - len(self.planes)
-            words = words | self._field(fetched[-1], bit - step, 1 << bit)
+            words = words | self.isa.extract_lower(fetched[-1], bit - step, 1 << bit)
         return words
 
     def _pair(self, high: Expr, low: Expr) -> Expr:
@@ -146,18 +146,17 @@ class PlaneReader:
         odd = splat(T.uint32(_ODD_BITS), self.isa.lanes)
         return (high & odd) | (low & ~odd)
 
-    def _field(self, words: Expr, left: int, mask: int) -> Expr:
-        """Like `extract`, always with a shift: other execution units than a combined instruction
-        has, and the mask merges with the or.
-        """
-        lanes = self.isa.lanes
-        return shift_left(words, left, lanes) & splat(T.uint32(mask * 0x01010101), lanes)
+    @property
+    def middle(self) -> int:
+        """What zero points are lowered by, since lower bits are not read."""
+        return self.format.middle(2 + len(self.planes))
 
     def minus_zero(self, tile, group, half) -> Expr:
         """The negated zero points: int32 x lanes in the units of the bytes."""
-        middle = T.int32(self.format.middle(2 + len(self.planes)))
         lanes = self.isa.lanes
-        return splat(middle, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
+        return splat(T.int32(self.middle), lanes) - self.scales.zero(
+            tile, group, half * lanes, lanes
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ last step (`RegisterBlock`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,14 @@ from .outliers import MatrixSums
 from .quantized_kernel import QuantizedKernel
 
 
-def multiply_many_tokens(kernel: QuantizedKernel) -> None:
-    """The body of a kernel of more than one token: a task is a row block and a chunk of tokens."""
+def multiply_many_tokens(
+    kernel: QuantizedKernel, product_of: Callable[..., Product] | None = None
+) -> None:
+    """The body of a kernel of more than one token: a task is a row block and a chunk of tokens.
+
+    Args:
+        product_of: makes what multiplies a block of tokens, a `Product` by default.
+    """
     spec, isa = kernel.spec, kernel.isa
     tiles = max(isa.block_tiles, spec.tiles_per_output)
     registers = register_block(isa, kernel.halves, tiles, kernel.x.layout.stored_tokens, 2)
@@ -50,10 +56,11 @@ def multiply_many_tokens(kernel: QuantizedKernel) -> None:
             end_token = T.min(kernel.tokens, first_token + chunk)
             with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
                 token = T.bind(first_token + i * block)
-                _token_block(kernel, unpacked, sparse, first_tile, tiles, token, registers)
+                product = product_of or Product
+                _token_block(kernel, product, unpacked, sparse, first_tile, tiles, token, registers)
 
 
-def _last_tile(kernel: QuantizedKernel, tile: Expr, tiles: int) -> Expr:
+def last_tile(kernel: QuantizedKernel, tile: Expr, tiles: int) -> Expr:
     """`tile`, or the last one where the row block hangs over the matrix."""
     return T.min(tile, kernel.spec.tiles - 1) if kernel.spec.tiles % tiles else tile
 
@@ -66,7 +73,7 @@ def _unpack_group(
     """
     lanes, weights, unit = kernel.isa.lanes, kernel.weights, kernel.isa.block
     for i, half in itertools.product(range(tiles), range(kernel.halves)):
-        tile = _last_tile(kernel, first_tile + i, tiles)
+        tile = last_tile(kernel, first_tile + i, tiles)
         fold = _zero_bytes(kernel, reader, tile, group, half)
         with T.serial(0, weights.blocks) as block:
             fetched = reader.fetch(tile, group, block, half)
@@ -99,6 +106,7 @@ def _add_bytes(a: Expr, b: Expr, lanes: int) -> Expr:
 
 def _token_block(
     kernel: QuantizedKernel,
+    product_of: Callable[..., Product],
     unpacked: Any,
     sparse: MatrixSums | None,
     first_tile: Expr,
@@ -113,9 +121,9 @@ def _token_block(
     start = T.bind(T.min(token, stored - registers.tokens)) if overhang else token
     for first_half in range(0, kernel.halves, registers.halves):
         halves = range(first_half, first_half + registers.halves)
-        block = [_last_tile(kernel, first_tile + i, tiles) for i in range(tiles)]
+        block = [last_tile(kernel, first_tile + i, tiles) for i in range(tiles)]
         columns = [Column(i, half, tile) for i, tile in enumerate(block) for half in halves]
-        product = _Product(kernel, unpacked, columns, start, registers)
+        product = product_of(kernel, unpacked, columns, start, registers)
         product.multiply()
         if sparse is not None:
             with T.If(sparse.reader.n3 < kernel.spec.groups), T.Then():
@@ -138,7 +146,7 @@ class Column:
     tile: Expr
 
 
-class _Product:
+class Product:
     """The sums of a register block: float32, per token and column.
 
     Until `multiply` ends they lie as the multiply instruction leaves them, rows and tokens mixed;

@@ -81,3 +81,9 @@ class VectorISA(ABC):
     def extract(self, words: Expr, left: int, mask: int) -> Expr:
         """Move every byte's bits left (right if negative) and keep those of the 8-bit mask."""
         return shift_left(words, left, self.lanes) & splat(T.uint32(mask * 0x01010101), self.lanes)
+
+    def extract_lower(self, words: Expr, left: int, mask: int) -> Expr:
+        """What `extract` gives, for the planes below the base: by a shift and a mask, which other
+        execution units do than a combined instruction has; the mask merges with the or after it.
+        """
+        return shift_left(words, left, self.lanes) & splat(T.uint32(mask * 0x01010101), self.lanes)
