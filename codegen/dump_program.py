@@ -16,11 +16,11 @@ from .lowering import FunctionLowering, Program
 from .memory import Storage
 
 
-def dump_program(dump: Dump, program: Program, plan: Plan, seconds: float) -> None:
+def dump_program(dump: Dump, program: Program, plan: Plan, seconds: float | None) -> None:
     """Write the stages kernels, plan and memory.
 
     Args:
-        seconds: that lowering took.
+        seconds: that lowering took, where that was measured.
     """
     files = {f"{name}.py": function.script() for name, function in program.kernels.items()}
     for name, function in program.unscheduled.items():
@@ -35,32 +35,39 @@ def dump_program(dump: Dump, program: Program, plan: Plan, seconds: float) -> No
 
 
 def dump_assembly(
-    dump: Dump, listings: Mapping[str, str], codes: Mapping[str, KernelCode], seconds: float
+    dump: Dump,
+    listings: Mapping[str, str],
+    codes: Mapping[str, KernelCode],
+    seconds: float | None,
 ) -> None:
-    """Write the stage assembly: a file a kernel, and what `KernelCode` says of it.
+    """Write the stage assembly: its texts, and what `KernelCode` says of each kernel.
 
     Args:
-        listings: assembly of the kernels by their names.
-        codes: what is known of them, by the same names.
-        seconds: that code generation took.
+        listings: texts by the names of their files, such as NAME.s.
+        codes: what is known of kernels, by their names.
+        seconds: that code generation took, where that was measured.
     """
     facts = {name: asdict(code) for name, code in codes.items()}
-    files = {f"{name}.s": text for name, text in listings.items()}
-    dump.text("assembly", files, {"kernels": facts}, seconds)
+    dump.text("assembly", listings, {"kernels": facts}, seconds)
 
 
 def _plan_facts(plan: Plan, program: Program) -> dict[str, Any]:
     """Sizes, the calls of each function, and the numbers of those that compute each variable."""
     sizes = ("chunk", "context", "levels", "arena_bytes", "cache_bytes", "weights_bytes")
-    calls = {
+    steps = {name: _steps_of(program.functions[name]) for name in plan.functions}
+    facts = {size: getattr(plan, size) for size in sizes}
+    return {**facts, "calls": calls_of(plan), "steps": steps}
+
+
+def calls_of(plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    """Of each function: what is called, where in the model, and the weights that it reads."""
+    return {
         name: [
             {"kernel": plan.kernels[step.kernel], "note": step.note, "reads": list(step.reads)}
             for step in steps
         ]
         for name, steps in plan.functions.items()
     }
-    steps = {name: _steps_of(program.functions[name]) for name in plan.functions}
-    return {**{size: getattr(plan, size) for size in sizes}, "calls": calls, "steps": steps}
 
 
 def _steps_of(lowering: FunctionLowering) -> dict[str, list[int]]:

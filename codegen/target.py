@@ -132,10 +132,17 @@ class Target(ABC):
             CompileError: when a kernel cannot be compiled, naming it.
         """
 
-    def kernel_code(self, kernels: Mapping[str, tirx.PrimFunc]) -> Mapping[str, KernelCode]:
+    def kernel_code(
+        self, kernels: Mapping[str, tirx.PrimFunc], listings: dict[str, str] | None = None
+    ) -> Mapping[str, KernelCode]:
         """What people want to know of kernels' machine code, by the kernels' names.
 
-        Asked for by `morendo inspect --kernels`; {} where nothing is known.
+        Asked for by `morendo inspect --kernels` and `morendo view`; {} where nothing is known.
+
+        Args:
+            kernels: by their names.
+            listings: is filled with their machine code as text, by the names of the files that
+                `--dump-ir` writes, such as NAME.s.
 
         Raises:
             CompileError: when a kernel cannot be compiled, naming it.

@@ -3,7 +3,7 @@
     00_input.py                     IR text
     01_normalize.py, .json          after a pass, and the pass's report
     07_kernels/NAME.py, .json       a stage of many files, and its report
-    index.json                      {"version": 1, "facts": {...}, "stages": [...]}
+    index.json                      {"version": 2, "facts": {...}, "stages": [...]}
 
 A stage of the index has number, name, kind, files, report (the name of its JSON file, or null) and
 seconds. `morendo view` reads it; docs/inspecting.md tells people.
@@ -22,7 +22,7 @@ from .errors import InputError
 from .schema import mismatch
 from .text import print_module
 
-VERSION = 1
+VERSION = 2
 INDEX = "index.json"
 _INDEX = {
     "version": int,

@@ -99,19 +99,23 @@ class CPUTarget(Target):
                 objects = compile_kernels(kernels, self.llvm, scratch, advance, listings)
             if dump and listings is not None:
                 codes = self._count(listings, kernels)
-                dump_assembly(dump, listings, codes, time.perf_counter() - begin)
+                dump_assembly(dump, _files(listings), codes, time.perf_counter() - begin)
             with track("link", 2) as advance:
                 link_model(objects, tables, directory / LIBRARY, self.toolchain)
                 advance()
                 link_executable(objects, tables, directory / EXECUTABLE, self.toolchain)
                 advance()
 
-    def kernel_code(self, kernels: Mapping[str, tirx.PrimFunc]) -> Mapping[str, KernelCode]:
-        listings: dict[str, str] = {}
+    def kernel_code(
+        self, kernels: Mapping[str, tirx.PrimFunc], listings: dict[str, str] | None = None
+    ) -> Mapping[str, KernelCode]:
+        found: dict[str, str] = {}
         forms = {name: self.machine_form(function) for name, function in kernels.items()}
         with scratch_folder() as scratch:
-            compile_kernels(forms, self.llvm, scratch, listings=listings)
-        return self._count(listings, kernels)
+            compile_kernels(forms, self.llvm, scratch, listings=found)
+        if listings is not None:
+            listings |= _files(found)
+        return self._count(found, kernels)
 
     def _count(
         self, listings: Mapping[str, str], kernels: Mapping[str, tirx.PrimFunc]
@@ -120,3 +124,8 @@ class CPUTarget(Target):
         if self.assembly is None:
             return {}
         return {name: kernel_code(text, self.assembly) for name, text in listings.items()}
+
+
+def _files(listings: Mapping[str, str]) -> dict[str, str]:
+    """Assembly of kernels by the names of files."""
+    return {f"{name}.s": text for name, text in listings.items()}

@@ -20,7 +20,8 @@ saved; the IR of every function beside that of another pass, with the difference
 and as assembly; weights with the bits of their groups. It needs no network, any browser opens it.
 
 DIR is a dump (`morendo compile MODEL --dump-ir DIR`) or an artifact, which shows less: it has the
-last IR, the plan and the weights. In the page, j and k step through the passes and / searches.
+IR after the last pass alone, and no histograms of weights. In the page, j and k step through the
+passes, g shows the graph, and / searches.
 
 With --model-explorer the graphs of all passes are written for Google's Model Explorer instead
 (pip install "morendo[model-explorer]" has it), with figures of the ops in files beside it."""
@@ -78,6 +79,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _view(arguments: argparse.Namespace) -> int:
     from morendo.ir.errors import InputError
+    from morendo.progress import make_progress
     from morendo.view import Figures, collect, gather, write_page
 
     if arguments.model_explorer and (arguments.serve or arguments.out):
@@ -87,9 +89,13 @@ def _view(arguments: argparse.Namespace) -> int:
             f"there is no folder {arguments.folder}", hint="name a dump or an artifact"
         )
     figures = Figures(arguments.quality, arguments.errors, arguments.times)
+    with make_progress() as progress, progress.task("read"):
+        data = (gather if arguments.model_explorer else collect)(arguments.folder, figures)
+        if problem := data["facts"].get("not shown"):
+            progress.note(f"note: not shown are {problem}")
     if arguments.model_explorer:
-        return _explore(gather(arguments.folder, figures), arguments.model_explorer)
-    page = write_page(collect(arguments.folder, figures))
+        return _explore(data, arguments.model_explorer)
+    page = write_page(data)
     if arguments.serve:
         return _serve(page, arguments.port)
     out = arguments.out or _place(arguments.folder)

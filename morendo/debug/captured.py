@@ -75,6 +75,18 @@ def open_graph(directory: Path, manifest: dict[str, Any]) -> Opened:
     return Opened(directory, manifest, module, program, plan)
 
 
+def open_kernels(directory: Path, manifest: dict[str, Any]) -> Opened:
+    """`open_graph` of an artifact whose kernels this version makes, too.
+
+    Raises:
+        ArtifactError: when it makes others.
+    """
+    opened = open_graph(directory, manifest)
+    if tuple(opened.program.kernels) != opened.plan.kernels:
+        raise foreign_plan(str(directory))
+    return opened
+
+
 def foreign_plan(where: str) -> ArtifactError:
     """What to say when a graph and a plan do not belong together."""
     message = "its plan is not what this version of morendo makes of its graph"

@@ -7,7 +7,7 @@ stages              number, name, kind, seconds, and of passes spec, counts, mis
 steps, calls        which calls compute a variable of the last IR, and what is called
 measured            figures of variables of the last IR by kind and function, see `measured.py`
 figures             the same by function and kind, and what the compilation itself knows
-kernels             what `KernelFacts` and `KernelCode` have; tir, before, assembly: text numbers
+kernels             what `KernelFacts` and `KernelCode` have; files: their names by what they show
 weights             matrices as the dump's stage `weights` has them
 decode_bytes        by kernel, at every level
 quality             rows of `morendo eval --json`: bits and KL of every level
@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morendo.ir.dump import INDEX, read_index
+from morendo.ir.dump import INDEX
 from morendo.ir.errors import InputError
 
 from .explorer import last_figures
-from .files import read_json, read_text
+from .files import read_json
+from .from_dump import from_dump
 from .measured import read_errors, read_times
 from .op_graph import graph_text, ops_of
-from .texts import Texts, functions_of
+from .texts import Texts
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def gather(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
     """
     texts = Texts()
     if (folder / INDEX).exists():
-        data = _from_dump(folder, texts)
+        data = from_dump(folder, texts)
     else:
         from .from_artifact import from_artifact
 
@@ -89,63 +90,6 @@ def collect(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
         ops = stage.pop("ops")
         stage["graphs"] = {name: texts.add(graph_text(each)) for name, each in ops.items()}
     return {**data, "texts": texts.compressed()}
-
-
-def _from_dump(folder: Path, texts: Texts) -> dict[str, Any]:
-    index = read_index(folder)
-    stages = [_stage(folder, stage, texts) for stage in index["stages"]]
-    plan = _report(folder, index, "plan")
-    return {
-        "title": index["facts"].get("model", folder.name),
-        "facts": {k: v for k, v in index["facts"].items() if isinstance(v, str)},
-        "stages": stages,
-        "steps": plan.get("steps", {}),
-        "calls": plan.get("calls", {}),
-        "kernels": _kernels(folder, index, stages),
-        "weights": _report(folder, index, "weights").get("matrices", []),
-        "decode_bytes": index["facts"].get("decode_bytes", {}),
-    }
-
-
-def _stage(folder: Path, stage: dict[str, Any], texts: Texts) -> dict[str, Any]:
-    found = {key: stage[key] for key in ("number", "name", "kind", "seconds")}
-    found |= {"functions": {}, "files": {}}
-    if stage["kind"] in ("input", "pass"):
-        for name, text in functions_of(read_text(folder / stage["files"][0])):
-            found["functions"][name] = texts.add(text)
-    else:
-        for path in stage["files"]:
-            found["files"][Path(path).name] = texts.add(read_text(folder / path))
-    if stage["kind"] == "pass" and stage["report"]:
-        report = read_json(folder / stage["report"])
-        names = {"pass": "spec", "counts": "counts", "missed": "missed", "size": "size"}
-        found |= {new: report[old] for old, new in names.items() if old in report}
-        found["figures"] = report.get("figures", {})
-    return found
-
-
-def _report(folder: Path, index: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The report of the stage of a kind, {} when there is none."""
-    for stage in index["stages"]:
-        if stage["kind"] == kind and stage["report"]:
-            return read_json(folder / stage["report"])
-    return {}
-
-
-def _kernels(folder: Path, index: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
-    tir = _report(folder, index, "kernels").get("kernels", {})
-    counts = _report(folder, index, "assembly").get("kernels", {})
-    files = {name: number for stage in stages for name, number in stage["files"].items()}
-    return {
-        name: {
-            **facts,
-            **counts.get(name, {}),
-            "tir": files.get(f"{name}.py"),
-            "before": files.get(f"{name}.unscheduled.py"),
-            "assembly": files.get(f"{name}.s"),
-        }
-        for name, facts in tir.items()
-    }
 
 
 def _quality(path: Path) -> list[dict[str, Any]]:

@@ -49,6 +49,11 @@ export async function opsOf(stage, name) {
   return number === undefined ? [] : JSON.parse(await textOf(number));
 }
 
+/** The stage that has a file, such as NAME.py of a kernel, or undefined. */
+export function stageOf(file) {
+  return data.stages.find((stage) => file in stage.files);
+}
+
 /** Matrices by the names of their weights. */
 export const matrixOf = new Map();
 for (const matrix of data.weights) for (const name of matrix.names) matrixOf.set(name, matrix);

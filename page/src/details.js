@@ -1,6 +1,6 @@
 // The right of the page: what is selected, a line of IR with its weights and kernels, or a kernel.
 
-import { analysisOf, data, kernelsOf, matrixOf, textOf } from "./data.js";
+import { analysisOf, data, kernelsOf, matrixOf, stageOf, textOf } from "./data.js";
 import { histogram } from "./charts.js";
 import { bytes, el, fact, figure } from "./dom.js";
 import { variableOf, weightsOf } from "./ir.js";
@@ -84,7 +84,7 @@ function figuresOf(functionName, variable) {
 }
 
 export class Details {
-  /** @param onKernel called with a kernel and "tir", "before" or "assembly" */
+  /** @param onKernel called with the name of a file of a kernel */
   constructor(parent, onKernel) {
     this.parent = parent;
     this.onKernel = onKernel;
@@ -93,20 +93,20 @@ export class Details {
   kernelCard(name, note = "") {
     const kernel = data.kernels[name];
     if (!kernel) return el("section", {}, el("h3", {}, name));
-    const link = (kind, label) => kernel[kind] === null || kernel[kind] === undefined ? null :
-      el("button", { class: `link ${kind}`, onclick: () => this.onKernel(name, kind) }, label);
+    const links = Object.entries(kernel.files).map(([label, file]) =>
+      el("button", { class: "link", onclick: () => this.onKernel(file) }, label));
     const calls = Object.entries(kernel.calls).map(([f, count]) => `${f} ${count}`).join(", ");
     const loop = Object.entries(kernel.loop ?? {});
     const own = Object.entries(kernel.own ?? {});
     const reads = data.decode_bytes[name];
     const loops = el("pre", { class: "loops", hidden: true });
-    textOf(kernel.tir).then((text) => {
+    textOf(stageOf(kernel.files.TIR)?.files[kernel.files.TIR]).then((text) => {
       loops.textContent = loopNest(text);
       loops.hidden = !loops.textContent;
     });
     return el("section", { class: "kernel" },
       el("h3", {}, name), note ? el("p", {}, note) : null,
-      el("div", {}, link("tir", "TIR"), link("before", "before scheduling"), link("assembly", "assembly")),
+      el("div", {}, links),
       el("table", {},
         fact("calls", calls),
         fact("reads", `${bytes(kernel.weight_bytes[0])} of weights a call`),

@@ -3,7 +3,7 @@
 import "./style.css";
 import { charts } from "./charts.js";
 import { Code } from "./code.js";
-import { before, data, functionText, irStages, opsOf, textOf } from "./data.js";
+import { before, data, functionText, irStages, opsOf, stageOf, textOf } from "./data.js";
 import { Details } from "./details.js";
 import { el } from "./dom.js";
 import { Graph } from "./graph.js";
@@ -36,7 +36,7 @@ const graph = new Graph(parts.graph, (op) => {
   code.reveal(op.var);
   graph.select(op.var);
 });
-const details = new Details(parts.details, showKernel);
+const details = new Details(parts.details, showFile);
 const stages = new Stages(parts.stages, choose);
 
 /** Show a stage: its IR beside that of the stage before, or one of its files. */
@@ -80,7 +80,7 @@ async function draw() {
     const text = await textOf(stage.files[state.file]);
     if (stage !== state.stage) return;
     code.single(wholeFunction(text), state.file.endsWith(".py") ? "python" : "plain");
-    const kernel = state.file.replace(/(\.unscheduled)?\.(py|s)$/, "");
+    const kernel = state.file.replace(/(\.unscheduled)?\.\w+$/, "");
     if (data.kernels[kernel]) details.kernel(kernel);
   } else code.single(wholeFunction("this stage has no text"), "plain");
 }
@@ -126,14 +126,10 @@ function drawBar() {
     el("button", { onclick: () => code.find(), title: "Ctrl-F in the text" }, "find"));
 }
 
-/** Go to the text of a kernel. */
-function showKernel(name, kind) {
-  const end = { tir: ".py", before: ".unscheduled.py", assembly: ".s" }[kind];
-  const file = name + end;
-  const stage = data.stages.find((each) => file in each.files);
-  if (!stage) return;
+/** Go to a file, such as the TIR of a kernel. */
+function showFile(file) {
   state.file = file;
-  choose(stage);
+  choose(stageOf(file));
 }
 
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from morendo.codegen.build_cache import BuildCache
+from morendo.codegen.dump_program import dump_assembly
 from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import link_executable, link_model
 from morendo.codegen.model_tables import ModelTables
@@ -52,7 +52,8 @@ def build_artifact(
         with track("generate machine code", len(program.kernels)) as advance:
             halves, images = compile_kernels(target, program.kernels, advance)
         if dump:
-            _dump(dump, halves, images, time.perf_counter() - begin)
+            codes = {name: device_code(made) for name, made in images.items()}
+            dump_assembly(dump, code_texts(halves, images), codes, time.perf_counter() - begin)
         objects = []
         for name, half in halves.items():
             objects.append(scratch / f"{name}.o")
@@ -154,14 +155,10 @@ def device_code(images: Images) -> KernelCode:
     return KernelCode(own=own)
 
 
-def _dump(
-    dump: Dump, halves: Mapping[str, Halves], images: Mapping[str, Images], seconds: float
-) -> None:
-    """Write the stage of device code: CUDA C++ and PTX of each kernel, registers and spills."""
-    files, facts = {}, {}
+def code_texts(halves: Mapping[str, Halves], images: Mapping[str, Images]) -> dict[str, str]:
+    """CUDA C++ and PTX of each kernel, by the names of files."""
+    files = {}
     for name, half in halves.items():
-        made = images[name]
         files[f"{name}.cu"] = complete_source(half.source)
-        files[f"{name}.ptx"] = next(iter(made.values())).ptx.decode()
-        facts[name] = asdict(device_code(made))
-    dump.text("assembly", files, {"kernels": facts}, seconds)
+        files[f"{name}.ptx"] = next(iter(images[name].values())).ptx.decode()
+    return files

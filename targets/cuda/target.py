@@ -148,10 +148,14 @@ class CUDATarget(Target):
 
         build_artifact(self, program, plan, text, directory, track, dump)
 
-    def kernel_code(self, kernels: Mapping[str, tirx.PrimFunc]) -> Mapping[str, KernelCode]:
-        from .artifact import compile_kernels, device_code
+    def kernel_code(
+        self, kernels: Mapping[str, tirx.PrimFunc], listings: dict[str, str] | None = None
+    ) -> Mapping[str, KernelCode]:
+        from .artifact import code_texts, compile_kernels, device_code
 
-        _, images = compile_kernels(self, kernels, lambda: None)
+        halves, images = compile_kernels(self, kernels, lambda: None)
+        if listings is not None:
+            listings |= code_texts(halves, images)
         return {name: device_code(made) for name, made in images.items()}
 
 

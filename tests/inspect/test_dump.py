@@ -168,9 +168,9 @@ def test_a_second_dump_replaces_the_first(compiled, tmp_path):
         (None, r"is no dump, it has no index.json; write a dump with"),
         ("{", "index.json is not JSON"),
         ("[]", "index.json: "),
-        ('{"version": 9, "facts": {}, "stages": []}', r"of another version \(got 9, need 1\)"),
+        ('{"version": 9, "facts": {}, "stages": []}', r"of another version \(got 9, need 2\)"),
         (
-            '{"version": 1, "facts": {}, "stages": [{"number": 0, "name": "x", "kind": "x", '
+            '{"version": 2, "facts": {}, "stages": [{"number": 0, "name": "x", "kind": "x", '
             '"files": ["../x"], "report": null, "seconds": null}]}',
             r"names a file outside the dump \(../x\)",
         ),

@@ -17,7 +17,7 @@ import pytest
 
 from morendo.cli import entry as cli
 from morendo.cli.view_command import handler_of
-from morendo.ir.errors import InputError, MorendoError
+from morendo.ir.errors import CompileError, InputError, MorendoError
 from morendo.view import Figures, collect, write, write_page
 from morendo.view.texts import functions_of
 
@@ -71,8 +71,11 @@ def test_a_dump_becomes_data(compiled, tmp_path):
     (call,) = data["calls"]["decode"][first:end]
     kernel = data["kernels"][call["kernel"]]
     assert kernel["calls"]["decode"] >= 1
-    assert "T.prim_func" in text_of(data, kernel["tir"])
-    assert f"__tvm_ffi_{call['kernel']}:" in text_of(data, kernel["assembly"])
+    files = {name: number for stage in data["stages"] for name, number in stage["files"].items()}
+    assert list(kernel["files"]) == ["TIR", "assembly"]
+    assert "T.prim_func" in text_of(data, files[kernel["files"]["TIR"]])
+    listing = text_of(data, files[kernel["files"]["assembly"]])
+    assert f"__tvm_ffi_{call['kernel']}:" in listing
     matrix = next(m for m in data["weights"] if m["names"][0].endswith("down_proj.weight"))
     assert matrix["bits"] == [4] * 12
     assert matrix["level_bytes"] == sorted(matrix["level_bytes"], reverse=True)
@@ -85,7 +88,9 @@ def test_a_dump_becomes_data(compiled, tmp_path):
 
 def test_an_artifact_becomes_data(compiled):
     data = collect(compiled[0])
-    assert [stage["kind"] for stage in data["stages"]] == [*["pass"] * 7, "plan"]
+    after = ["kernels", "plan", "memory", "assembly"]
+    assert [stage["kind"] for stage in data["stages"]] == [*["pass"] * 7, *after]
+    assert [stage["number"] for stage in data["stages"]] == list(range(1, 12))
     assert "M.quantized_linear" in text_of(data, data["stages"][6]["functions"]["decode"])
     dumped = {tuple(m["names"]): m for m in collect(compiled[1])["weights"]}
     for matrix in data["weights"]:
@@ -93,7 +98,34 @@ def test_an_artifact_becomes_data(compiled):
         assert matrix["bits"] == other["bits"]
         if len(other["level_bytes"]) > 1:
             assert matrix["level_bytes"] == other["level_bytes"]
-    assert data["decode_bytes"] == collect(compiled[1])["decode_bytes"]
+    assert "not shown" not in data["facts"]
+    dumped = collect(compiled[1])
+    for same in ("decode_bytes", "kernels", "calls", "steps", "figures"):
+        assert data[same] == dumped[same], same
+
+
+def test_kernels_that_cannot_be_made_again_are_not_shown(compiled, monkeypatch, tmp_path, capsys):
+    def refuse(*_):
+        raise CompileError("no compiler")
+
+    monkeypatch.setattr("morendo.codegen.cpu.target.CPUTarget.kernel_code", refuse)
+    out = tmp_path / "page.html"
+    assert cli.main(["view", str(compiled[0]), "-o", str(out)]) == 0
+    assert "note: not shown are machine code: no compiler" in capsys.readouterr().err
+    data = embedded(out.read_text(encoding="utf-8"))
+    assert data["facts"]["not shown"] == "machine code: no compiler"
+    assert [stage["kind"] for stage in data["stages"]][7:] == ["kernels", "plan", "memory"]
+    kernel = next(iter(data["kernels"].values()))
+    assert list(kernel["files"]) == ["TIR"]
+    monkeypatch.setattr("morendo.debug.captured._alike", lambda *_: False)
+    data = collect(compiled[0])
+    assert data["facts"]["not shown"].startswith("kernels: its plan is not what this version")
+    assert [stage["kind"] for stage in data["stages"]][7:] == ["plan"]
+    linear = next(v for name, v in data["kernels"].items() if name.startswith("qlinear"))
+    assert linear["files"] == {}
+    assert linear["weight_bytes"][0] > 1000
+    assert data["calls"] == collect(compiled[1])["calls"]
+    assert data["steps"] == {}
 
 
 def test_an_artifacts_page_lies_beside_it(compiled, capsys):
@@ -143,7 +175,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path, monkeypatch, capsys):
     assert "there is no folder" in capsys.readouterr().err
     assert cli.main(["view", str(tmp_path)]) == cli.USER_ERROR
     stage = {"number": 0, "name": "plan", "kind": "plan", "files": ["00_plan.txt"]}
-    index = {"version": 1, "facts": {}, "stages": [{**stage, "report": None, "seconds": None}]}
+    index = {"version": 2, "facts": {}, "stages": [{**stage, "report": None, "seconds": None}]}
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"cannot read .*00_plan\.txt .*write it again"):
         collect(tmp_path)
