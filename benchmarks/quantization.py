@@ -26,14 +26,14 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 import morendo
 from morendo.budget import Budget
-from morendo.calibration import WINDOWS, CalibrationText, calibration_text, spread
+from morendo.calibration_text import WINDOWS, CalibrationText, calibration_text, spread
 from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
-from morendo.ir.derived_weights import DerivedWeights, tuned_name
 from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls, readings_of
 from morendo.ir.reference import dequantize, quantize
+from morendo.ir.weight_overlay import WeightOverlay, tuned_name
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.pipeline import known_passes, run_passes
@@ -155,7 +155,7 @@ class Bench:
             folder = Path(scratch)
             (folder / "codes").mkdir()
             codes = CodeStore(folder / "codes")
-            weights = DerivedWeights(self.loaded.weights)
+            weights = WeightOverlay(self.loaded.weights)
             calibration = Calibration(
                 self.text.rounding, codes, folder, progress.task, tuning=self.text.tuning
             )
@@ -227,7 +227,7 @@ class _Matrices:
     def __init__(
         self,
         module: Any,
-        weights: DerivedWeights,
+        weights: WeightOverlay,
         codes: CodeStore,
         peer: str = "",
         reading: int = 0,

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from morendo.calibration import check_texts
+from morendo.calibration_text import check_texts
 from morendo.ir.errors import InputError
 from morendo.ir.schema import mismatch
 from morendo.passes.base import Pass

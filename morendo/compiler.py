@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morendo.budget import Budget, default_name
-from morendo.calibration import WINDOWS, CalibrationText, calibration_text
+from morendo.calibration_text import WINDOWS, CalibrationText, calibration_text
 from morendo.chat_check import prepare_tokenizer
 from morendo.codegen.build import lower_module
 from morendo.codegen.dump_program import dump_program
@@ -25,12 +25,11 @@ from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
 from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
-from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
 from morendo.ir.plan_reads import decode_bytes_by_kernel
 from morendo.ir.text import print_module
-from morendo.kept_codes import calibration_key, kept_codes
+from morendo.ir.weight_overlay import WeightOverlay
 from morendo.manifest import manifest_of
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
@@ -38,6 +37,7 @@ from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.passes.promote_groups import PromoteGroups
 from morendo.passes.specialize_phases import SpecializePhases
 from morendo.progress import Progress
+from morendo.resume import calibration_key, kept_codes
 from morendo.runtime.artifact import GRAPH, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
 from morendo.targets import find_target
 
@@ -198,7 +198,7 @@ def _compile_writer(model: str | Path, progress: Progress, folder: Path) -> Path
 
 def _setting(loaded: LoadedModel, machine: Target, recipe: Sequence[Pass]) -> Context:
     """What passes may ask; a budget that cannot be met is refused here."""
-    setting = Context(DerivedWeights(loaded.weights), layout=machine.layout)
+    setting = Context(WeightOverlay(loaded.weights), layout=machine.layout)
     _foresee_budget(recipe, loaded, setting)
     return setting
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morendo.budget import Budget
-from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import CompileError, MorendoError
 from morendo.ir.evaluate import evaluate
 from morendo.ir.evaluate_dialect import Weights
+from morendo.ir.weight_overlay import WeightOverlay
 from morendo.passes.base import Context, parse_spec
 from morendo.passes.pipeline import known_passes, run_passes
 from morendo.progress import Progress
@@ -151,7 +151,7 @@ def _graph_logits(
 ) -> tuple[NDArray[np.float32], list[int]]:
     """Logits of the three functions [rows, vocabulary], and the tokens that the rows belong to."""
     recipe = parse_spec(Budget.of("f32", None, None, None).passes(False), known_passes())
-    derived = DerivedWeights(loaded.weights)
+    derived = WeightOverlay(loaded.weights)
     module, _ = run_passes(loaded.module, recipe, Context(derived))
     weights, cache = _Kept(derived), {}
     rows: list[NDArray[np.float32]] = []

@@ -13,19 +13,19 @@ from typing import Any
 
 from tvm import relax
 
-from morendo.calibration import SELF, WINDOW
+from morendo.calibration_text import SELF, WINDOW
 from morendo.frontend import LoadedModel
-from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dialect import attrs_of, op_name
 from morendo.ir.text import bindings_of
+from morendo.ir.weight_overlay import WeightOverlay
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Context, Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
-from morendo.passes.calibration import WRITING
 from morendo.passes.choose_activations import ChooseActivations
 from morendo.passes.normalize import Normalize
 from morendo.passes.pipeline import run_passes
 from morendo.passes.quantize_weights import QuantizeWeights
+from morendo.passes.streaming import WRITING
 from morendo.passes.tune_scales import TuneScales
 from morendo.progress import Advance, Progress
 
@@ -58,7 +58,7 @@ def foresee_time(
         sources: of it.
         progress: shows everything.
     """
-    module, _ = run_passes(loaded.module, [Normalize()], Context(DerivedWeights(loaded.weights)))
+    module, _ = run_passes(loaded.module, [Normalize()], Context(WeightOverlay(loaded.weights)))
     writes, length = SELF in map(str, sources), min(WINDOW, loaded.context)
     found, rate = works(recipe, module["main"], windows, length, writes), speed()
     forecast = Forecast(progress, {title: count / rate for title, count in found.items()})

@@ -11,10 +11,10 @@ import tvm
 from morendo.ir.errors import InputError
 
 from .base import Context, Pass, needed_calibration
-from .promotable import Heads, promotable_in
+from .promotion.limits import Heads, promotable_in
 
 if TYPE_CHECKING:
-    from .calibration.analysis import InputAnalysis
+    from .quantizer.analysis import InputAnalysis
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class AnalyzeGroupRanges(Pass):
             raise InputError(f"{self.name}: bad option (got {self.spec})")
         calibration, weights = needed_calibration(self.name, context)
         # torch takes seconds to import: not before it is needed
-        from .calibration.activations import ActivationStore
-        from .calibration.analysis import Analyzer, weigh_by_influence
-        from .calibration.stream import Stream
+        from .quantizer.analysis import Analyzer, weigh_by_influence
+        from .streaming.activation_store import ActivationStore
+        from .streaming.stream import Stream
 
         activations = ActivationStore(calibration.scratch, self.memory_mb << 20)
         heads, body = Heads.of(module) if self.heads else None, promotable_in(module)

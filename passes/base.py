@@ -15,12 +15,12 @@ import numpy as np
 import tvm
 
 from morendo.ir.code_store import CodeStore
-from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
+from morendo.ir.weight_overlay import WeightOverlay
 
 if TYPE_CHECKING:
-    from .calibration.analysis import InputAnalysis
+    from .quantizer.analysis import InputAnalysis
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Context:
         layout: how the target wants data to lie in tiles.
     """
 
-    weights: DerivedWeights | None = None
+    weights: WeightOverlay | None = None
     report: Report = field(default_factory=Report)
     calibration: Calibration | None = None
     layout: TileLayout = DEFAULT_LAYOUT
@@ -116,7 +116,7 @@ class Pass:
         return self.name + ("{" + ",".join(options) + "}" if options else "")
 
 
-def needed_calibration(name: str, context: Context) -> tuple[Calibration, DerivedWeights]:
+def needed_calibration(name: str, context: Context) -> tuple[Calibration, WeightOverlay]:
     """The text and the weights, for a pass that cannot do without.
 
     Raises:

@@ -20,7 +20,7 @@ from .base import Context, Pass, needed_calibration
 from .rewrite import map_functions
 
 if TYPE_CHECKING:
-    from .calibration.calibrator import Rounded
+    from .quantizer.module_rounder import Rounded
 
 ORDERS = ("natural", "groups", "channels")
 
@@ -79,11 +79,11 @@ class CalibrateWeights(Pass):
         parts = self._reading_weights(readings_of(module))
         calibration, weights = needed_calibration(self.name, context)
         # torch takes seconds to import: not before it is needed
-        from .calibration.activations import ActivationStore
-        from .calibration.calibrator import Calibrator
-        from .calibration.error_feedback import Feedback
+        from .quantizer.error_feedback import Feedback
+        from .quantizer.module_rounder import ModuleRounder
+        from .streaming.activation_store import ActivationStore
 
-        calibrator = Calibrator(
+        rounder = ModuleRounder(
             module["main"],
             weights,
             calibration.codes,
@@ -92,18 +92,18 @@ class CalibrateWeights(Pass):
             self.compensation,
         )
         context.report.count("windows of text", len(calibration.windows))
-        if not calibrator.stages and not calibrator.tables:
+        if not rounder.stages and not rounder.tables:
             raise CompileError(
                 f"{self.name}: no linear has a format of 8 bits or less",
                 hint="run quantize-weights before it",
             )
-        if calibrator.tables:
-            with calibration.track("round tables", len(calibrator.tables)) as advance:
-                for table in calibrator.round_tables(calibration.windows):
+        if rounder.tables:
+            with calibration.track("round tables", len(rounder.tables)) as advance:
+                for table in rounder.round_tables(calibration.windows):
                     _report(context, [table])
                     advance()
-        with calibration.track(self.task, len(calibrator.stages)) as advance:
-            for results in calibrator.run(calibration.windows):
+        with calibration.track(self.task, len(rounder.stages)) as advance:
+            for results in rounder.run(calibration.windows):
                 _report(context, results)
                 advance()
         return _with_codes(module, calibration.codes)

@@ -11,18 +11,18 @@ import tvm
 from tvm import relax
 
 from morendo.ir.activation_formats import ActivationFormat
-from morendo.ir.derived_weights import DerivedWeights, factors_name
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.text import bindings_of
+from morendo.ir.weight_overlay import WeightOverlay, factors_name
 
 from .base import Context, Pass, needed_calibration
 from .quantize_weights import head_weights
 from .rewrite import map_functions, operands
 
 if TYPE_CHECKING:
-    from .calibration.activation_choice import InputError4
+    from .quantizer.activation_choice import InputError4
 
 MIXED = "mixed"
 FEED_FORWARD, PROJECTIONS = "feed forward", "projections"
@@ -75,9 +75,9 @@ class ChooseActivations(Pass):
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         calibration, weights = needed_calibration(self.name, context)
         # torch takes seconds to import: not before it is needed
-        from .calibration.activation_choice import ActivationAnalyzer, weigh
-        from .calibration.activations import ActivationStore
-        from .calibration.stream import Stream
+        from .quantizer.activation_choice import ActivationAnalyzer, weigh
+        from .streaming.activation_store import ActivationStore
+        from .streaming.stream import Stream
 
         heads, main = head_weights(module), module["main"]
         stream = Stream(
@@ -178,7 +178,7 @@ def attention_inputs(function: relax.Function, sources: Iterable[relax.Var]) -> 
 
 
 def _rewrite(
-    module: tvm.IRModule, taken: dict[relax.Var, InputError4], weights: DerivedWeights
+    module: tvm.IRModule, taken: dict[relax.Var, InputError4], weights: WeightOverlay
 ) -> tvm.IRModule:
     def visit(rebuilder: Any, var: relax.Var, value: Any) -> Any:
         if op_name(value) != "linear":

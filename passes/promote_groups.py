@@ -14,13 +14,13 @@ from morendo.ir.errors import CompileError, InputError
 from morendo.ir.invariants import calls
 
 from .base import Context, Pass, needed_calibration
-from .bit_choices import Choice, GroupBits, HeadBits, promote
-from .promotable import Heads, bytes_of_others, check_budget
+from .promotion.bit_choices import Choice, GroupBits, HeadBits, promote
+from .promotion.limits import Heads, bytes_of_others, check_budget
 from .rewrite import map_functions
 from .split_outliers import LARGEST_FRACTION
 
 if TYPE_CHECKING:
-    from .calibration.analysis import InputAnalysis
+    from .quantizer.analysis import InputAnalysis
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ import tvm
 from tvm import relax
 
 from morendo.ir.code_store import CodeStore
-from morendo.ir.derived_weights import DerivedWeights, tuned_name
 from morendo.ir.dialect import NORMS, attrs_of, call, op_name
 from morendo.ir.errors import InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import TUNED, calls, readings_of, tuned_mark
 from morendo.ir.text import bindings_of
+from morendo.ir.weight_overlay import WeightOverlay, tuned_name
 
 from .base import Context, Pass, needed_calibration
-from .promotable import promotable_in
+from .promotion.limits import promotable_in
 from .rewrite import map_functions
 
 
@@ -97,8 +97,8 @@ class TuneScales(Pass):
     def _tune(self, module: tvm.IRModule, reading: int, context: Context) -> bool:
         """Tune one reading; false where the model cannot be tuned at all."""
         # torch takes seconds to import: not before it is needed
-        from .calibration.torch_ops import TorchFunction
-        from .calibration.tuner import Tuner
+        from .quantizer.tuner import Tuner
+        from .streaming.torch_ops import TorchFunction
 
         calibration, weights = needed_calibration(self.name, context)
         function = TorchFunction(module["main"])
@@ -142,7 +142,7 @@ def _place(module: tvm.IRModule, reading: int) -> str:
 
 
 def _with_tuned(
-    module: tvm.IRModule, weights: DerivedWeights, codes: CodeStore, readings: int
+    module: tvm.IRModule, weights: WeightOverlay, codes: CodeStore, readings: int
 ) -> tvm.IRModule:
     """Linears marked, and norms with the weights that were tuned for each reading."""
     marks = {tuned_mark(reading) for reading in range(readings)}

@@ -50,7 +50,7 @@ Two trained models, both of the Llama family, are tested by what they say:
 
 - A [tiny llama](../tests/models/tiny_llama) at `f32`, `f16`, 8 and 4 bits
   ([test](../tests/e2e/test_tiny.py)), and with a budget of 2, 3 and 4 bits
-  ([test](../tests/calibration/test_promotion.py)).
+  ([test](../tests/quantizer/test_promotion.py)).
 - SmolLM2-135M-Instruct at `f32`, where it says the same text as transformers, and at 4 bits
   ([test](../tests/e2e/test_smollm2.py)).
 

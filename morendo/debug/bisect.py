@@ -16,12 +16,12 @@ import tvm
 from numpy.typing import NDArray
 
 from morendo.frontend import LoadedModel
-from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.errors import CompileError, MorendoError
 from morendo.ir.evaluate import Interpreter
 from morendo.ir.evaluate_dialect import State, Weights
 from morendo.ir.invariants import relax_functions
 from morendo.ir.text import bindings_of
+from morendo.ir.weight_overlay import WeightOverlay
 from morendo.passes.base import Context, Pass, parse_spec
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 
@@ -76,7 +76,7 @@ def bisect(
     Returns:
         All stages up to the first that is wrong.
     """
-    weights = DerivedWeights(loaded.weights)
+    weights = WeightOverlay(loaded.weights)
     imported = logits_of(loaded.module, ids, weights)
     want = imported if want is None else want
     stages = [Stage("import", _error(imported, want))]

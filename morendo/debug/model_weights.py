@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from morendo.ir.derived_weights import is_derived
 from morendo.ir.dialect import attrs_of
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.invariants import calls
+from morendo.ir.weight_overlay import is_derived
 from morendo.runtime.artifact import WEIGHTS, read_weight_list
 
 from .captured import Opened

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from tvm import relax
 
-from morendo.ir.derived_weights import untuned_name
 from morendo.ir.dialect import attrs_of, op_name
 from morendo.ir.text import bindings_of
+from morendo.ir.weight_overlay import untuned_name
 
 if TYPE_CHECKING:
     from morendo.frontend.float_model import FloatModel

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morendo.codegen.packed_matrix import Matrix
-from morendo.ir.derived_weights import untuned_name
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.formats import Array, WeightFormat, at_reading
 from morendo.ir.plan import Level, Plan, Step, tensor_index
 from morendo.ir.reference import dequantize, unpack, unpack_quantized
+from morendo.ir.weight_overlay import untuned_name
 from morendo.ir.weight_views import parse_view
 from morendo.runtime.artifact import WEIGHT_LIST, WEIGHTS, read_plan, read_weight_list
 

@@ -22,9 +22,9 @@ from morendo.runtime.artifact import read_plan
 from morendo.runtime.interpreter import PythonExecutor
 from morendo.runtime.step_cost import StepCost
 from morendo.targets import find_target, known_targets
-from tests.calibration.test_streaming import prose
 from tests.e2e.conftest import SAME_KERNELS, TINY, target_cases
 from tests.e2e.quality import kl_divergence, torch_logits
+from tests.quantizer.test_streaming import prose
 
 READING_OF_LEVEL = (0, 0, 1, 1, 2)
 

@@ -22,9 +22,9 @@ from morendo.ir.errors import CompileError
 from morendo.ir.evaluate import evaluate
 from morendo.ir.text import parse_module, print_module
 from morendo.passes.base import Context, parse_spec
-from morendo.passes.calibration.torch_ops import TorchFunction
 from morendo.passes.normalize import Normalize
 from morendo.passes.pipeline import known_passes, run_passes
+from morendo.passes.streaming.torch_ops import TorchFunction
 from morendo.targets import find_target
 from tests.frontend.families import COMMON, save_config
 

@@ -19,7 +19,7 @@ from morendo.passes.pipeline import known_passes, run_passes
 ROOT = Path(__file__).parent / "passes"
 SEPARATOR = "\n# after\n\n"
 ALWAYS_FIRES = {"specialize-phases"}
-NEEDS_TEXT = {  # and weights; see tests/calibration
+NEEDS_TEXT = {  # and weights; see tests/quantizer
     "analyze-group-ranges", "promote-groups", "choose-activations", "calibrate-weights",
     "tune-scales",
 }  # fmt: skip

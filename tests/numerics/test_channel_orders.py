@@ -11,12 +11,12 @@ from morendo.codegen.packed_matrix import Matrix
 from morendo.codegen.weight_layout import WeightLayout
 from morendo.frontend.weights import WeightStore
 from morendo.ir import reference
-from morendo.ir.derived_weights import DerivedWeights
 from morendo.ir.dialect import M
 from morendo.ir.errors import CompileError
 from morendo.ir.evaluate import evaluate
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import check_invariant
+from morendo.ir.weight_overlay import WeightOverlay
 
 K, N = 70, 40
 FORMAT = WeightFormat("q4", 32)
@@ -29,8 +29,8 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def weights(rng) -> DerivedWeights:
-    weights = DerivedWeights(WeightStore.of({"w": rng.normal(size=(N, K)).astype(np.float32)}))
+def weights(rng) -> WeightOverlay:
+    weights = WeightOverlay(WeightStore.of({"w": rng.normal(size=(N, K)).astype(np.float32)}))
     weights.put("w.order", rng.permutation(K).astype(np.uint16))
     return weights
 
@@ -56,7 +56,7 @@ def quantized(order: str, taken: str):
     return function(build)
 
 
-def test_derived_weights_add_names(weights) -> None:
+def test_an_overlay_adds_names(weights) -> None:
     assert "w" in weights and "w.order" in weights and "x" not in weights
     assert weights.shape("w") == (N, K) and weights.shape("w.order") == (K,)
     assert weights.get("w.order").dtype == np.uint16

@@ -17,7 +17,7 @@ from morendo.ir.evaluate import Interpreter
 from morendo.ir.evaluate_dialect import State
 from morendo.ir.generic_ops import GENERIC
 from morendo.ir.text import bindings_of
-from morendo.passes.calibration.torch_ops import TORCH_RULES
+from morendo.passes.streaming.torch_ops import TORCH_RULES
 from tests.numerics.kernel_runner import native_isas, target_of
 
 N, C = 5, 16

@@ -17,15 +17,15 @@ from morendo.codegen.weight_layout import WeightLayout
 from morendo.frontend import load_model
 from morendo.frontend.weights import WeightStore
 from morendo.ir.code_store import CodeStore
-from morendo.ir.derived_weights import DerivedWeights, untuned_name
 from morendo.ir.dialect import NORMS, attrs_of
 from morendo.ir.errors import CompileError, MorendoError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import TUNED, calls, check_invariant
 from morendo.ir.reference import quantize
+from morendo.ir.weight_overlay import WeightOverlay, untuned_name
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
-from morendo.passes.calibration.tuner import Tuned
 from morendo.passes.pipeline import known_passes, run_passes
+from morendo.passes.quantizer.tuner import Tuned
 from tests.frontend.families import VOCABULARY, save_model
 
 ORDER = (
@@ -46,7 +46,7 @@ class Chain:
         windows = np.random.default_rng(0).integers(0, VOCABULARY, (6, 24))
         (folder / "codes").mkdir()
         calibration = Calibration(windows, CodeStore(folder / "codes"), folder)
-        context = Context(DerivedWeights(loaded.weights), calibration=calibration)
+        context = Context(WeightOverlay(loaded.weights), calibration=calibration)
         self.steps = parse_spec(ORDER, known_passes())
         self.states: list[State] = [(loaded.module, context)]
         for step in self.steps:

@@ -1,0 +1,1 @@
+"""What promote-groups may choose from, and which budgets can be met."""
