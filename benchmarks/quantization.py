@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,7 @@ from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
+from morendo.ir.input_analysis import InputAnalysis
 from morendo.ir.invariants import calls, readings_of
 from morendo.ir.reference import dequantize, quantize
 from morendo.ir.weight_overlay import WeightOverlay, tuned_name
@@ -135,7 +137,7 @@ class Bench:
         count: int,
     ) -> None:
         self.loaded, self.text = loaded, text
-        self.analyses: dict[str, list[Any]] = {}
+        self.analyses: dict[str, Sequence[InputAnalysis]] = {}
         self.reference = Reference(model, True, Progress())
         self.held_out = {
             name: spread(self._windows(content), count) for name, content in held_out.items()
@@ -154,23 +156,21 @@ class Bench:
         with TemporaryDirectory(prefix="morendo-") as scratch:
             folder = Path(scratch)
             (folder / "codes").mkdir()
-            codes = CodeStore(folder / "codes")
-            weights = WeightOverlay(self.loaded.weights)
+            weights = WeightOverlay(self.loaded.weights, CodeStore(folder / "codes"))
             calibration = Calibration(
-                self.text.rounding, codes, folder, progress.task, tuning=self.text.tuning
+                self.text.rounding, folder, progress.task, tuning=self.text.tuning
             )
             context = Context(weights=weights, calibration=calibration)
-            recipe = self._without_known(parse_spec(variant.spec, known_passes()), calibration)
+            recipe = self._without_known(parse_spec(variant.spec, known_passes()), weights)
             module, _ = run_passes(self.loaded.module, recipe, context)
             for index, step in enumerate(recipe):
                 if isinstance(step, AnalyzeGroupRanges):
                     prefix = ",".join(each.spec for each in recipe[: index + 1])
-                    self.analyses[prefix] = calibration.analyses
+                    self.analyses[prefix] = weights.analyses
             seconds = time.monotonic() - start
             bits = readings_of(module)
             read = [
-                _Matrices(module, weights, codes, variant.peer, index)
-                for index in range(len(bits) or 1)
+                _Matrices(module, weights, variant.peer, index) for index in range(len(bits) or 1)
             ]
             texts = {
                 f"{text}, {bits[index]} bits read" if bits else text: score
@@ -207,12 +207,12 @@ class Bench:
             "top1": score.top1,
         }
 
-    def _without_known(self, recipe: list[Pass], calibration: Calibration) -> list[Pass]:
+    def _without_known(self, recipe: list[Pass], weights: WeightOverlay) -> list[Pass]:
         """The recipe, without an analysis that an earlier variant made."""
         for index, step in enumerate(recipe):
             known = self.analyses.get(",".join(each.spec for each in recipe[: index + 1]))
             if isinstance(step, AnalyzeGroupRanges) and known:
-                calibration.analyses = known
+                weights.analyses = known
                 return recipe[:index] + recipe[index + 1 :]
         return recipe
 
@@ -228,11 +228,10 @@ class _Matrices:
         self,
         module: Any,
         weights: WeightOverlay,
-        codes: CodeStore,
         peer: str = "",
         reading: int = 0,
     ) -> None:
-        self.weights, self.codes, self.reading = weights, codes, reading
+        self.weights, self.reading = weights, reading
         self.peer = GGMLQuantizationType[peer] if peer else None
         self.linears: dict[str, dict[str, Any]] = {}
         for name, value in calls(module):
@@ -250,7 +249,7 @@ class _Matrices:
         columns = attrs.get("in_features") or attrs["features"]
         if self.peer is not None and fmt.kind == "q4":
             return quants.dequantize(quants.quantize(original, self.peer), self.peer)
-        made = self.codes.get(name, fmt)
+        made = self.weights.codes_of(name, fmt)
         order = attrs.get("order")
         if made is None:
             return dequantize(quantize(original, fmt), fmt, columns)

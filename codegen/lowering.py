@@ -20,7 +20,7 @@ from .cpu.kernels.kv_cache import KVCache
 from .memory import Storage
 from .packed_matrix import Matrix
 from .target import Target
-from .weight_layout import WeightLayout
+from .weight_file import WeightFile
 
 Scalar = Literal["tokens", "position"] | Const | Level
 
@@ -89,7 +89,7 @@ class Program:
     _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.weights = WeightLayout(self.target.layout)
+        self.weights = WeightFile(self.target.layout)
 
     def build(self, builder: Callable[..., tirx.PrimFunc], **options: Any) -> tirx.PrimFunc:
         """The kernel that `builder(isa=..., **options)` makes, built once for all layers.

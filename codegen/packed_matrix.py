@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import Array, WeightFormat
 from morendo.ir.outliers import Outliers
@@ -22,14 +20,8 @@ from morendo.ir.reference import (
     pack_quantized,
     quantize,
 )
-
-
-class Weights(Protocol):
-    """What packing asks of a WeightStore."""
-
-    def get(self, name: str) -> NDArray: ...
-
-    def rows(self, name: str, rows: slice) -> NDArray: ...
+from morendo.ir.weight_overlay import WeightOverlay
+from morendo.ir.weights import NamedWeights
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class ChannelOrder:
     name: str
     size: int
 
-    def load(self, store: Weights) -> NDArray[np.uint16]:
+    def load(self, store: NamedWeights) -> NDArray[np.uint16]:
         """The vector.
 
         Raises:
@@ -56,7 +48,7 @@ class Matrix:
     """Matrices of one input, stacked by rows or, with `interleaved`, alternating by tiles.
 
     `order` names the vector that says which column of W is stored k-th; "" is as they are.
-    `calibrated` matrices have their codes in a code store, the others are rounded to nearest.
+    `calibrated` matrices have codes that a pass made, the others are rounded to nearest.
     """
 
     names: tuple[str, ...]
@@ -80,26 +72,26 @@ class Matrix:
             return sum(self.format.tiles(rows) * self.format.row_tile for rows in self.rows)
         return sum(self.rows)
 
-    def load(self, store: Weights) -> NDArray[np.float32]:
+    def load(self, store: NamedWeights) -> NDArray[np.float32]:
         """The float32 [packed_rows, columns] matrix that is packed."""
         named = zip(self.names, self.rows, strict=True)
         return self._whole([self._part(store, name, rows) for name, rows in named])
 
-    def pack(self, store: Weights, codes: CodeStore | None) -> Arrays:
+    def pack(self, weights: WeightOverlay) -> Arrays:
         """The arrays of the whole.
 
         Raises:
-            CompileError: when a calibrated matrix has no codes in `codes`.
+            CompileError: when a calibrated matrix has no codes.
         """
         if not self.format.quantized:
-            return pack(self.load(store), self.format)
+            return pack(self.load(weights), self.format)
         named = zip(self.names, self.rows, strict=True)
-        parts = [self._quantized(store, codes, name, rows) for name, rows in named]
+        parts = [self._quantized(weights, name, rows) for name, rows in named]
         stacked = zip(*(part.dense for part in parts), strict=True)
         whole = Quantized.of_dense(map(self._whole, stacked), self._outliers(parts))
         return pack_quantized(whole, self.format)
 
-    def pieces(self, store: Weights, codes: CodeStore | None) -> Iterator[tuple[int, Arrays]]:
+    def pieces(self, weights: WeightOverlay) -> Iterator[tuple[int, Arrays]]:
         """The packed whole in order, each with the tile that it begins at.
 
         A table or head is packed a few thousand rows at a time, anything else at once.
@@ -109,16 +101,16 @@ class Matrix:
         """
         (name, *others), count = self.names, sum(self.rows)
         if others or self.transposed or count <= ROWS:
-            yield 0, self.pack(store, codes)
+            yield 0, self.pack(weights)
             return
-        made = self._made(codes, name) if self.calibrated else None
+        made = self._made(weights, name) if self.calibrated else None
         for start in range(0, count, ROWS):
             stop = min(start + ROWS, count)
             if made is not None:
                 arrays = pack_quantized(made.rows(start, stop), self.format)
             else:
-                part = store.rows(name, slice(start, stop))
-                part = self._ordered(store, self._checked(part, name, stop - start))
+                part = weights.rows(name, slice(start, stop))
+                part = self._ordered(weights, self._checked(part, name, stop - start))
                 arrays = pack(part, self.format)
             yield start // self.format.row_tile, arrays
 
@@ -135,16 +127,14 @@ class Matrix:
             first += len(part.codes)
         return Outliers.joined(moved)
 
-    def _quantized(
-        self, store: Weights, codes: CodeStore | None, name: str, rows: int
-    ) -> Quantized:
+    def _quantized(self, weights: WeightOverlay, name: str, rows: int) -> Quantized:
         if self.calibrated:
-            return self._made(codes, name)
-        return quantize(self._ordered(store, self._part(store, name, rows)), self.format)
+            return self._made(weights, name)
+        return quantize(self._ordered(weights, self._part(weights, name, rows)), self.format)
 
-    def _made(self, codes: CodeStore | None, name: str) -> Quantized:
+    def _made(self, weights: WeightOverlay, name: str) -> Quantized:
         """What calibration made, in storage order already."""
-        made = None if codes is None else codes.get(name, self.format)
+        made = weights.codes_of(name, self.format)
         if made is None:
             raise CompileError(
                 f"codes that calibrate-weights made are missing (need {self.format.name})",
@@ -153,7 +143,7 @@ class Matrix:
             )
         return made
 
-    def _ordered(self, store: Weights, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _ordered(self, store: NamedWeights, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         """Columns as they are stored."""
         if not self.order:
             return weight
@@ -190,7 +180,7 @@ class Matrix:
             parts = np.split(whole, np.cumsum(self.rows)[:-1])
         return [part.T if self.transposed else part for part in parts]
 
-    def _part(self, store: Weights, name: str, rows: int) -> NDArray[np.float32]:
+    def _part(self, store: NamedWeights, name: str, rows: int) -> NDArray[np.float32]:
         weight = np.asarray(store.get(name), np.float32)
         return self._checked(weight.T if self.transposed else weight, name, rows)
 

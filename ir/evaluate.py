@@ -15,15 +15,16 @@ import tvm
 from tvm import ir, relax
 
 from .dialect import Attrs, attrs_of, op_name
-from .evaluate_dialect import DIALECT, State, Weights
+from .evaluate_dialect import DIALECT, State
 from .generic_ops import GENERIC
 from .text import bindings_of
+from .weights import NamedWeights
 
 
 def evaluate(
     function: relax.Function,
     inputs: Mapping[str, np.ndarray] | list[np.ndarray],
-    weights: Weights,
+    weights: NamedWeights,
     watch: Callable[[relax.Var, Any], None] = lambda var, value: None,
     cache: dict[int, Any] | None = None,
 ) -> Any:

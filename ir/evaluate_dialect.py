@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +16,9 @@ from . import reference_ops as ref
 from .activation_formats import ActivationFormat
 from .formats import WeightFormat
 from .reference_activation import dequantize_activation, quantize_activation
+from .weights import NamedWeights
 
 Attrs = dict[str, Any]
-
-
-class Weights(Protocol):
-    """A WeightStore, as far as evaluation needs it."""
-
-    def get(self, name: str) -> np.ndarray: ...
 
 
 @dataclass
@@ -35,7 +30,7 @@ class State:
         cache: keys and values (1, tokens, heads, head_dim) of each layer; grows.
     """
 
-    weights: Weights
+    weights: NamedWeights
     cache: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def weight(self, name: str) -> Any:

@@ -16,8 +16,10 @@ from .errors import CompileError, InputError
 from .formats import WeightFormat
 from .level_reads import parse_levels
 from .text import bindings_of
+from .weight_overlay import WeightOverlay
 
 Checker = Callable[[tvm.IRModule], str]
+ResultChecker = Callable[[tvm.IRModule, WeightOverlay], str]
 
 CALIBRATED, TUNED = "calibrated", "tuned"
 """Values of the attribute `codes`."""
@@ -30,15 +32,17 @@ def tuned_mark(reading: int) -> str:
 
 @dataclass(frozen=True)
 class Invariant:
-    """What may be true of a module.
+    """What may be true of a module, and of what passes keep with its weights.
 
     Attributes:
         check: what is wrong; "" when it is true.
         hint: what to do about it.
+        check_results: the same of module and weights; not asked where there is only IR text.
     """
 
-    check: Checker
+    check: Checker = lambda module: ""
     hint: str = "run the passes in order"
+    check_results: ResultChecker = lambda module, weights: ""
 
 
 def relax_functions(module: tvm.IRModule) -> dict[str, relax.Function]:
@@ -211,6 +215,32 @@ def wrong_levels(attrs: Attrs) -> str:
     return ""
 
 
+def _analyzed(module: tvm.IRModule, weights: WeightOverlay) -> str:
+    """Inputs are analyzed, and their matrices have the formats that they had then."""
+    if not weights.analyses:
+        return "no matrix is"
+    was = {name: each.format.name for each in weights.analyses for name in each.names}
+    for attrs in (attrs_of(call) for name, call in calls(module) if name == "linear"):
+        name, fmt = attrs["weight"], attrs["format"]
+        if was.get(name, fmt) != fmt:
+            return f"{name} was in the format {was[name]}, and has {fmt}"
+    return ""
+
+
+def _results_kept(module: tvm.IRModule, weights: WeightOverlay) -> str:
+    """What the module names and no checkpoint has is kept with the weights."""
+    made = set() if weights.codes is None else weights.codes.keys()
+    for _, call in calls(module):
+        attrs = attrs_of(call)
+        vectors = [attrs.get("order"), attrs.get("factors"), *attrs.get("lower_weights", ())]
+        lost = [name for name in filter(None, vectors) if name not in weights]
+        matrices = attrs.get("weights", [attrs.get("weight")]) if attrs.get("codes") else []
+        lost += [n for n in matrices if (n, WeightFormat.parse(attrs["format"])) not in made]
+        if lost:
+            return f"nothing is kept of {lost[0]}"
+    return ""
+
+
 INVARIANTS: dict[str, Invariant] = {
     "well-formed": Invariant(_well_formed),
     "one-graph": Invariant(_one_graph),
@@ -232,22 +262,28 @@ INVARIANTS: dict[str, Invariant] = {
     ),
     "activations-quantized": Invariant(_activations_match),
     "levels-agree": Invariant(_levels_agree),
+    "analyzed": Invariant(hint="run analyze-group-ranges before it", check_results=_analyzed),
+    "results-kept": Invariant(check_results=_results_kept),
     "specialized": Invariant(_specialized),
 }
 
 
-def check_invariant(name: str, module: tvm.IRModule, where: str) -> None:
+def check_invariant(
+    name: str, module: tvm.IRModule, where: str, weights: WeightOverlay | None = None
+) -> None:
     """Check one invariant.
 
     Args:
         name: a key of `INVARIANTS`.
         where: "before PASS" or "after PASS", for the message.
+        weights: of the model; None where there is only IR text.
 
     Raises:
         CompileError: with what is wrong.
     """
-    wrong = INVARIANTS[name].check(module)
+    invariant = INVARIANTS[name]
+    wrong = invariant.check(module)
+    if not wrong and weights is not None:
+        wrong = invariant.check_results(module, weights)
     if wrong:
-        raise CompileError(
-            f"the module is not {name} {where} ({wrong})", hint=INVARIANTS[name].hint
-        )
+        raise CompileError(f"the module is not {name} {where} ({wrong})", hint=invariant.hint)

@@ -145,8 +145,9 @@ def compile(
             text = _text(model, loaded, texts, forecast, windows)
             kept = kept_codes(out, calibration_key(loaded, repr(recipe), text), progress.note)
             codes = stack.enter_context(kept)
+            setting.weights.codes = codes
             setting.calibration = Calibration(
-                text.rounding, codes, scratch, forecast.task, tuning=text.tuning
+                text.rounding, scratch, forecast.task, tuning=text.tuning
             )
         module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
@@ -277,12 +278,11 @@ def _write_data(
     progress: Progress,
 ) -> None:
     assert context.weights is not None
-    codes = context.calibration.codes if context.calibration else None
     (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
     with progress.task("quantize and pack weights", program.weights.count) as advance:
         with (directory / WEIGHTS).open("wb") as file:
-            program.weights.write(file, context.weights, advance, codes)
-    listed = json.dumps(program.weights.describe(codes))
+            program.weights.write(file, context.weights, advance)
+    listed = json.dumps(program.weights.describe(context.weights))
     (directory / WEIGHT_LIST).write_text(listed, "utf-8")
     if dump:
-        dump_weights(dump, program, plan, context.weights, codes)
+        dump_weights(dump, program, plan, context.weights)

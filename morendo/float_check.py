@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from morendo.budget import Budget
 from morendo.ir.errors import CompileError, MorendoError
 from morendo.ir.evaluate import evaluate
-from morendo.ir.evaluate_dialect import Weights
 from morendo.ir.weight_overlay import WeightOverlay
+from morendo.ir.weights import NamedWeights
 from morendo.passes.base import Context, parse_spec
 from morendo.passes.pipeline import known_passes, run_passes
 from morendo.progress import Progress
@@ -136,7 +136,7 @@ def _transformers_logits(model: FloatModel, ids: NDArray[np.int64]) -> NDArray[n
 class _Kept:
     """Weights that are read once: three functions want them, and codes take long to read."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: NamedWeights) -> None:
         self._weights = weights
         self._values: dict[str, NDArray[np.float32]] = {}
 

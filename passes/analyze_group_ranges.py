@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tvm
 
 from morendo.ir.errors import InputError
+from morendo.ir.input_analysis import InputAnalysis
 
 from .base import Context, Pass, needed_calibration
 from .promotion.limits import Heads, promotable_in
-
-if TYPE_CHECKING:
-    from .quantizer.analysis import InputAnalysis
 
 
 @dataclass(frozen=True)
 class AnalyzeGroupRanges(Pass):
     """Measure the column groups of every 4-bit matrix on text, with float weights.
 
-        y = M.linear(x, weight="w", ..., format="q4g32")  ->  the same
+        y = M.linear(x, weight="w", ..., format="q4g32")  ->  the same; what was found is kept with
+            the weights
 
     For each set of linears that share an input: an order of the input's channels, and for each
     group of them the value range, the part of the residual stream lost at 2, 3 and 4 bit, and the
@@ -45,7 +44,7 @@ class AnalyzeGroupRanges(Pass):
         "formats-open",
         "formats-whole",
     )
-    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known", "analyzed")
 
     windows: int = 16
     sort: bool = True
@@ -81,8 +80,8 @@ class AnalyzeGroupRanges(Pass):
             for analysis in stream.run(calibration.windows[chosen], analyzer.visit):
                 analyses.append(analysis)
                 advance()
-        calibration.analyses = weigh_by_influence(analyses)
-        for analysis in calibration.analyses:
+        weights.analyses = weigh_by_influence(analyses)
+        for analysis in weights.analyses:
             _report(context, analysis)
         return module
 

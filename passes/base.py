@@ -9,18 +9,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tvm
 
-from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 from morendo.ir.weight_overlay import WeightOverlay
-
-if TYPE_CHECKING:
-    from .quantizer.analysis import InputAnalysis
 
 
 @dataclass
@@ -47,25 +43,21 @@ class Report:
 
 @dataclass
 class Calibration:
-    """Text to quantize by, and where what comes of it goes.
+    """Text to quantize by; what comes of it goes to the weights of the context.
 
     Attributes:
         windows: token ids int64 [W, n].
         tuning: more of them, int64 [T, n], for tune-scales; `windows` where there are none.
-        codes: filled by calibrate-weights, read when weights are packed.
         scratch: an existing folder for activations that do not fit in memory.
         track: shows the progress of a number of stages under a title; its result is called after
             each.
-        analyses: filled by analyze-group-ranges, read by promote-groups.
     """
 
     windows: np.ndarray
-    codes: CodeStore
     scratch: Path
     track: Callable[[str, int], AbstractContextManager[Callable[..., None]]] = field(
         default=lambda title, stages: nullcontext(lambda steps=1: None)
     )
-    analyses: list[InputAnalysis] = field(default_factory=list)
     tuning: np.ndarray | None = None
 
 
@@ -74,7 +66,8 @@ class Context:
     """What a pass may ask besides the module.
 
     Attributes:
-        weights: of the model, and what passes add to them; None when there is only IR text.
+        weights: of the model, and all that passes make besides the IR; None when there is only IR
+            text.
         report: of the running pass.
         calibration: None when there is no text.
         layout: how the target wants data to lie in tiles.

@@ -59,7 +59,12 @@ class CalibrateWeights(Pass):
         "linears-apart",
         "formats-open",
     )
-    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "results-kept",
+    )
 
     damping: float = 0.01
     order: str = "groups"
@@ -86,7 +91,7 @@ class CalibrateWeights(Pass):
         rounder = ModuleRounder(
             module["main"],
             weights,
-            calibration.codes,
+            weights.code_store,
             ActivationStore(calibration.scratch, self.memory_mb << 20),
             Feedback(self.damping, self.order, feedback=self.feedback, weights=parts),
             self.compensation,
@@ -106,7 +111,7 @@ class CalibrateWeights(Pass):
             for results in rounder.run(calibration.windows):
                 _report(context, results)
                 advance()
-        return _with_codes(module, calibration.codes)
+        return _with_codes(module, weights.code_store)
 
     def _reading_weights(self, readings: tuple[int, ...]) -> tuple[float, ...]:
         """How much errors of each reading count; () is as it is by default.

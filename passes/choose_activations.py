@@ -57,7 +57,12 @@ class ChooseActivations(Pass):
         "linears-apart",
         "formats-open",
     )
-    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "results-kept",
+    )
 
     bits: str = MIXED
     most_loss: float = 0.012

@@ -69,12 +69,12 @@ def run_passes(
     for step in passes:
         context.report = Report()
         for name in step.needs:
-            check_invariant(name, module, f"before {step.name}")
+            check_invariant(name, module, f"before {step.name}", context.weights)
         begin = time.perf_counter()
         module = step.apply(module, context)
         seconds = time.perf_counter() - begin
         for name in step.gives:
-            check_invariant(name, module, f"after {step.name}")
+            check_invariant(name, module, f"after {step.name}", context.weights)
         records.append(PassRecord(step, context.report, seconds))
         if dump:
             dump.module(step.name, module, _facts(records[-1], module), seconds)

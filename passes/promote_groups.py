@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import tvm
 from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
-from morendo.ir.invariants import calls
+from morendo.ir.input_analysis import InputAnalysis
 
 from .base import Context, Pass, needed_calibration
 from .promotion.bit_choices import Choice, GroupBits, HeadBits, promote
 from .promotion.limits import Heads, bytes_of_others, check_budget
 from .rewrite import map_functions
 from .split_outliers import LARGEST_FRACTION
-
-if TYPE_CHECKING:
-    from .quantizer.analysis import InputAnalysis
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,14 @@ class PromoteGroups(Pass):
         "linears-apart",
         "formats-open",
         "formats-whole",
+        "analyzed",
     )
-    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "results-kept",
+    )
 
     average_bits: float = 0.0
     size_mb: float = 0.0
@@ -65,9 +68,8 @@ class PromoteGroups(Pass):
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         self.foresee(module)
-        calibration, weights = needed_calibration(self.name, context)
-        inputs = self._inputs(module, context, calibration.analyses)
-        _check_formats(module, calibration.analyses)
+        _, weights = needed_calibration(self.name, context)
+        inputs = self._inputs(module, context, weights.analyses)
         count = sum(i.weights for i in inputs)
         budget = self.average_bits * count / 8
         if self.size_mb:
@@ -140,20 +142,6 @@ def _unique(analyses: Sequence[InputAnalysis], context: Context) -> list[InputAn
         else:
             kept.append(analysis)
     return kept
-
-
-def _check_formats(module: tvm.IRModule, analyses: Sequence[InputAnalysis]) -> None:
-    """Refuse what was found out about other formats than the module's."""
-    analyzed = {name: analysis.format.name for analysis in analyses for name in analysis.names}
-    for attrs in (attrs_of(value) for name, value in calls(module) if name == "linear"):
-        was = analyzed.get(attrs["weight"], attrs["format"])
-        if was != attrs["format"]:
-            raise CompileError(
-                f"promote-groups: the matrix was analyzed in another format (got {was}, need "
-                f"{attrs['format']})",
-                where=attrs["weight"],
-                hint="run analyze-group-ranges again",
-            )
 
 
 def _rewrite(module: tvm.IRModule, inputs: Sequence[Choice]) -> tvm.IRModule:

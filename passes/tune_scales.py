@@ -56,7 +56,12 @@ class TuneScales(Pass):
         "calibrated",
         "scales-open",
     )
-    gives: ClassVar[tuple[str, ...]] = ("well-formed", "normalized", "formats-known")
+    gives: ClassVar[tuple[str, ...]] = (
+        "well-formed",
+        "normalized",
+        "formats-known",
+        "results-kept",
+    )
 
     steps: int = 30
     learning_rate: float = 2e-3
@@ -69,18 +74,18 @@ class TuneScales(Pass):
                 f"{self.name}: bad option (got {self.spec})",
                 hint="steps and learning_rate are positive",
             )
-        calibration, weights = needed_calibration(self.name, context)
+        _, weights = needed_calibration(self.name, context)
         count = max(len(readings_of(module)), 1)
         wanted = [r for r in range(count) if self._has_room(module, r, context)]
         linears = [attrs_of(value) for name, value in calls(module) if name == "linear"]
         for reading in wanted:
             mark = tuned_mark(reading)
-            before = sum(mark in _figures(attrs, calibration.codes) for attrs in linears)
+            before = sum(mark in _figures(attrs, weights.code_store) for attrs in linears)
             if before:  # by an earlier try: all of one reading are kept, or none
                 context.report.count("matrices tuned before", before)
             elif not self._tune(module, reading, context):
                 break
-        return _with_tuned(module, weights, calibration.codes, count)
+        return _with_tuned(module, weights, count)
 
     def task_at(self, readings: tuple[int, ...], reading: int) -> str:
         """The title of the progress of one reading, of those that the module has."""
@@ -107,7 +112,7 @@ class TuneScales(Pass):
         if why:
             context.report.missed("main", why)
             return False
-        tuner = Tuner(function, weights, calibration.codes, self.learning_rate, reading)
+        tuner = Tuner(function, weights, weights.code_store, self.learning_rate, reading)
         place = _place(module, reading)
         with calibration.track(self.task_at(readings_of(module), reading), self.steps) as advance:
             tuned = tuner.run(windows, calibration.windows, self.steps, advance)
@@ -141,10 +146,9 @@ def _place(module: tvm.IRModule, reading: int) -> str:
     return f"the reading of {readings[reading]} bits" if readings else "main"
 
 
-def _with_tuned(
-    module: tvm.IRModule, weights: WeightOverlay, codes: CodeStore, readings: int
-) -> tvm.IRModule:
+def _with_tuned(module: tvm.IRModule, weights: WeightOverlay, readings: int) -> tvm.IRModule:
     """Linears marked, and norms with the weights that were tuned for each reading."""
+    codes = weights.code_store
     marks = {tuned_mark(reading) for reading in range(readings)}
 
     def tuned(name: str, reading: int) -> str:

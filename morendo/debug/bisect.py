@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from morendo.frontend import LoadedModel
 from morendo.ir.errors import CompileError, MorendoError
 from morendo.ir.evaluate import Interpreter
-from morendo.ir.evaluate_dialect import State, Weights
+from morendo.ir.evaluate_dialect import State
 from morendo.ir.invariants import relax_functions
 from morendo.ir.text import bindings_of
 from morendo.ir.weight_overlay import WeightOverlay
+from morendo.ir.weights import NamedWeights
 from morendo.passes.base import Context, Pass, parse_spec
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 
@@ -99,7 +100,7 @@ def _passes(specs: Sequence[str]) -> list[Pass]:
 
 
 def _stage(
-    name: str, module: tvm.IRModule, ids: Sequence[int], weights: Weights, want: NDArray
+    name: str, module: tvm.IRModule, ids: Sequence[int], weights: NamedWeights, want: NDArray
 ) -> Stage:
     try:
         return Stage(name, _error(logits_of(module, ids, weights), want))
@@ -113,7 +114,9 @@ def _error(got: NDArray, want: NDArray) -> float:
     return float(np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-30))
 
 
-def logits_of(module: tvm.IRModule, ids: Sequence[int], weights: Weights) -> NDArray[np.float32]:
+def logits_of(
+    module: tvm.IRModule, ids: Sequence[int], weights: NamedWeights
+) -> NDArray[np.float32]:
     """Logits [tokens, vocabulary] of a graph, nothing rounded.
 
     A module with a cache runs all tokens but the last through score, and the last through decode.

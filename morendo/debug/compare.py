@@ -26,15 +26,16 @@ from numpy.typing import NDArray
 from morendo.ir.dialect import attrs_of, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.evaluate import Interpreter
-from morendo.ir.evaluate_dialect import State, Weights
+from morendo.ir.evaluate_dialect import State
 from morendo.ir.formats import WeightFormat
 from morendo.ir.text import bindings_of
+from morendo.ir.weights import NamedWeights, Weights
 from morendo.progress import Progress
 from morendo.runtime.artifact import GRAPH, read_manifest
 from morendo.runtime.executor import as_ids, require_known
 
 from .captured import Opened, Run, capture, foreign_plan, kernel_of, open_graph
-from .model_weights import ModelWeights, Store
+from .model_weights import ModelWeights
 from .rules import FLOAT_RULES, as_array
 
 if TYPE_CHECKING:
@@ -167,14 +168,14 @@ def values_of(original: FloatModel, ids: Sequence[int]) -> TorchValues:
     return torch_values(original, ids)
 
 
-def _onnx_weights(manifest: dict[str, Any], model: str) -> Store:
+def _onnx_weights(manifest: dict[str, Any], model: str) -> Weights:
     from morendo.frontend import load_model
 
     return load_model(model, manifest["model"].get("context")).weights
 
 
 def check_graph(
-    opened: Opened, ids: Sequence[int], weights: Weights, found: TorchValues
+    opened: Opened, ids: Sequence[int], weights: NamedWeights, found: TorchValues
 ) -> Iterator[OpCheck]:
     """Every op of the IR from torch's values of its operands, nothing rounded.
 
@@ -202,7 +203,7 @@ def check_kernels(
     opened: Opened,
     runs: Sequence[Run],
     ids: Sequence[int],
-    weights: Weights,
+    weights: NamedWeights,
     found: TorchValues | None,
 ) -> Iterator[list[OpCheck]]:
     """Every op of the plan from the operands that the plan computed, one list a run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +11,10 @@ from morendo.ir.dialect import attrs_of
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.invariants import calls
 from morendo.ir.weight_overlay import is_derived
+from morendo.ir.weights import Weights
 from morendo.runtime.artifact import WEIGHTS, read_weight_list
 
 from .captured import Opened
-
-
-class Store(Protocol):
-    """What is asked of a WeightStore."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def get(self, name: str) -> NDArray: ...
 
 
 class ModelWeights:
@@ -32,11 +25,11 @@ class ModelWeights:
         derived: what passes made: orders and factors of channels, tuned norms.
     """
 
-    def __init__(self, base: Store, derived: dict[str, NDArray]) -> None:
+    def __init__(self, base: Weights, derived: dict[str, NDArray]) -> None:
         self._base, self._values = base, dict(derived)
 
     @staticmethod
-    def of(opened: Opened, base: Store) -> ModelWeights:
+    def of(opened: Opened, base: Weights) -> ModelWeights:
         """The weights of a model, checked to fit the artifact.
 
         Raises:

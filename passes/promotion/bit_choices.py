@@ -5,20 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
 
 from morendo.ir.dialect import attrs_of
 from morendo.ir.formats import WeightFormat
+from morendo.ir.input_analysis import InputAnalysis
 from morendo.ir.invariants import calls
 
 from ..base import Report
 from .limits import Heads, counted_bytes
-
-if TYPE_CHECKING:
-    from ..quantizer.analysis import InputAnalysis
 
 
 class Choice(ABC):

@@ -9,12 +9,13 @@ is lost, times how large the block's output is beside the stream that it becomes
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from morendo.ir.formats import WeightFormat
+from morendo.ir.input_analysis import InputAnalysis
 from morendo.ir.reference import ROWS as HEAD_ROWS
 
 from ..streaming.fast_ops import add_lower, symmetric
@@ -33,36 +34,6 @@ body with 4 bits loses 0.011 of the stream and a divergence of 0.052, its head 0
 """
 ROWS = 128
 """Rows of a matrix, evenly spread, that are looked at for losses."""
-
-
-@dataclass(frozen=True)
-class InputAnalysis:
-    """Linears that read one input.
-
-    Attributes:
-        names: of their weights.
-        rows: of all matrices together.
-        columns: K.
-        format: of the matrices, without planes.
-        order: int32 [K], channels from the largest mean square to the smallest; groups are cut
-            from this order.
-        losses: float64 [B - 1, G]: the part of the output lost to rounding a group at 2, 3, ... B
-            bits, those of the format, summed over the matrices.
-        ranges: float32 [G], the mean over rows of largest minus smallest weight.
-        outliers: float32 [G], the part of the weights' squares that is in outliers.
-        influence: mean over tokens of |output|^2 / |residual stream after it is added|^2; None
-            where the output is not added to one.
-    """
-
-    names: tuple[str, ...]
-    rows: int
-    columns: int
-    format: WeightFormat
-    order: np.ndarray
-    losses: np.ndarray
-    ranges: np.ndarray
-    outliers: np.ndarray
-    influence: float | None
 
 
 def weigh_by_influence(analyses: Sequence[InputAnalysis]) -> list[InputAnalysis]:
@@ -135,7 +106,9 @@ class Analyzer:
         wanted = torch.arange(0, count, -(-count // ROWS))
         for start in range(0, count, HEAD_ROWS):
             rows = slice(start, min(start + HEAD_ROWS, count))
-            part = torch.from_numpy(np.ascontiguousarray(float_rows(self.weights, attrs, rows)))
+            part = torch.from_numpy(
+                np.ascontiguousarray(float_rows(self.weights.weights, attrs, rows))
+            )
             total += part.sum(0)
             inside = (wanted >= rows.start) & (wanted < rows.stop)
             sample.append(part[wanted[inside] - rows.start])

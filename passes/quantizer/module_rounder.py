@@ -12,10 +12,11 @@ from tvm import relax
 from morendo.ir.code_store import CodeStore
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import ROWS
+from morendo.ir.weights import Weights
 
 from ..streaming.activation_store import ActivationStore
 from ..streaming.stages import Attrs, Stage, split_stages
-from ..streaming.stream import Arrived, Stream, Weights, float_matrix, stored_order
+from ..streaming.stream import Arrived, Stream, float_matrix, stored_order
 from .compensation import sum_moments
 from .error_feedback import Feedback, round_with_feedback
 from .figures import LOWER, measure

@@ -18,11 +18,12 @@ from morendo.ir.dialect import attrs_of, op_name
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import ROWS, Quantized, check_finite
 from morendo.ir.text import bindings_of
+from morendo.ir.weights import Weights
 
 from ..streaming.activation_store import ActivationStore
 from ..streaming.fast_ops import add_lower, symmetric
 from ..streaming.stages import Attrs, Stage
-from ..streaming.stream import Arrived, Stream, Weights, token_weights
+from ..streaming.stream import Arrived, Stream, token_weights
 from .error_feedback import Feedback, Rounder
 from .figures import Energies
 

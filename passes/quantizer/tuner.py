@@ -24,12 +24,13 @@ from morendo.ir.invariants import tuned_mark
 from morendo.ir.reference import Quantized, dequantize
 from morendo.ir.text import bindings_of
 from morendo.ir.weight_overlay import tuned_name
+from morendo.ir.weights import Weights
 
 from ..streaming.activation_rounding import is_rounded, round_input
 from ..streaming.fast_ops import fastest_dtype
 from ..streaming.float_weights import FloatWeights
 from ..streaming.stages import Attrs
-from ..streaming.stream import Weights, stored_order
+from ..streaming.stream import stored_order
 from ..streaming.torch_ops import TorchFunction
 from .divergence import Divergence
 from .group_scales import TunedGroupScales

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional
 
 from morendo.ir.reference import ROWS, check_finite
+from morendo.ir.weights import Weights
 
 from .stages import Attrs
-from .stream import Weights, float_rows
+from .stream import float_rows
 
 
 class FloatWeights:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from morendo.ir.evaluate import Interpreter, Prepared
 from morendo.ir.evaluate_dialect import State, formatted
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized, check_finite, dequantize
+from morendo.ir.weights import NamedWeights, Weights
 
 from .activation_rounding import is_rounded, round_input
 from .activation_store import ActivationStore, give_back_memory
@@ -51,14 +52,6 @@ SINK_WEIGHT = 10.0
 """so an error in one of them counts as much as in this many others."""
 
 
-class Weights(Protocol):
-    """A WeightStore, as far as calibration needs it."""
-
-    def get(self, name: str) -> np.ndarray: ...
-
-    def rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray: ...
-
-
 class StageWeights:
     """The weights that a stage reads, kept until the next one.
 
@@ -81,10 +74,6 @@ class StageWeights:
         self._kept.clear()
         self._matrices.clear()
         self._tables.clear()
-
-    def rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
-        """Some rows of a matrix as the checkpoint has them."""
-        return self.weights.rows(name, rows)
 
     def table_rows(self, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
         """Rows of an embedding's table by ids [n]: float32 [n, C].
@@ -135,7 +124,7 @@ class StageWeights:
         return self._matrices[name]
 
 
-def float_matrix(weights: Weights, attrs: Attrs) -> np.ndarray:
+def float_matrix(weights: NamedWeights, attrs: Attrs) -> np.ndarray:
     """A linear's matrix float32 [N, K] as the checkpoint has it.
 
     Raises:
@@ -160,7 +149,7 @@ def float_rows(weights: Weights, attrs: Attrs, rows: slice) -> np.ndarray:
     return found
 
 
-def stored_order(weights: Weights, attrs: Attrs) -> np.ndarray:
+def stored_order(weights: NamedWeights, attrs: Attrs) -> np.ndarray:
     """Which input channel is stored at each place: int [K]."""
     order = attrs.get("order", "")
     return weights.get(order) if order else np.arange(attrs["in_features"])

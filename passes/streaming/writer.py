@@ -18,12 +18,12 @@ from tvm import relax
 from morendo.ir.dialect import op_name
 from morendo.ir.errors import CompileError
 from morendo.ir.text import bindings_of
+from morendo.ir.weights import Weights
 
 from . import WRITING
 from .fast_ops import fastest_dtype
 from .float_weights import FloatWeights
 from .stages import Attrs
-from .stream import Weights
 from .torch_ops import TORCH_RULES, TorchFunction
 
 CACHE_BYTES = 3 << 29

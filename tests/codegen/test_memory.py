@@ -10,7 +10,7 @@ import pytest
 
 from morendo.codegen.memory import Storage, plan_arena
 from morendo.codegen.packed_matrix import Matrix
-from morendo.codegen.weight_layout import WeightLayout
+from morendo.codegen.weight_file import WeightFile
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import ALIGNMENT_BYTES
@@ -43,14 +43,14 @@ def test_buffers_that_live_at_once_do_not_overlap() -> None:
                 assert a.offset + a.nbytes <= b.offset or b.offset + b.nbytes <= a.offset
 
 
-def write(layout: WeightLayout, store: Store) -> bytes:
+def write(layout: WeightFile, store: Store) -> bytes:
     file = io.BytesIO()
     layout.write(file, store, lambda: None)
     return file.getvalue()
 
 
 def test_a_matrix_used_twice_is_stored_once() -> None:
-    layout = WeightLayout()
+    layout = WeightFile()
     table = Matrix(("embed",), (48,), 32, F32)
     assert layout.matrix(table) is layout.matrix(table)
     assert layout.nbytes == 48 * 32 * 4
@@ -61,7 +61,7 @@ def test_a_matrix_used_twice_is_stored_once() -> None:
 def test_stacked_rows_follow_each_other(rows: tuple[int, ...]) -> None:
     rng = np.random.default_rng()
     store = Store({f"w{i}": rng.standard_normal((n, 33), np.float32) for i, n in enumerate(rows)})
-    layout = WeightLayout()
+    layout = WeightFile()
     (place,) = layout.matrix(Matrix(("w0", "w1", "w2"), rows, 33, F32))
     want = pack(np.concatenate(list(store.values())), F32)["data"]
     got = np.frombuffer(write(layout, store), np.float32, want.size, place.offset)
@@ -86,7 +86,7 @@ def test_transposed_weights_are_turned() -> None:
 
 
 def test_missing_parts_of_a_vector_are_zeros() -> None:
-    layout = WeightLayout()
+    layout = WeightFile()
     layout.vector(["q", "", "v"], [2, 3, 1])
     data = write(layout, Store(q=np.ones(2, np.float32), v=np.full(1, 7, np.float32)))
     assert np.frombuffer(data, np.float32, 6).tolist() == [1, 1, 0, 0, 0, 7]
@@ -96,7 +96,7 @@ def test_wrong_shapes_are_named() -> None:
     matrix = Matrix(("up_proj",), (4,), 3, F32)
     with pytest.raises(CompileError, match=r"wrong shape \(got \(3, 4\), need \(4, 3\)\) at up_pr"):
         matrix.load(Store(up_proj=np.zeros((3, 4), np.float32)))
-    layout = WeightLayout()
+    layout = WeightFile()
     layout.vector(["norm"], [5])
     with pytest.raises(CompileError, match=r"wrong size \(got 4, need 5\) at norm"):
         write(layout, Store(norm=np.zeros(4, np.float32)))

@@ -18,7 +18,7 @@ from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.formats import WeightFormat
 from morendo.ir.outliers import Outliers
-from morendo.passes.base import Calibration, Context, Pass
+from morendo.passes.base import Context, Pass
 from morendo.passes.pipeline import known_passes
 from morendo.passes.rewrite import map_functions
 from morendo.progress import Progress
@@ -47,7 +47,7 @@ class PromoteAnything(Pass):
         inputs: dict[Any, tuple[str, WeightFormat]] = {}
         rng = np.random.default_rng(0)
         assert context.weights is not None
-        context.calibration = Calibration(np.zeros((0, 0)), self.codes, self.codes.folder)
+        context.weights.codes = self.codes
 
         def choose(features: int) -> tuple[str, WeightFormat]:
             name, groups = f"order.{len(inputs)}", features // 32

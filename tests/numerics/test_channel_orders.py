@@ -8,7 +8,7 @@ import tvm
 from tvm import relax
 
 from morendo.codegen.packed_matrix import Matrix
-from morendo.codegen.weight_layout import WeightLayout
+from morendo.codegen.weight_file import WeightFile
 from morendo.frontend.weights import WeightStore
 from morendo.ir import reference
 from morendo.ir.dialect import M
@@ -89,7 +89,7 @@ def test_activations_in_another_order_are_refused() -> None:
 
 def test_packing_gathers_columns_and_splitting_puts_them_back(weights) -> None:
     matrix, order = Matrix(("w",), (N,), K, FORMAT, order="w.order"), weights.get("w.order")
-    arrays = matrix.pack(weights, None)
+    arrays = matrix.pack(weights)
     whole = reference.unpack(arrays, FORMAT, N, K)
     codes = reference.quantize(weights.get("w")[:, order], FORMAT)
     assert np.array_equal(whole, reference.dequantize(codes, FORMAT, K))
@@ -100,7 +100,7 @@ def test_packing_gathers_columns_and_splitting_puts_them_back(weights) -> None:
 
 
 def test_an_order_is_stored_once_and_listed(weights, tmp_path) -> None:
-    layout = WeightLayout()
+    layout = WeightFile()
     layout.matrix(Matrix(("w",), (N,), K, FORMAT, order="w.order"))
     layout.matrix(Matrix(("w",), (N,), K, FORMAT))
     place = layout.order("w.order", K)

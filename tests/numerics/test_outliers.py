@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from morendo.codegen.packed_matrix import Matrix
+from morendo.frontend.weights import WeightStore
 from morendo.ir import reference
 from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.outliers import Outliers
 from morendo.ir.reference import Quantized
+from morendo.ir.weight_overlay import WeightOverlay
 
 FORMAT = WeightFormat.parse("q4g32p2,1o6")
 K = 100  # 4 groups
@@ -105,7 +107,9 @@ def test_stacked_parts_keep_their_outliers(tmp_path: Path, interleaved: bool, ro
         store.put(f"w{i}", FORMAT, parts[-1])
     names = tuple(f"w{i}" for i in range(len(rows)))
     matrix = Matrix(names, rows, K, FORMAT, interleaved=interleaved, calibrated=True)
-    whole = reference.unpack(matrix.pack({}, store), FORMAT, matrix.packed_rows, K)
+    whole = reference.unpack(
+        matrix.pack(WeightOverlay(WeightStore.of({}), store)), FORMAT, matrix.packed_rows, K
+    )
     for part, got in zip(parts, matrix.split(whole), strict=True):
         np.testing.assert_array_equal(got, reference.dequantize(part, FORMAT, K))
 
@@ -121,7 +125,9 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
     for name in "ab":
         store.put(name, FORMAT, random_codes(8))
     with pytest.raises(CompileError, match=r"got 12 in rows 0 to 15.*stacked need whole tiles"):
-        Matrix(("a", "b"), (8, 8), K, FORMAT, calibrated=True).pack({}, store)
+        Matrix(("a", "b"), (8, 8), K, FORMAT, calibrated=True).pack(
+            WeightOverlay(WeightStore.of({}), store)
+        )
 
 
 def test_a_matrix_that_is_too_wide_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 import tvm
 
 from morendo.codegen.packed_matrix import Matrix
-from morendo.codegen.weight_layout import WeightLayout
+from morendo.codegen.weight_file import WeightFile
 from morendo.frontend import load_model
 from morendo.frontend.weights import WeightStore
 from morendo.ir.code_store import CodeStore
@@ -45,8 +45,8 @@ class Chain:
         loaded = load_model(folder)
         windows = np.random.default_rng(0).integers(0, VOCABULARY, (6, 24))
         (folder / "codes").mkdir()
-        calibration = Calibration(windows, CodeStore(folder / "codes"), folder)
-        context = Context(WeightOverlay(loaded.weights), calibration=calibration)
+        weights = WeightOverlay(loaded.weights, CodeStore(folder / "codes"))
+        context = Context(weights, calibration=Calibration(windows, folder))
         self.steps = parse_spec(ORDER, known_passes())
         self.states: list[State] = [(loaded.module, context)]
         for step in self.steps:
@@ -55,13 +55,12 @@ class Chain:
     def after(self, state: State, step: Pass) -> State:
         """The state after one more pass; the given one stays as it is."""
         module, old = state
-        assert old.calibration is not None and old.weights is not None
+        assert old.weights is not None
         self.made += 1
-        codes = copytree(old.calibration.codes.folder, self.folder / f"codes{self.made}")
+        codes = copytree(old.weights.code_store.folder, self.folder / f"codes{self.made}")
         weights = copy(old.weights)
-        weights._derived = dict(weights._derived)
-        calibration = replace(old.calibration, codes=CodeStore(codes))
-        context = Context(weights, calibration=calibration)
+        weights._vectors, weights.codes = dict(weights._vectors), CodeStore(codes)
+        context = Context(weights, calibration=old.calibration)
         return run_passes(module, [step], context)[0], context
 
 
@@ -75,8 +74,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 def check_right(state: State) -> None:
     """All codes that were made are used, all that are wanted exist, and scales belong together."""
     module, context = state
-    assert context.calibration is not None
-    store = context.calibration.codes
+    assert context.weights is not None
+    store = context.weights.code_store
     for name in ("well-formed", "formats-known"):
         check_invariant(name, module, "here")
     used, tuned = set(), set()
@@ -165,22 +164,33 @@ def test_an_analysis_of_other_formats_is_refused(chain: Chain) -> None:
         "quantize-weights{group_size=64},promote-groups{average_bits=5.2}", known_passes()
     )
     other = chain.after(chain.states[3], steps[0])
-    with pytest.raises(CompileError, match=r"another format \(got q4g32c, need q4g64\) at .*again"):
+    with pytest.raises(CompileError, match="was in the format q4g32c, and has q4g64.*run analyze-"):
         chain.after(other, steps[1])
 
 
 def test_packing_raises_when_codes_are_missing_or_left(tmp_path: Path) -> None:
     fmt, store = WeightFormat("q4", 32), CodeStore(tmp_path)
-    weights = WeightStore.of({"w": np.ones((16, 32), np.float32)})
+    floats = WeightStore.of({"w": np.ones((16, 32), np.float32)})
     matrix = Matrix(("w",), (16,), 32, fmt, calibrated=True)
     for codes in (None, store):
         with pytest.raises(CompileError, match=r"weights made are missing \(need q4g32\) at w;"):
-            matrix.pack(weights, codes)
+            matrix.pack(WeightOverlay(floats, codes))
     store.put(
-        "w", replace(fmt, compact=True), quantize(weights.get("w"), replace(fmt, compact=True))
+        "w", replace(fmt, compact=True), quantize(floats.get("w"), replace(fmt, compact=True))
     )
-    layout = WeightLayout()
+    layout = WeightFile()
     layout.matrix(replace(matrix, calibrated=False))
     with pytest.raises(CompileError, match=r"no matrix wants codes .* this one has q4g32c\) at w"):
         with (tmp_path / "weights.bin").open("wb") as file:
-            layout.write(file, weights, lambda: None, store)
+            layout.write(file, WeightOverlay(floats, store), lambda: None)
+
+
+def test_results_that_nothing_keeps_are_refused(chain: Chain) -> None:
+    """The IR names an order and codes, and they are with the weights or it goes no further."""
+    module, context = chain.states[-1]
+    assert context.weights is not None
+    check_invariant("results-kept", module, "here", context.weights)
+    for weights in (copy(context.weights), copy(context.weights)):
+        weights.codes = None
+        with pytest.raises(CompileError, match=r"not results-kept here \(nothing is kept of model"):
+            check_invariant("results-kept", module, "here", weights)

@@ -33,8 +33,8 @@ FUSED = ",fuse-attention,fuse-linears,quantize-activations"
 
 def passes(spec: str, loaded, windows: np.ndarray, folder: Path):
     """The module after some passes, their context and the report of each by its name."""
-    calibration = Calibration(windows, CodeStore(folder), folder)
-    context = Context(weights=WeightOverlay(loaded.weights), calibration=calibration)
+    weights = WeightOverlay(loaded.weights, CodeStore(folder))
+    context = Context(weights, calibration=Calibration(windows, folder))
     module, records = run_passes(loaded.module, parse_spec(spec, known_passes()), context)
     return module, context, {record.name: record.report for record in records}
 
@@ -137,7 +137,7 @@ def test_calibration_sees_rounded_inputs(loaded, prose_windows, tmp_path) -> Non
     windows = prose_windows(2)
     spec = FORMATS + "choose-activations{bits=4,windows=1}"
     module, context, _ = passes(spec, loaded, windows, tmp_path)
-    parts = module["main"], context.weights, context.calibration.codes
+    parts = module["main"], context.weights, context.weights.codes
     store = ActivationStore(tmp_path, 1 << 30)
     stream = Stream(*parts, store, lambda attrs: "layers.0" in attrs["weight"], beside_float=True)
     weights = StageWeights(context.weights, None)

@@ -34,7 +34,7 @@ ANALYZED = "normalize,quantize-weights{compact=True,head_bits=6},analyze-group-r
 def promoted(loaded, windows: np.ndarray, folder: Path, options: str, spec: str = ANALYZED):
     """(module, context, report of the last pass)."""
     context = Context(
-        WeightOverlay(loaded.weights), calibration=Calibration(windows, CodeStore(folder), folder)
+        WeightOverlay(loaded.weights, CodeStore(folder)), calibration=Calibration(windows, folder)
     )
     passes = parse_spec(f"{spec}promote-groups{{{options}}}", known_passes())
     module, records = run_passes(loaded.module, passes, context)
@@ -69,7 +69,7 @@ def test_the_head_is_counted_and_gets_bits_by_what_it_loses(
         attrs_of(c)["format"] for _, c in calls(module) if attrs_of(c).get("weight") == TABLE
     }
     assert len(formats) == 1  # lookup and head read the same arrays
-    analysis = next(a for a in context.calibration.analyses if TABLE in a.names)
+    analysis = next(a for a in context.weights.analyses if TABLE in a.names)
     assert analysis.losses.shape[0] == 5 and (np.diff(analysis.losses, axis=0) < 0).all()
     assert list(analysis.order) == list(range(128))
 

@@ -37,8 +37,8 @@ def windows(prose_windows) -> np.ndarray:
 def run(loaded, windows: np.ndarray, folder: Path, spec: str):
     """(linears by weight name, context, reports)."""
     (folder / "codes").mkdir(exist_ok=True)
-    calibration = Calibration(windows, CodeStore(folder / "codes"), folder)
-    context = Context(weights=WeightOverlay(loaded.weights), calibration=calibration)
+    weights = WeightOverlay(loaded.weights, CodeStore(folder / "codes"))
+    context = Context(weights, calibration=Calibration(windows, folder))
     module, records = run_passes(loaded.module, parse_spec(spec, known_passes()), context)
     linears = {
         attrs_of(value)["weight"]: attrs_of(value)
@@ -60,7 +60,7 @@ def nested_bytes(linears) -> tuple[int, int]:
 
 def test_analysis_says_what_groups_lose(loaded, windows, tmp_path) -> None:
     _, context, reports = run(loaded, windows, tmp_path, ANALYZED.rstrip(","))
-    analyses = context.calibration.analyses
+    analyses = context.weights.analyses
     assert len(analyses) == 4 * 4
     for analysis in analyses:
         assert sorted(analysis.order) == list(range(analysis.columns))
@@ -74,14 +74,14 @@ def test_analysis_says_what_groups_lose(loaded, windows, tmp_path) -> None:
 def test_losses_are_parts_of_the_residual_stream(loaded, windows, tmp_path) -> None:
     """Linears inside of a block count as the one that ends it, and that one's share is known."""
     _, context, _ = run(loaded, windows, tmp_path, ANALYZED.rstrip(","))
-    analyses = context.calibration.analyses
+    analyses = context.weights.analyses
     assert all(a.influence is None for a in analyses[0::2])
     assert all(0 < a.influence < 10 for a in analyses[1::2])
 
 
 def test_a_head_that_ends_no_block_counts_as_what_it_loses(loaded, windows, tmp_path) -> None:
     _, context, _ = run(loaded, windows, tmp_path, ANALYZED.rstrip(","))
-    block = [replace(a, losses=np.ones_like(a.losses)) for a in context.calibration.analyses]
+    block = [replace(a, losses=np.ones_like(a.losses)) for a in context.weights.analyses]
     head = replace(block[0], influence=None)
     weighed = weigh_by_influence([*block, head])
     assert [w.losses[0, 0] for w in weighed[-3:]] == [block[-1].influence] * 2 + [1.0]
@@ -154,7 +154,10 @@ def test_a_budget_that_cannot_be_met(loaded, windows, tmp_path, budget: str, mes
 
 def test_promotion_needs_an_analysis_and_one_budget(loaded, windows, tmp_path) -> None:
     start = "normalize,quantize-weights,"
-    with pytest.raises(CompileError, match="it is not known what any matrix would lose"):
+    with pytest.raises(
+        CompileError,
+        match="not analyzed before promote-groups .*run analyze-group-ranges before it",
+    ):
         run(loaded, windows, tmp_path, start + "promote-groups{average_bits=3}")
     for options in ("average_bits=3,size_mb=1", "outliers=0.1,average_bits=3", "windows=3"):
         with pytest.raises(InputError):
@@ -175,7 +178,7 @@ def test_outliers_lower_the_error_of_2_bits(loaded, windows, tmp_path) -> None:
     assert np.mean(np.log(errors[1])) < np.mean(np.log(errors[0])) - 0.05
     name = "model.layers.2.mlp.up_proj.weight"
     fmt = WeightFormat.parse(linears[name]["format"])
-    made = context.calibration.codes.get(name, fmt)
+    made = context.weights.codes.get(name, fmt)
     assert made is not None and made.outliers is not None
     first = fmt.plane_groups(128)[0] * fmt.group_size
     assert (made.outliers.channel >= first).all()

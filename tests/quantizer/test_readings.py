@@ -32,7 +32,7 @@ def made(module, context) -> dict[tuple[str, WeightFormat], tuple]:
     """Codes and figures of every linear that has several readings."""
     linears = [attrs_of(value) for name, value in calls(module) if name == "linear"]
     keys = [(a["weight"], WeightFormat.parse(a["format"])) for a in linears]
-    store = context.calibration.codes
+    store = context.weights.codes
     return {key: (store.get(*key), store.figures(*key)) for key in keys if key[1].readings}
 
 

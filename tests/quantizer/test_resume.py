@@ -76,7 +76,7 @@ def test_tuned_codes_are_not_tuned_again(tmp_path, text, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(ArtifactError, match="No space left"):
-        patched.setattr("morendo.codegen.weight_layout.WeightLayout.write", full)
+        patched.setattr("morendo.codegen.weight_file.WeightFile.write", full)
         compile_tiny(out, text)
     assert len(CodeStore(kept_folder(out))) == 28
     compile_tiny(out, text)

@@ -19,6 +19,7 @@ from morendo.ir.errors import CompileError, InputError
 from morendo.ir.evaluate import evaluate
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import dequantize, quantize, unpack
+from morendo.ir.weight_overlay import WeightOverlay
 from morendo.passes.base import Calibration, Context, parse_spec
 from morendo.passes.pipeline import known_passes, run_passes
 from morendo.passes.streaming.stages import split_stages
@@ -46,10 +47,10 @@ def windows(prose_windows) -> np.ndarray:
 def calibrate(loaded, windows: np.ndarray, folder: Path, spec: str, weights=None):
     """The module with formats, and the store with the codes."""
     (folder / "codes").mkdir()
-    calibration = Calibration(windows, CodeStore(folder / "codes"), folder)
-    context = Context(weights=weights or loaded.weights, calibration=calibration)
+    overlay = WeightOverlay(weights or loaded.weights, CodeStore(folder / "codes"))
+    context = Context(overlay, calibration=Calibration(windows, folder))
     module, records = run_passes(loaded.module, parse_spec(spec, known_passes()), context)
-    return module, calibration.codes, records[-1].report
+    return module, overlay.code_store, records[-1].report
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,8 @@ def test_packing_takes_codes_first(loaded, calibrated, interleaved: bool) -> Non
     fmt, codes = WeightFormat("q4", 32), calibrated[1]
     names = tuple(f"model.layers.1.mlp.{kind}_proj.weight" for kind in ("gate", "up"))
     matrix = Matrix(names, (384, 384), 128, fmt, interleaved=interleaved, calibrated=True)
-    whole = unpack(matrix.pack(loaded.weights, codes), fmt, 768, 128)
+    weights = WeightOverlay(loaded.weights, codes)
+    whole = unpack(matrix.pack(weights), fmt, 768, 128)
     parts = [dequantize(codes.get(name, fmt), fmt, 128) for name in names]
     if interleaved:
         tiles = whole.reshape(24, 2, 16, 128)
@@ -146,7 +148,7 @@ def test_packing_takes_codes_first(loaded, calibrated, interleaved: bool) -> Non
     else:
         assert np.array_equal(whole, np.concatenate(parts))
     uncalibrated = replace(matrix, calibrated=False)
-    nearest = unpack(uncalibrated.pack(loaded.weights, codes), fmt, 768, 128)
+    nearest = unpack(uncalibrated.pack(weights), fmt, 768, 128)
     assert not np.array_equal(whole, nearest)
 
 

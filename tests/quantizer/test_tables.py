@@ -12,7 +12,7 @@ import morendo
 from morendo.budget import Budget
 from morendo.codegen import packed_matrix
 from morendo.codegen.packed_matrix import Matrix
-from morendo.codegen.weight_layout import WeightLayout
+from morendo.codegen.weight_file import WeightFile
 from morendo.frontend import WeightStore, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of
@@ -39,10 +39,8 @@ SPEC = "normalize,quantize-weights{compact=True,head_bits=4},calibrate-weights"
 
 
 def run(spec: str, loaded, windows: np.ndarray | None, folder: Path):
-    calibration = None
-    if windows is not None:
-        calibration = Calibration(windows, CodeStore(folder), folder)
-    context = Context(WeightOverlay(loaded.weights), calibration=calibration)
+    calibration = None if windows is None else Calibration(windows, folder)
+    context = Context(WeightOverlay(loaded.weights, CodeStore(folder)), calibration=calibration)
     module, records = run_passes(loaded.module, parse_spec(spec, known_passes()), context)
     return module, context, records[-1].report
 
@@ -59,7 +57,7 @@ def test_a_tied_table_is_rounded_by_what_arrives_at_the_head(loaded, calibrated)
     assert all((a["format"], a["codes"]) == (COMPACT.name, "calibrated") for _, a in readers)
     figures = report.figures[TABLE]
     assert figures["error"] < 0.7 * figures["error_to_nearest"]
-    codes, floats = context.calibration.codes.get(TABLE, COMPACT), loaded.weights.get(TABLE)
+    codes, floats = context.weights.codes.get(TABLE, COMPACT), loaded.weights.get(TABLE)
     errors = [
         np.square(dequantize(q, COMPACT, 128) - floats).sum()
         for q in (codes, quantize(floats, COMPACT))
@@ -70,7 +68,7 @@ def test_a_tied_table_is_rounded_by_what_arrives_at_the_head(loaded, calibrated)
 def test_layers_are_rounded_for_the_rows_of_the_table(calibrated, loaded) -> None:
     """What calibration and tuning read of the table is what will be stored."""
     module, context, _ = calibrated
-    codes = context.calibration.codes
+    codes = context.weights.codes
     attrs = next(attrs_of(call) for name, call in calls(module) if name == "embedding")
     ids = np.array([3, 500, 3])
     want = dequantize(codes.get(TABLE, COMPACT), COMPACT, 128)
@@ -151,7 +149,7 @@ def test_packing_by_rows_is_packing_at_once(spec: str, tmp_path: Path, monkeypat
     weights = WeightStore.of({"w": rng.standard_normal((200, 72), np.float32)})
     codes = CodeStore(tmp_path)
     codes.put("w", fmt, quantize(2 * weights.get("w"), fmt)) if fmt.nested else None
-    layout = WeightLayout()
+    layout = WeightFile()
     layout.matrix(Matrix(("w",), (200,), 72, fmt, calibrated=fmt.nested))
     found = []
     for rows in (4096, 64):
@@ -177,7 +175,7 @@ def test_of_a_large_vocabulary_some_tokens_are_compared(loaded, prose_windows, t
         seen.append(tokens.tolist())
         return torch.zeros(len(tokens), 512)
 
-    tuning = Tuner(function, loaded.weights, context.calibration.codes, 1e-3)
+    tuning = Tuner(function, loaded.weights, context.weights.codes, 1e-3)
     tuning.function = few  # type: ignore[assignment]
     for limit, count in ((128 * 512, 128), (32 * 512, 32), (48 * 512, 42)):
         with pytest.MonkeyPatch.context() as patch:

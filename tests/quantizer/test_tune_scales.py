@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,18 +63,19 @@ def calibrated(loaded, windows, tmp_path_factory: pytest.TempPathFactory):
 
 
 def calibrate(formats: str, loaded, windows: np.ndarray, folder: Path, options: str = ""):
-    calibration = Calibration(windows, CodeStore(folder), folder)
-    context = Context(weights=WeightOverlay(loaded.weights), calibration=calibration)
+    weights = WeightOverlay(loaded.weights, CodeStore(folder))
+    context = Context(weights, calibration=Calibration(windows, folder))
     return passes(f"{formats}calibrate-weights{options}", loaded.module, context)[0], context
 
 
 def with_codes(context: Context, folder: Path, **changed) -> Context:
     """A context with a copy of the codes."""
     folder.mkdir(exist_ok=True)
-    for path in context.calibration.codes.folder.glob("*.npz"):
+    for path in context.weights.codes.folder.glob("*.npz"):
         (folder / path.name).write_bytes(path.read_bytes())
-    calibration = replace(context.calibration, codes=CodeStore(folder), **changed)
-    return Context(weights=context.weights, calibration=calibration)
+    weights = copy(context.weights)
+    weights.codes = CodeStore(folder)
+    return Context(weights, calibration=replace(context.calibration, **changed))
 
 
 class Codes(State):
@@ -136,7 +138,7 @@ def test_torch_with_codes_computes_what_numpy_computes(calibrated, windows, monk
     """Codes of 2, 3 and 4 bits in another order; the head, which has none, is rounded."""
     module, context = calibrated
     assert any(fmt.planes and fmt.planes[0] > 0 for _, fmt in formats(module))
-    Codes.codes = context.calibration.codes
+    Codes.codes = context.weights.codes
     monkeypatch.setattr("morendo.ir.evaluate.State", Codes)
     ids = windows[0, :40]
     want = numpy_logits(module, context.weights, ids)
@@ -263,14 +265,14 @@ def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
     assert report.counts == {"matrices tuned": 28}
     assert figures["steps"] == 24
     assert figures["kl_after"] < 0.92 * figures["kl_before"]
-    old = calibrated[1].calibration.codes
+    old = calibrated[1].weights.codes
     for name, fmt in formats(module):
-        mine, other = context.calibration.codes.get(name, fmt), old.get(name, fmt)
+        mine, other = context.weights.codes.get(name, fmt), old.get(name, fmt)
         assert np.array_equal(mine.codes, other.codes)
         assert np.array_equal(mine.scale, other.scale)
         assert not np.array_equal(mine.row_scale, other.row_scale)
         marked = {**old.figures(name, fmt), TUNED: 1.0}
-        assert context.calibration.codes.figures(name, fmt) == marked
+        assert context.weights.codes.figures(name, fmt) == marked
     again = with_codes(calibrated[1], tmp_path / "again")
     assert passes(tuning, module, again)[1].figures == report.figures
     norms = norm_weights(module["main"])
@@ -286,18 +288,18 @@ def test_tuning_brings_the_output_closer(calibrated, tmp_path: Path) -> None:
 def test_fine_scales_and_zeros_are_tuned(loaded, windows, tmp_path: Path) -> None:
     module, context = calibrate(FINE_FORMATS, loaded, windows[:8], tmp_path)
     context.calibration.tuning = windows
-    before = {key: context.calibration.codes.get(*key) for key in formats(module)}
+    before = {key: context.weights.codes.get(*key) for key in formats(module)}
     _, report = passes("tune-scales{steps=12}", module, context)
     figures = report.figures["all matrices"]
     assert figures["kl_after"] < 0.97 * figures["kl_before"]
     for key, old in before.items():
-        mine = context.calibration.codes.get(*key)
+        mine = context.weights.codes.get(*key)
         assert np.array_equal(mine.codes, old.codes)
         assert not np.array_equal(mine.scale, old.scale)
 
 
 def unchanged(context: Context, other: Context) -> bool:
-    folders = context.calibration.codes.folder, other.calibration.codes.folder
+    folders = context.weights.codes.folder, other.weights.codes.folder
     mine, others = ({p.name: p.read_bytes() for p in folder.glob("*.npz")} for folder in folders)
     return mine == others
 
@@ -350,8 +352,8 @@ def test_bad_options_are_refused(option: str, calibrated) -> None:
 
 
 def test_the_pass_needs_codes(loaded, windows, tmp_path: Path) -> None:
-    calibration = Calibration(windows, CodeStore(tmp_path), tmp_path)
-    context = Context(weights=loaded.weights, calibration=calibration)
+    weights = WeightOverlay(loaded.weights, CodeStore(tmp_path))
+    context = Context(weights, calibration=Calibration(windows, tmp_path))
     with pytest.raises(CompileError, match="no matrix has codes"):
         passes(FORMATS + "tune-scales", loaded.module, context)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from morendo import calibration
+from morendo import calibration_text
 from morendo.ir.errors import CompileError
 from morendo.ir.evaluate_dialect import State
 from morendo.passes.base import Context
@@ -133,11 +133,11 @@ def test_a_model_that_is_too_large_is_compiled_and_writes_one_by_one(
         compiled.append(folder)
         return morendo.compile(TINY, bits=8, out=folder)
 
-    monkeypatch.setattr(calibration, "WINDOW", LENGTH)
-    together = calibration.write_windows(loaded, compile_model, 2, Progress())
+    monkeypatch.setattr(calibration_text, "WINDOW", LENGTH)
+    together = calibration_text.write_windows(loaded, compile_model, 2, Progress())
     assert not compiled
-    monkeypatch.setattr(calibration, "MEMORY", 0)
-    one_by_one = calibration.write_windows(loaded, compile_model, 2, Progress())
+    monkeypatch.setattr(calibration_text, "MEMORY", 0)
+    one_by_one = calibration_text.write_windows(loaded, compile_model, 2, Progress())
     assert len(compiled) == 1 and not compiled[0].exists()
     assert together.shape == one_by_one.shape == (2, LENGTH)
     assert np.array_equal(together[:, 0], one_by_one[:, 0])

@@ -24,7 +24,7 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import load, splat, store, vector_type
 from morendo.codegen.cpu.vectors.vector_blocks import (
-    Kernel,
+    KernelBuilder,
     Rows,
     common_lanes,
     kernel,
@@ -115,7 +115,7 @@ class KVCache:
         """Bytes that one position takes, key and value of all heads."""
         return sum(array.nbytes for array in self.arrays) // self.context
 
-    def declare(self, k: Kernel) -> CacheBuffers:
+    def declare(self, k: KernelBuilder) -> CacheBuffers:
         """Declare the arrays as the next parameters of the kernel."""
         return CacheBuffers(*(k.buffer(a.name, a.shape, a.dtype) for a in self.arrays))
 

@@ -29,7 +29,7 @@ _CHAINS = 8  # independent sums of a matrix-vector product, to hide the latency 
 
 
 @dataclass(frozen=True)
-class Kernel:
+class FloatLinear:
     """The parameters of a kernel under construction."""
 
     spec: LinearSpec
@@ -62,7 +62,7 @@ def build_linear(spec: LinearSpec, isa: VectorISA) -> tirx.PrimFunc:
         (array,) = spec.weight_arrays()
         data = tensor_argument("w_data", array.shape, array.dtype)
         epilogue = Epilogue.declare(spec, isa)
-        kernel = Kernel(spec, isa, x, data, epilogue, scalar_argument("tokens"))
+        kernel = FloatLinear(spec, isa, x, data, epilogue, scalar_argument("tokens"))
         if spec.max_tokens == 1:
             _matrix_vector(kernel)
         else:
@@ -77,7 +77,7 @@ def _zeros(count: int, lanes: int) -> Registers:
     return sums
 
 
-def _matrix_vector(kernel: Kernel) -> None:
+def _matrix_vector(kernel: FloatLinear) -> None:
     spec, lanes, halves = kernel.spec, kernel.isa.lanes, kernel.halves
     tiles, chains = spec.tiles_per_output, _CHAINS // halves
     with T.parallel(0, spec.tiles // tiles) as task:
@@ -95,7 +95,7 @@ def _matrix_vector(kernel: Kernel) -> None:
         kernel.epilogue.write(0, task * tiles, finished)
 
 
-def _add_channel(kernel: Kernel, tile, channel, sums: Registers, first: int) -> None:
+def _add_channel(kernel: FloatLinear, tile, channel, sums: Registers, first: int) -> None:
     x = kernel.input(0, channel)
     for half in range(kernel.halves):
         sums[first + half] = sums[first + half] + kernel.weights(tile, channel, half) * x
@@ -108,7 +108,7 @@ def _tree_sum(sums: Registers, first: int, stride: int) -> Expr:
     return values[0]
 
 
-def _matrix_matrix(kernel: Kernel) -> None:
+def _matrix_matrix(kernel: FloatLinear) -> None:
     spec, isa = kernel.spec, kernel.isa
     tiles = max(isa.block_tiles, spec.tiles_per_output)
     registers = register_block(isa, kernel.halves, tiles, spec.max_tokens, 1)
@@ -125,7 +125,7 @@ def _matrix_matrix(kernel: Kernel) -> None:
 
 
 def _token_block(
-    kernel: Kernel, first_tile, tiles: int, token: Expr, registers: RegisterBlock
+    kernel: FloatLinear, first_tile, tiles: int, token: Expr, registers: RegisterBlock
 ) -> None:
     """The output of the tokens of a register block from `token` on, for a row block."""
     spec, lanes, tokens = kernel.spec, kernel.isa.lanes, registers.tokens

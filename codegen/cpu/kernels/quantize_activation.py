@@ -17,7 +17,7 @@ from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import Registers, splat, splat_float, store, vector_type
 from morendo.codegen.cpu.vectors.vector_blocks import (
     Element,
-    Kernel,
+    KernelBuilder,
     common_lanes,
     fold,
     kernel,
@@ -55,7 +55,7 @@ class GroupOutputs:
     @classmethod
     def declare(
         cls,
-        k: Kernel,
+        k: KernelBuilder,
         isa: VectorISA,
         max_tokens: int,
         features: int,

@@ -37,7 +37,7 @@ class Rows:
     offset: int = 0
 
 
-class Kernel:
+class KernelBuilder:
     """A PrimFunc under construction; `function` is set when the `kernel` context ends."""
 
     function: tirx.PrimFunc
@@ -52,9 +52,9 @@ class Kernel:
 
 
 @contextmanager
-def kernel(name: str) -> Iterator[Kernel]:
+def kernel(name: str) -> Iterator[KernelBuilder]:
     """Build a PrimFunc called `name` from the statements of the with block."""
-    built = Kernel()
+    built = KernelBuilder()
     with IRBuilder() as builder:
         with T.prim_func():
             T.func_name(name)

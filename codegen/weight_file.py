@@ -9,13 +9,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from morendo.ir.code_store import CodeStore
 from morendo.ir.errors import CompileError
 from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 from morendo.ir.reference import check_finite
+from morendo.ir.weight_overlay import WeightOverlay
+from morendo.ir.weights import NamedWeights
 
 from .memory import Storage
-from .packed_matrix import ChannelOrder, Matrix, Weights
+from .packed_matrix import ChannelOrder, Matrix
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Vector:
     names: tuple[str, ...]
     sizes: tuple[int, ...]
 
-    def load(self, store: Weights) -> NDArray[np.float32]:
+    def load(self, store: NamedWeights) -> NDArray[np.float32]:
         """The concatenated float32 vector."""
         parts = []
         for name, size in zip(self.names, self.sizes, strict=True):
@@ -49,7 +50,7 @@ class Part:
     nbytes: int
 
 
-class WeightLayout:
+class WeightFile:
     """Collects what kernels read and places each piece once."""
 
     def __init__(self, layout: TileLayout = DEFAULT_LAYOUT) -> None:
@@ -115,15 +116,15 @@ class WeightLayout:
         parts += [Part(o.name, "u16", o.size, 2 * o.size) for o in self._orders]
         return parts + [Part("constant", "f32", c.size, c.nbytes) for c, _ in self._constants]
 
-    def describe(self, codes: CodeStore | None = None) -> dict[str, list[dict[str, Any]]]:
+    def describe(self, made: WeightOverlay | None = None) -> dict[str, list[dict[str, Any]]]:
         """Every matrix and vector with its byte offsets, as weights.json lists them.
 
-        What was measured when `codes` were made is listed for each weight of a matrix.
+        What was measured when codes were `made` is listed for each weight of a matrix.
         """
         vectors = [{**asdict(v), "offset": place.offset} for v, place in self._vectors.items()]
-        return {"matrices": self._describe_matrices(codes), "vectors": vectors}
+        return {"matrices": self._describe_matrices(made), "vectors": vectors}
 
-    def _describe_matrices(self, codes: CodeStore | None) -> list[dict[str, Any]]:
+    def _describe_matrices(self, made: WeightOverlay | None) -> list[dict[str, Any]]:
         orders = {order.name: place.offset for order, place in self._orders.items()}
         return [
             {
@@ -133,7 +134,7 @@ class WeightLayout:
                 "offsets": [place.offset for place in places],
                 "nbytes": sum(array.nbytes for array in m.arrays),
                 "figures": [
-                    codes.figures(n, m.format) if codes is not None else None for n in m.names
+                    made.figures_of(n, m.format) if made is not None else None for n in m.names
                 ],
             }
             for m, places in self._matrices.items()
@@ -142,45 +143,44 @@ class WeightLayout:
     def write(
         self,
         file: BinaryIO,
-        store: Weights,
+        weights: WeightOverlay,
         advance: Callable[[], None],
-        codes: CodeStore | None = None,
     ) -> None:
         """Quantize, pack and write all pieces; one matrix at most is in memory at a time.
 
         Args:
             file: weights.bin, open for writing.
-            store: float weights by name.
+            weights: floats by name, and codes of calibrated matrices; others are rounded to the
+                nearest.
             advance: called after each piece.
-            codes: of the calibrated matrices; the others are rounded to nearest.
 
         Raises:
             CompileError: for a weight of a wrong shape, one that is not finite, an order that
                 is none, codes that are missing, or codes that no matrix wants.
         """
-        self._check_all_wanted(codes)
+        self._check_all_wanted(weights)
         for matrix, places in self._matrices.items():
             tiles = matrix.format.tiles(matrix.packed_rows)
-            for tile, arrays in matrix.pieces(store, codes):
+            for tile, arrays in matrix.pieces(weights):
                 for array, storage in zip(matrix.arrays, places, strict=True):
                     _write_at(file, storage, arrays[array.name], array.nbytes // tiles * tile)
             advance()
         for vector, storage in self._vectors.items():
-            _write_at(file, storage, vector.load(store))
+            _write_at(file, storage, vector.load(weights))
             advance()
         for order, storage in self._orders.items():
-            _write_at(file, storage, order.load(store))
+            _write_at(file, storage, order.load(weights))
             advance()
         for values, storage in self._constants:
             _write_at(file, storage, values)
             advance()
         file.truncate(self.nbytes)
 
-    def _check_all_wanted(self, codes: CodeStore | None) -> None:
+    def _check_all_wanted(self, weights: WeightOverlay) -> None:
         """Codes that would be left lying are of matrices that would be rounded to nearest."""
         calibrated = [m for m in self._matrices if m.calibrated]
         wanted = {(name, matrix.format) for matrix in calibrated for name in matrix.names}
-        stray = set() if codes is None else codes.keys() - wanted
+        stray = set() if weights.codes is None else weights.codes.keys() - wanted
         if stray:
             name, fmt = min(stray, key=lambda key: key[0])
             raise CompileError(
