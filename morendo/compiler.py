@@ -144,11 +144,9 @@ def compile(
             forecast = foresee_time(loaded, recipe, windows, texts, progress)
             text = _text(model, loaded, texts, forecast, windows)
             kept = kept_codes(out, calibration_key(loaded, repr(recipe), text), progress.note)
-            codes = stack.enter_context(kept)
-            setting.weights.codes = codes
-            setting.calibration = Calibration(
-                text.rounding, scratch, forecast.task, tuning=text.tuning
-            )
+            setting.weights.codes = stack.enter_context(kept)
+            track = forecast.task
+            setting.calibration = Calibration(text.rounding, scratch, track, tuning=text.tuning)
         module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
         text_facts = with_step_cost(text_facts, plan)

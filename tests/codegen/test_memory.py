@@ -11,19 +11,14 @@ import pytest
 from morendo.codegen.memory import Storage, plan_arena
 from morendo.codegen.packed_matrix import Matrix
 from morendo.codegen.weight_file import WeightFile
+from morendo.frontend.weights import WeightStore
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.plan import ALIGNMENT_BYTES
 from morendo.ir.reference import pack
+from morendo.ir.weight_overlay import WeightOverlay
 
 F32 = WeightFormat("f32")
-
-
-class Store(dict):
-    """Weights in memory."""
-
-    def get(self, name: str) -> np.ndarray:  # type: ignore[override]
-        return self[name]
 
 
 def test_buffers_that_live_at_once_do_not_overlap() -> None:
@@ -43,9 +38,9 @@ def test_buffers_that_live_at_once_do_not_overlap() -> None:
                 assert a.offset + a.nbytes <= b.offset or b.offset + b.nbytes <= a.offset
 
 
-def write(layout: WeightFile, store: Store) -> bytes:
+def write(layout: WeightFile, weights: dict[str, np.ndarray]) -> bytes:
     file = io.BytesIO()
-    layout.write(file, store, lambda: None)
+    layout.write(file, WeightOverlay(WeightStore.of(weights)), lambda: None)
     return file.getvalue()
 
 
@@ -60,7 +55,7 @@ def test_a_matrix_used_twice_is_stored_once() -> None:
 @pytest.mark.parametrize("rows", [(32, 16, 16), (20, 5, 5)])
 def test_stacked_rows_follow_each_other(rows: tuple[int, ...]) -> None:
     rng = np.random.default_rng()
-    store = Store({f"w{i}": rng.standard_normal((n, 33), np.float32) for i, n in enumerate(rows)})
+    store = {f"w{i}": rng.standard_normal((n, 33), np.float32) for i, n in enumerate(rows)}
     layout = WeightFile()
     (place,) = layout.matrix(Matrix(("w0", "w1", "w2"), rows, 33, F32))
     want = pack(np.concatenate(list(store.values())), F32)["data"]
@@ -88,7 +83,7 @@ def test_transposed_weights_are_turned() -> None:
 def test_missing_parts_of_a_vector_are_zeros() -> None:
     layout = WeightFile()
     layout.vector(["q", "", "v"], [2, 3, 1])
-    data = write(layout, Store(q=np.ones(2, np.float32), v=np.full(1, 7, np.float32)))
+    data = write(layout, dict(q=np.ones(2, np.float32), v=np.full(1, 7, np.float32)))
     assert np.frombuffer(data, np.float32, 6).tolist() == [1, 1, 0, 0, 0, 7]
 
 
@@ -99,4 +94,4 @@ def test_wrong_shapes_are_named() -> None:
     layout = WeightFile()
     layout.vector(["norm"], [5])
     with pytest.raises(CompileError, match=r"wrong size \(got 4, need 5\) at norm"):
-        write(layout, Store(norm=np.zeros(4, np.float32)))
+        write(layout, dict(norm=np.zeros(4, np.float32)))

@@ -155,7 +155,7 @@ def test_packing_by_rows_is_packing_at_once(spec: str, tmp_path: Path, monkeypat
     for rows in (4096, 64):
         monkeypatch.setattr(packed_matrix, "ROWS", rows)
         with (tmp_path / "weights.bin").open("wb") as file:
-            layout.write(file, weights, lambda: None, codes)
+            layout.write(file, WeightOverlay(weights, codes), lambda: None)
         found.append((tmp_path / "weights.bin").read_bytes())
     assert found[0] == found[1]
 
