@@ -68,7 +68,7 @@ def test_interleaved_tiles_alternate(rows: int) -> None:
     rng = np.random.default_rng()
     gate, up = (rng.standard_normal((rows, 8), np.float32) for _ in range(2))
     matrix = Matrix(("gate", "up"), (rows, rows), 8, F32, interleaved=True)
-    whole = matrix.load(Store(gate=gate, up=up))
+    whole = matrix.load(WeightStore.of({"gate": gate, "up": up}))
     tiles = whole.reshape(-1, 2, 16, 8)
     assert np.array_equal(tiles[:, 0].reshape(-1, 8)[:rows], gate)
     assert np.array_equal(tiles[:, 1].reshape(-1, 8)[:rows], up)
@@ -77,7 +77,7 @@ def test_interleaved_tiles_alternate(rows: int) -> None:
 def test_transposed_weights_are_turned() -> None:
     weight = np.arange(12, dtype=np.float32).reshape(3, 4)
     matrix = Matrix(("w",), (4,), 3, F32, transposed=True)
-    assert np.array_equal(matrix.load(Store(w=weight)), weight.T)
+    assert np.array_equal(matrix.load(WeightStore.of({"w": weight})), weight.T)
 
 
 def test_missing_parts_of_a_vector_are_zeros() -> None:
@@ -90,7 +90,7 @@ def test_missing_parts_of_a_vector_are_zeros() -> None:
 def test_wrong_shapes_are_named() -> None:
     matrix = Matrix(("up_proj",), (4,), 3, F32)
     with pytest.raises(CompileError, match=r"wrong shape \(got \(3, 4\), need \(4, 3\)\) at up_pr"):
-        matrix.load(Store(up_proj=np.zeros((3, 4), np.float32)))
+        matrix.load(WeightStore.of({"up_proj": np.zeros((3, 4), np.float32)}))
     layout = WeightFile()
     layout.vector(["norm"], [5])
     with pytest.raises(CompileError, match=r"wrong size \(got 4, need 5\) at norm"):
