@@ -1,6 +1,7 @@
 """Getting a model in: from a checkpoint to raw Relax and a store of its weights."""
 
-from .load import DEFAULT_CONTEXT, LoadedModel, load_model, write_tokenizer
+from .context import DEFAULT_CONTEXT
+from .load import LoadedModel, load_model, write_tokenizer
 from .weights import WeightStore
 
 __all__ = ["DEFAULT_CONTEXT", "LoadedModel", "WeightStore", "load_model", "write_tokenizer"]

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from morendo.ir.errors import InputError
 
 from . import checkpoint, families, torch_export
-from .load import DEFAULT_CONTEXT, quiet
+from .context import DEFAULT_CONTEXT
+from .load import quiet
 from .locate import ONNX, locate
 from .rope import factors_of, settle_rope
 from .weights import WeightStore

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .context import UNKNOWN_CONTEXT, context_of
 from .weights import WeightStore
 
 if TYPE_CHECKING:
     import tvm
-    from transformers import PreTrainedConfig
 
     from .generation import Generation
     from .tokenizer import ModelTokenizer
-
-DEFAULT_CONTEXT = 4096
-"""Positions that an artifact has when nothing else is asked for, if its model has as many."""
-_UNLIMITED = 2048  # tokens for models whose positions have no end (alibi), as they were trained
-_UNKNOWN = 1 << 17  # tokens for an .onnx file that nothing beside it tells more of
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ def load_model(model: str | Path, context: int | None = None) -> LoadedModel:
         name=path.name if Path(model).expanduser().exists() else str(model),
         architecture=opened.config.model_type,
         vocabulary=vocabulary,
-        context=_context(opened.config),
+        context=context_of(opened.config),
         tokenizer=tokenizer,
         bos=bos,
         eos=eos,
@@ -121,10 +116,10 @@ def _load_onnx(path: Path, notes: list[str]) -> LoadedModel:
     from .tokenizer import load_tokenizer
 
     facts = read_facts(path)
-    found = import_onnx(path, facts.context or _UNKNOWN)
+    found = import_onnx(path, facts.context or UNKNOWN_CONTEXT)
     with quiet():
         tokenizer = load_tokenizer(facts.folder, found.vocabulary)
-    if not facts.context and found.longest == _UNKNOWN:
+    if not facts.context and found.longest == UNKNOWN_CONTEXT:
         notes.append(
             f"no file beside {path.name} says how many tokens the model takes: give --context"
         )
@@ -167,14 +162,6 @@ def write_tokenizer(model: LoadedModel, directory: Path) -> None:
     """Write the model's tokenizer.json, and chat_template.jinja when it has one."""
     if model.tokenizer is not None:
         model.tokenizer.write(directory)
-
-
-def _context(config: PreTrainedConfig) -> int:
-    for name in ("max_position_embeddings", "n_positions", "seq_length"):
-        value = getattr(config, name, None)
-        if value:
-            return int(value)
-    return _UNLIMITED
 
 
 def _special_ids(

@@ -27,7 +27,7 @@ from morendo.ir.errors import InputError, MorendoError
 from morendo.ir.text import bindings_of
 
 from . import attention_marker
-from .load import DEFAULT_CONTEXT
+from .context import DEFAULT_CONTEXT
 from .relax_import import import_program
 from .rope import settle_rope
 
