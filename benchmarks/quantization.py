@@ -3,17 +3,17 @@
     python benchmarks/quantization.py MODEL curve --calibrate self --text GLOSSARY.txt --text news
     python benchmarks/quantization.py MODEL passes --calibrate self --text GLOSSARY.txt
     python benchmarks/quantization.py MODEL readings --calibrate self --text GLOSSARY.txt
+    python benchmarks/quantization.py MODEL damping --calibrate self --text kinds
 
 Every variant is calibrated on the same windows and scored on the same others, of one kind of text
-or several: `news` are 300 news stories that come with gensim (pip install --no-deps gensim==4.4.0),
-anything else is a file. results/NAME.json keeps what is done, so that an interrupted run goes on.
+or several: `kinds` are all those of held_out.py, each has a name there, anything else is a file.
+results/NAME.json keeps what is done, so that an interrupted run goes on.
 `curve` also draws results/curve.svg by the first text, `--draw` draws it again without measuring.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import time
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+from held_out import KINDS, held_out_text
 
 import morendo
 from morendo.budget import Budget
@@ -43,9 +44,7 @@ from morendo.progress import Progress, make_progress
 from morendo.quality.reference import Reference, torch_logits
 from morendo.quality.scores import compare, cut_windows, summarize
 
-NEWS = "news"
-NEWS_FILE = "test/test_data/lee_background.cor"
-"""News stories of the Australian Broadcasting Corporation, 2000 and 2001, one on each line."""
+ALL_KINDS = "kinds"
 CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
 LLAMA_CPP = ("Q4_0", "Q4_1")
 """K-quants have blocks of 256 channels, which does not divide the width of every model."""
@@ -116,6 +115,17 @@ def readings() -> list[Variant]:
     alone = Variant("4 bits alone", Budget.of(4, None, None, None).passes(True).split(",fuse-")[0])
     several = [Budget.of(4, None, None, None, readings=each) for each in ("4,3", "4,3,2", "3,2")]
     return [alone, *(Variant(b.label, b.passes(True).split(",fuse-")[0]) for b in several)]
+
+
+def damping() -> list[Variant]:
+    """How far second moments shrink towards their mean, for what that is worth on other text."""
+    spec = curve()[CURVE_BITS.index(3.0)].spec
+    return [
+        Variant(
+            f"damping {each:g}", spec.replace("ate-weights", f"ate-weights{{damping={each:g}}}")
+        )
+        for each in (0.01, 0.03, 0.1, 0.3)
+    ]
 
 
 class Bench:
@@ -275,16 +285,6 @@ class _Matrices:
         return 8 * (nbytes + sum(orders.values())) / count
 
 
-def held_out_text(source: str) -> str:
-    """A text to score on: a file's, or that of `news`."""
-    if source != NEWS:
-        return Path(source).read_text("utf-8")
-    found = importlib.util.find_spec("gensim")
-    if found is None or found.origin is None:
-        raise SystemExit("news come with gensim: pip install --no-deps gensim==4.4.0")
-    return (Path(found.origin).parent / NEWS_FILE).read_text("utf-8")
-
-
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """KL divergence by bits, the budget as a line and the others as points."""
     import matplotlib
@@ -309,16 +309,19 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+WHAT = {"curve": curve, "passes": passes, "readings": readings, "damping": damping}
+
+
 def main() -> None:
     """Measure what is not measured yet, print and draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("model")
-    parser.add_argument("what", choices=["curve", "passes", "readings"])
+    parser.add_argument("what", choices=list(WHAT))
     parser.add_argument("--calibrate", action="append", help="as of `morendo compile`")
     parser.add_argument("--calibration-windows", type=int, default=WINDOWS)
-    parser.add_argument("--text", action="append", required=True, help="a file, or `news`")
+    parser.add_argument("--text", action="append", required=True, help="a file, a kind, or `kinds`")
     parser.add_argument("--windows", type=int, default=12, help="of each text")
     parser.add_argument("--only", help="variants whose name has this in it")
     parser.add_argument("--out", type=Path, default=Path("results"))
@@ -335,6 +338,10 @@ def main() -> None:
             print(f"    KL {s['kl']:.4f} +- {s['kl_se']:.4f}  same token {s['top1']:.3f}  "
                   f"perplexity {s['perplexity']:6.2f} (float {s['float_perplexity']:.2f})  "
                   f"on {name}")  # fmt: skip
+        if len(r["texts"]) > 1:
+            worst = max(r["texts"], key=lambda name: r["texts"][name]["kl"])
+            mean = sum(s["kl"] for s in r["texts"].values()) / len(r["texts"])
+            print(f"    KL {mean:.4f} on average, most on {worst}")
     if arguments.what == "curve":
         draw(results, arguments.out / "curve.svg")
 
@@ -344,9 +351,10 @@ def _measure(arguments: argparse.Namespace, file: Path) -> None:
     with make_progress() as progress:
         loaded = load_model(arguments.model)
         text = _text(arguments, loaded, progress)
-        held_out = {Path(each).stem: held_out_text(each) for each in arguments.text}
+        named = [n for each in arguments.text for n in (KINDS if each == ALL_KINDS else [each])]
+        held_out = {Path(each).stem: held_out_text(each) for each in named}
         bench = Bench(arguments.model, loaded, text, held_out, arguments.windows)
-        for variant in {"curve": curve, "passes": passes, "readings": readings}[arguments.what]():
+        for variant in WHAT[arguments.what]():
             known = any((r["name"], r["spec"]) == (variant.name, variant.spec) for r in results)
             if known or (arguments.only and arguments.only not in variant.name):
                 continue
