@@ -11,16 +11,8 @@ from tvm import relax, tirx
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.invariants import calls, check_invariant, relax_functions
-from morendo.ir.plan import (
-    FUNCTIONS,
-    SLOT_BYTES,
-    Argument,
-    Const,
-    LevelTensor,
-    Plan,
-    Step,
-    Tensor,
-)
+from morendo.ir.plan import FUNCTIONS, SLOT_BYTES, Plan, Step, Tensor
+from morendo.ir.plan_arguments import Argument, Const, LevelTensor
 from morendo.ir.text import bindings_of
 
 from .cpu.kernels.token_rows import token_positions
@@ -31,7 +23,6 @@ from .memory import Storage, plan_arena
 from .step_reads import bytes_read
 from .target import Target
 
-_RELAYED = ("rope", "cached_stacked_attention")  # these read the position itself
 _PLACED = (Storage, LevelStorage)  # arguments that are tensors
 
 
@@ -51,7 +42,7 @@ def lower_module(
         CompileError: when an op has no kernel.
     """
     check_invariant("levels-agree", module, "before lowering")
-    program = Program(target, options, _level_count(module), _heads(module))
+    program = Program(target, options, _level_count(module), _heads(module), pruned=_pruned(module))
     for name, function in relax_functions(module).items():
         program.functions[name] = _lower_function(program, function)
         advance()
@@ -61,6 +52,12 @@ def lower_module(
 def _level_count(module: tvm.IRModule) -> int:
     """How many precision levels the calls of a module have; 1 where they have none."""
     return max((len(attrs_of(each).get("levels", [])) for _, each in calls(module)), default=0) or 1
+
+
+def _pruned(module: tvm.IRModule) -> tuple[int, ...]:
+    """The parts that each pruning drops, in prefill's order."""
+    found = (attrs_of(call) for name, call in calls(module) if name == "prune_tokens")
+    return tuple(attrs["dropped"] for attrs in found)
 
 
 def _heads(module: tvm.IRModule) -> frozenset[str]:
@@ -97,11 +94,16 @@ def _lower_function(program: Program, function: relax.Function) -> FunctionLower
 
 
 def _computes_with(function: relax.Function, positions: relax.Var) -> bool:
-    """Whether anything but rope reads the positions."""
+    """Whether anything reads the positions but rope, which counts them itself where the slots of
+    its cache are the positions.
+    """
     for binding in bindings_of(function):
         value = binding.value
-        reads = isinstance(value, relax.Call) and op_name(value) not in _RELAYED
-        if reads and any(arg.same_as(positions) for arg in value.args):
+        if not isinstance(value, relax.Call) or op_name(value) == "rope":
+            continue
+        if op_name(value) == "cached_stacked_attention" and not attrs_of(value)["stage"]:
+            continue
+        if any(arg.same_as(positions) for arg in value.args):
             return True
     return False
 
@@ -138,6 +140,7 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         tensors=tensors,
         functions=functions,
         state=tuple(state),
+        pruned=program.pruned,
     )
 
 
@@ -212,6 +215,6 @@ def _dim(dim: Any, scalars: Sequence[tuple[Any, Any]], call: KernelCall) -> Any:
     if isinstance(dim, tirx.IntImm | int):
         return int(dim)
     if tvm.ir.is_prim_var(dim):
-        given = next((arg for param, arg in scalars if dim.same_as(param)), "tokens")
+        given = next((arg for param, arg in scalars if dim.same_as(param)), call.tokens)
         return given.value if isinstance(given, Const) else given
     raise CompileError(f"dimension depends on the tokens as {dim}", where=call.note)

@@ -9,7 +9,9 @@ from typing import Any
 from tvm import tirx
 
 from morendo.ir.errors import ArtifactError
-from morendo.ir.plan import SLOT_BYTES, Plan, Step, Tensor, tensor_index
+from morendo.ir.plan import SLOT_BYTES, Plan, Step, Tensor
+from morendo.ir.plan_arguments import tensor_index
+from morendo.ir.pruning import StageTokens
 
 from .kernel_code import KernelCode, stored_parameters
 
@@ -143,13 +145,15 @@ def _tokens(plan: Plan, step: Step, most: int) -> int:
     """Tokens of a call: one where it is not told how many there are."""
     tensors = [tensor for _, tensor in _tensors(plan, step)]
     told = [plan.state[t.offset // SLOT_BYTES] for t in tensors if t.space == "state"]
-    many = "tokens" in (*step.args, *told) or any("tokens" in t.dims for t in tensors)
-    return most if many else 1
+    counts = plan.counts("prefill", most)
+    given = (*step.args, *told, *(dim for tensor in tensors for dim in tensor.dims))
+    later = [counts[each.stage] for each in given if isinstance(each, StageTokens)]
+    return most if "tokens" in given else max(later, default=1)
 
 
 def _weight_bytes(plan: Plan, step: Step, level: int, most: int) -> int:
     """What a call reads of the weights: a matrix once, the row of a table for each token."""
-    stored = sum(t.byte_size(1) for _, t in _tensors(plan, step) if t.space == "weights")
+    stored = sum(t.byte_size((1,)) for _, t in _tensors(plan, step) if t.space == "weights")
     rows = _tokens(plan, step, most) if step.reads[0] < stored and not step.weights else 1
     return step.reads[level] * rows
 
@@ -158,7 +162,7 @@ def _moved(plan: Plan, step: Step, stored: frozenset[str], most: int) -> tuple[i
     """Bytes (read, written, read of the cache for each position) but for weights."""
     read, written, cached = 0, 0, 0.0
     for name, tensor in _tensors(plan, step):
-        nbytes, is_stored = tensor.byte_size(most), name in stored
+        nbytes, is_stored = tensor.byte_size(plan.counts("prefill", most)), name in stored
         if tensor.space == "cache" and not is_stored:
             cached += nbytes / plan.context
         elif tensor.space == "cache":

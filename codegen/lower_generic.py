@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import relax, tirx
 
-from morendo.ir.dialect import shape_of
+from morendo.ir.dialect import shape_of, tensor
 from morendo.ir.errors import CompileError
 from morendo.ir.text import bindings_of
 
@@ -77,10 +78,17 @@ def _moves_only_ones(call: relax.Call) -> bool:
 
 
 def _legalized(lowering: FunctionLowering, call: relax.Call) -> Any:
-    """Wrap the call in a function of its own, legalize that, and lower what comes out."""
-    params = [relax.Var(f"p{i}", arg.ty) for i, arg in enumerate(call.args)]
+    """Wrap the call in a function of its own, legalize that, and lower what comes out.
+
+    Later stages of a prefill count their tokens by an expression; the function has a variable in
+    its place, so that all stages have one kernel.
+    """
+    stage = max(_stages(lowering, call), default=0)
+    types = [_with_all_tokens(lowering, arg.ty) if stage else arg.ty for arg in call.args]
+    params = [relax.Var(f"p{i}", ty) for i, ty in enumerate(types)]
     tensors = [i for i, p in enumerate(params) if isinstance(p.ty, relax.TensorType)]
-    args = [params[i] if i in tensors else arg for i, arg in enumerate(call.args)]
+    rest = [_with_all_tokens(lowering, arg) if stage else arg for arg in call.args]
+    args = [params[i] if i in tensors else arg for i, arg in enumerate(rest)]
     builder = relax.BlockBuilder()
     with builder.function("main", [params[i] for i in tensors]):
         out = builder.emit(relax.Call(call.op, args, call.attrs, call.ty_args))
@@ -93,8 +101,28 @@ def _legalized(lowering: FunctionLowering, call: relax.Call) -> Any:
         known = lowering.values.get(operand) if isinstance(operand, relax.Var) else None
         inner[param] = known if known is not None else lower_generic(lowering, operand)
     for binding in bindings_of(function):
-        inner[binding.var] = _lower_call_tir(lowering, module, binding.value, inner, call)
+        inner[binding.var] = _lower_call_tir(lowering, module, binding.value, inner, call, stage)
     return inner[function.body.body]
+
+
+def _stages(lowering: FunctionLowering, call: relax.Call) -> Iterator[int]:
+    """The stages of a prefill that the call's operands belong to."""
+    for arg in call.args:
+        if isinstance(arg.ty, relax.TensorType):
+            yield from (lowering.stage(dim) for dim in shape_of(arg.ty))
+
+
+def _with_all_tokens(lowering: FunctionLowering, value: Any) -> Any:
+    """A tensor type or a shape that has as many tokens as stage 0."""
+
+    def dim(size: Any) -> Any:
+        return lowering.stages[0] if lowering.stage(size) else size
+
+    if isinstance(value, relax.TensorType):
+        return tensor([dim(size) for size in shape_of(value)], str(value.dtype))
+    if isinstance(value, relax.ShapeExpr):
+        return relax.ShapeExpr([dim(size) for size in value.values])
+    return value
 
 
 def _lower_call_tir(
@@ -103,6 +131,7 @@ def _lower_call_tir(
     value: Any,
     inner: dict[Any, Any],
     call: relax.Call,
+    stage: int,
 ) -> Any:
     if isinstance(value, relax.Var):
         return inner[value]
@@ -119,7 +148,7 @@ def _lower_call_tir(
     flat = outputs if isinstance(outputs, list) else [outputs]
     operands = [inner.get(arg) or lower_generic(lowering, arg) for arg in value.args[1].fields]
     function = _kernel(lowering, module[value.args[0]], name)
-    lowering.call(function, [*operands, *flat], name)
+    lowering.call(function, [*operands, *flat], name, stage=stage)
     return outputs
 
 

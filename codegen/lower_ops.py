@@ -12,6 +12,7 @@ from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
+from morendo.ir.pruning import StagePosition
 
 from .cpu.kernels import norms
 from .cpu.kernels.attention import Scores, cached_attention
@@ -23,10 +24,11 @@ from .cpu.kernels.linear_spec import LinearSpec
 from .cpu.kernels.quantize_activation import quantize_activation
 from .cpu.kernels.quantized_linear import build_quantized_linear
 from .cpu.kernels.rope import Rotation, rope, rope_append_kv
+from .cpu.kernels.token_pruning import prune_tokens
 from .cpu.kernels.token_rows import copy_last_token
 from .cpu.vectors.vector_blocks import Rows
 from .lower_generic import lower_generic
-from .lowering import FunctionLowering, LevelStorage
+from .lowering import FunctionLowering, LevelStorage, Scalar
 from .memory import Storage
 from .packed_matrix import Matrix
 
@@ -173,10 +175,14 @@ def _rope(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -
     tokens, count = lowering.rows(call.args[0])
     heads, head_dim = shape_of(call.args[0].ty)[2:]
     out = lowering.new("float32", tokens, heads, head_dim)
+    listed: dict[str, Any] = {}
+    position: list[Any] = ["position"]
+    if not call.args[1].same_as(lowering.function.params[1]):
+        listed, position = {"listed": True}, [lowering.storage(call.args[1])]
     function = lowering.build(
-        rope, max_tokens=tokens, heads=heads, rotation=_rotation(attrs, head_dim)
+        rope, max_tokens=tokens, heads=heads, rotation=_rotation(attrs, head_dim), **listed
     )
-    args = [lowering.storage(call.args[0]), _frequencies(lowering, attrs), out, count, "position"]
+    args = [lowering.storage(call.args[0]), _frequencies(lowering, attrs), out, count, *position]
     lowering.call(function, args, "rope")
     return out
 
@@ -189,9 +195,14 @@ def _frequencies(lowering: FunctionLowering, attrs: dict[str, Any]) -> Storage:
     return lowering.program.weights.vector([attrs["inv_freq"]], [attrs["rotary_dim"] // 2])
 
 
+def _slot(attrs: dict[str, Any]) -> Scalar:
+    """The first slot of an attention's cache that the call writes to."""
+    return StagePosition(attrs["stage"]) if attrs["stage"] else "position"
+
+
 def _cached_attention(
     lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
-) -> Storage:
+) -> Storage | list[Storage]:
     tokens, count = lowering.rows(call.args[0])
     heads, head_dim = shape_of(call.args[0].ty)[2:]
     kv_heads = shape_of(call.args[1].ty)[2]
@@ -199,13 +210,13 @@ def _cached_attention(
     query, key, value = (lowering.storage(arg) for arg in call.args)
     append = lowering.build(append_kv, max_tokens=tokens, cache=cache)
     note = f"layer {attrs['layer']} attention"
-    lowering.call(append, [key, value, *stored, count, "position"], note)
+    lowering.call(append, [key, value, *stored, count, _slot(attrs)], note)
     return _attend(lowering, attrs, query, heads, (tokens, count), Rows(heads * head_dim))
 
 
 def _cached_stacked_attention(
     lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
-) -> Storage:
+) -> Storage | list[Storage]:
     tokens, count = lowering.rows(call.args[0])
     heads, kv_heads, head_dim = attrs["heads"], attrs["kv_heads"], attrs["head_dim"]
     cache, stored = lowering.program.cache(attrs["layer"], kv_heads, head_dim, attrs["cache_bits"])
@@ -216,8 +227,10 @@ def _cached_stacked_attention(
         heads=heads,
         cache=cache,
         rotation=_rotation(attrs, head_dim),
+        **({"listed": True} if attrs["stage"] else {}),
     )
-    args = [stacked, _frequencies(lowering, attrs), *stored, count, "position"]
+    listed = [lowering.storage(call.args[1])] if attrs["stage"] else []
+    args = [stacked, _frequencies(lowering, attrs), *listed, *stored, count, _slot(attrs)]
     lowering.call(append, args, f"layer {attrs['layer']} rope, append to the cache")
     rows = Rows((heads + 2 * kv_heads) * head_dim)
     return _attend(lowering, attrs, stacked, heads, (tokens, count), rows)
@@ -230,7 +243,7 @@ def _attend(
     heads: int,
     tokens: tuple[int, Any],
     rows: Rows,
-) -> Storage:
+) -> Storage | list[Storage]:
     cache, stored = lowering.program.caches[attrs["layer"]]
     scores = Scores(
         scale=attrs["scale"],
@@ -240,12 +253,19 @@ def _attend(
     )
     slopes = [lowering.program.weights.vector([attrs["alibi"]], [heads])] if attrs["alibi"] else []
     out = lowering.new("float32", tokens[0], heads, cache.head_dim)
+    importance = [lowering.new("float32", tokens[0], heads)] if attrs["importance"] else []
     function = lowering.build(
-        cached_attention, max_tokens=tokens[0], heads=heads, cache=cache, scores=scores, q_rows=rows
+        cached_attention,
+        max_tokens=tokens[0],
+        heads=heads,
+        cache=cache,
+        scores=scores,
+        q_rows=rows,
+        **({"importance": True} if importance else {}),
     )
-    args = [query, *stored, *slopes, out, tokens[1], "position"]
+    args = [query, *stored, *slopes, out, *importance, tokens[1], _slot(attrs)]
     lowering.call(function, args, f"layer {attrs['layer']} attention")
-    return out
+    return [out, *importance] if importance else out
 
 
 def _gated(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
@@ -283,6 +303,25 @@ def _quantize_activation(
     return outputs
 
 
+def _prune_tokens(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> list[Storage]:
+    tokens, count = lowering.rows(call.args[0])
+    if tokens < 3:
+        raise CompileError(
+            f"prune-tokens: a chunk has no token to spare (got chunk {tokens}, need 3 or more)",
+            hint="leave --prune-tokens out, or take a larger --chunk",
+        )
+    features, heads = shape_of(call.args[0].ty)[2], shape_of(call.args[2].ty)[2]
+    function = lowering.build(prune_tokens, max_tokens=tokens, features=features, heads=heads)
+    outputs = [lowering.new("float32", tokens, features), lowering.new("int64", tokens)]
+    lowering.stages.append(shape_of(call.ty.fields[0])[1])
+    left = lowering.stage_tokens(len(lowering.stages) - 1)
+    args = [*(lowering.storage(arg) for arg in call.args), *outputs, count, left]
+    lowering.call(function, args, "drop the tokens that matter least")
+    return outputs
+
+
 def _last_token(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
     tokens, count = lowering.rows(call.args[0])
     features = math.prod(shape_of(call.args[0].ty)[2:])
@@ -306,5 +345,6 @@ _LOWER: dict[str, Lower] = {
     "quantize_activation": _quantize_activation,
     "rms_norm_quantize": _norm_quantize,
     "layer_norm_quantize": _norm_quantize,
+    "prune_tokens": _prune_tokens,
     "last_token": _last_token,
 }

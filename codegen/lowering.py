@@ -14,7 +14,9 @@ from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat, at_reading
 from morendo.ir.layout import CACHE_DTYPES
 from morendo.ir.level_reads import LevelRead, parse_levels
-from morendo.ir.plan import ITEM_BYTES, Const, Level
+from morendo.ir.plan import ITEM_BYTES
+from morendo.ir.plan_arguments import Const, Level
+from morendo.ir.pruning import StagePosition, StageTokens
 
 from .cpu.kernels.kv_cache import KVCache
 from .memory import Storage
@@ -22,7 +24,7 @@ from .packed_matrix import Matrix
 from .target import Target
 from .weight_file import WeightFile
 
-Scalar = Literal["tokens", "position"] | Const | Level
+Scalar = Literal["tokens", "position"] | StageTokens | StagePosition | Const | Level
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class KernelCall:
     Attributes:
         weights: how many a token is multiplied with.
         table_rows: rows of a table of which a token reads one; 0 where it reads all weights.
+        tokens: what a symbolic dimension of its tensors is, where no argument says it.
     """
 
     kernel: str
@@ -49,6 +52,7 @@ class KernelCall:
     note: str
     weights: int = 0
     table_rows: int = 0
+    tokens: Literal["tokens"] | StageTokens = "tokens"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Program:
         heads: names of embedding tables and of the last linear's weights.
         unscheduled: what kernels were before they were scheduled, where they come from TVM.
         functions: the lowering of each function, once it is done.
+        pruned: the parts of its tokens that each pruning of prefill drops.
     """
 
     target: Target
@@ -86,6 +91,7 @@ class Program:
     functions: dict[str, FunctionLowering] = field(default_factory=dict)
     caches: dict[int, tuple[KVCache, list[Storage]]] = field(default_factory=dict)
     cache_bytes: int = 0
+    pruned: tuple[int, ...] = ()
     _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -140,6 +146,7 @@ class FunctionLowering:
         values: where each variable's value is; a tuple's value is a list of storages.
         calls: the kernel calls so far, in order.
         steps: how many calls there were when each variable's value was complete.
+        stages: the number of tokens of each stage of a prefill, as the IR has it.
     """
 
     def __init__(self, program: Program, function: relax.Function) -> None:
@@ -150,6 +157,7 @@ class FunctionLowering:
         self.calls: list[KernelCall] = []
         self.steps: dict[relax.Var, int] = {}
         self.arena: list[Storage] = []
+        self.stages = [shape_of(function.params[0].ty)[1]]
 
     def max_tokens(self, rows: Any) -> int:
         """M for a dimension of tokens: itself when known, else the chunk."""
@@ -157,7 +165,19 @@ class FunctionLowering:
 
     def token_count(self, rows: Any) -> Scalar:
         """The kernel argument for a dimension of tokens."""
-        return Const(rows) if isinstance(rows, int) else "tokens"
+        return Const(rows) if isinstance(rows, int) else self.stage_tokens(self.stage(rows))
+
+    def stage(self, rows: Any) -> int:
+        """The stage of a prefill that has so many tokens; 0 for a number."""
+        equal = tvm.sym.Analyzer().can_prove_equal
+        later = range(1, len(self.stages))
+        return next(
+            (s for s in later if not isinstance(rows, int) and equal(rows, self.stages[s])), 0
+        )
+
+    def stage_tokens(self, stage: int) -> Literal["tokens"] | StageTokens:
+        """The kernel argument for the tokens of a stage."""
+        return StageTokens(stage) if stage else "tokens"
 
     def rows(self, var: relax.Expr) -> tuple[int, Scalar]:
         """(M, tokens argument) of a (1, n, ...) tensor."""
@@ -232,14 +252,20 @@ class FunctionLowering:
         note: str = "",
         weights: int = 0,
         table_rows: int = 0,
+        stage: int = 0,
     ) -> None:
-        """Append a kernel call; `weights` and `table_rows` as `KernelCall` has them."""
+        """Append a kernel call; `weights` and `table_rows` as `KernelCall` has them.
+
+        Args:
+            stage: whose tokens a symbolic dimension of its tensors counts.
+        """
         step = len(self.calls)
         for arg in args:
             if isinstance(arg, Storage):
                 arg.used_at(step)
         kernel = self.program.add_kernel(function)
-        self.calls.append(KernelCall(kernel, tuple(args), note, weights, table_rows))
+        tokens = self.stage_tokens(stage)
+        self.calls.append(KernelCall(kernel, tuple(args), note, weights, table_rows, tokens))
 
     def matrix(self, attrs: dict[str, Any]) -> list[Storage | LevelStorage]:
         """The packed arrays of a fused linear's weights, scales of the level's reading."""

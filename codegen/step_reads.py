@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from morendo.ir.plan import Argument, Level, Tensor, tensor_index
+from morendo.ir.plan import Tensor
+from morendo.ir.plan_arguments import Argument, Level, tensor_index
 
 PLANE, OUTLIER = "w_plane", "w_outlier_"
 
@@ -34,7 +35,7 @@ def _bytes_at(given: dict[str, Argument], tensors: Sequence[Tensor], level: int)
         index = tensor_index(arg, level)
         if index is not None and tensors[index].space == "weights":
             read, stored = _groups(given, tensors, name, index, level)
-            total += tensors[index].byte_size(1) * read // max(stored, 1)
+            total += tensors[index].byte_size((1,)) * read // max(stored, 1)
     return total
 
 
@@ -44,10 +45,10 @@ def _groups(
     """(how many of its groups a call reads of an array, how many there are)."""
     if name.startswith(PLANE):
         bound = given[name.replace(PLANE, "n")]
-        stored = int(tensors[index].dims[1])
+        stored = tensors[index].shape((1,))[1]
         return (bound.values[level] if isinstance(bound, Level) else stored), stored
     if name.startswith(OUTLIER):
         bound, base = given["n3"], tensor_index(given["w_base"], level)
         if isinstance(bound, Level) and base is not None:
-            return int(bound.values[level] < int(tensors[base].dims[1])), 1
+            return int(bound.values[level] < tensors[base].shape((1,))[1]), 1
     return 1, 1

@@ -13,6 +13,10 @@ with scales that were moved afterwards ("tuned").
 `activations` is how the input of a linear is rounded (`ir/activation_formats.py`), where its matrix
 has codes; `factors` names a float32 [K] vector, one of 1, 2, 4 or 8 for each channel as stored.
 
+`stage` is the stage of prefill (`ir/pruning.py`) whose tokens the cache of an attention holds: 0,
+all of them, unless tokens are pruned before it. With `importance` an attention also gives the
+weight that each query has for the first key, of every head.
+
 `lower_weights` of a norm take the place of its weight where matrices are read at their second or
 third reading; where there are none, the weight is the same at every reading.
 
@@ -31,6 +35,7 @@ import tvm
 from tvm import ir, relax
 
 from .formats import WeightFormat
+from .pruning import kept
 
 Attrs = dict[str, Any]
 Infer = Callable[[list[Any], Attrs], Any]
@@ -103,6 +108,24 @@ def _stacked(types: list[Any], attrs: Attrs) -> Any:
     return tensor([batch, tokens, attrs["heads"] * attrs["head_dim"]])
 
 
+def _cached(infer: Infer) -> Infer:
+    def infer_cached(types: list[Any], attrs: Attrs) -> Any:
+        out = infer(types, attrs)
+        if not attrs["importance"]:
+            return out
+        batch, tokens, *rest = shape_of(types[0])
+        heads = attrs["heads"] if "heads" in attrs else rest[0]
+        return relax.TupleType([out, tensor([batch, tokens, heads])])
+
+    return infer_cached
+
+
+def _pruned(types: list[Any], attrs: Attrs) -> Any:
+    batch, tokens, *rest = shape_of(types[0])
+    count = kept(tokens, attrs["dropped"])
+    return relax.TupleType([tensor([batch, count, *rest]), tensor([batch, count], "int64")])
+
+
 NORMS = ("rms_norm", "layer_norm")
 """Ops whose weights multiply each channel."""
 
@@ -110,7 +133,12 @@ NORM: Attrs = {"weight": str, "eps": float, "offset": 0.0, "lower_weights": [], 
 LAYER_NORM: Attrs = {"weight": str, "bias": "", **NORM}  # no weight, or no bias, is zeros
 ROPE: Attrs = {"inv_freq": str, "scaling": 1.0, "rotary_dim": int, "interleaved": False}
 ATTENTION: Attrs = {"layer": int, "scale": float, "window": 0, "softcap": 0.0, "alibi": ""}
-CACHED: Attrs = {**ATTENTION, "cache_bits": 0}  # of CACHE_DTYPES; 0 is what the target likes best
+CACHED: Attrs = {
+    **ATTENTION,
+    "cache_bits": 0,  # of CACHE_DTYPES; 0 is what the target likes best
+    "stage": 0,
+    "importance": False,
+}
 ACTIVATIONS: Attrs = {"activations": "a8", "factors": ""}
 FUSED: Attrs = {
     "weights": list,
@@ -219,15 +247,22 @@ _DEFS = (
         "cached_attention",
         ("q", "k", "v"),
         CACHED,
-        _same,
+        _cached(_same),
         "appends k and v to the layer's KV cache in place, then attends to all of it",
     ),
     OpDef(
         "cached_stacked_attention",
         ("qkv", "position_ids"),
         {**HEADS, **ROPE, **CACHED},
-        _stacked,
+        _cached(_stacked),
         "stacked_attention over the layer's KV cache, which grows in place",
+    ),
+    OpDef(
+        "prune_tokens",
+        ("x", "position_ids", "importance"),
+        {"dropped": int},
+        _pruned,
+        "without the least important `dropped` of 10000 tokens: their (1,n,C) and their positions",
     ),
     OpDef(
         "last_token",

@@ -15,6 +15,7 @@ from . import reference
 from . import reference_ops as ref
 from .activation_formats import ActivationFormat
 from .formats import WeightFormat
+from .pruning import kept_rows
 from .reference_activation import dequantize_activation, quantize_activation
 from .weights import NamedWeights
 
@@ -123,8 +124,9 @@ def _rope(state: State, attrs: Attrs, x: Any, positions: Any) -> Any:
 
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:
     rest = {key: attrs[key] for key in ("scale", "window", "softcap")}
-    bits = attrs.get("cache_bits", 0)
-    return ref.attention(q, k, v, alibi=state.weight(attrs["alibi"]), cache_bits=bits, **rest)
+    rest |= {"cache_bits": attrs.get("cache_bits", 0), "alibi": state.weight(attrs["alibi"])}
+    out = ref.attention(q, k, v, **rest)
+    return (out, ref.first_key_weights(q, k, **rest)) if attrs.get("importance") else out
 
 
 def _cached_attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:
@@ -141,13 +143,20 @@ def _stacked(attention: Callable[..., Any]) -> Callable[..., Any]:
         split = qkv.reshape(*qkv.shape[:2], heads + 2 * kv_heads, size)
         q, k, v = np.split(split, [heads, heads + kv_heads], axis=2)
         q, k = (_rope(state, attrs, x, positions) for x in (q, k))
-        return attention(state, attrs, q, k, v).reshape(*qkv.shape[:2], heads * size)
+        out = attention(state, attrs, q, k, v)
+        shape = (*qkv.shape[:2], heads * size)
+        return (out[0].reshape(shape), out[1]) if isinstance(out, tuple) else out.reshape(shape)
 
     return run
 
 
 def _gated(state: State, attrs: Attrs, gate: Any, up: Any) -> Any:
     return ref.gated(gate, up, attrs["activation"])
+
+
+def _prune_tokens(state: State, attrs: Attrs, x: Any, positions: Any, importance: Any) -> Any:
+    rows = kept_rows(importance[0], positions[0], attrs["dropped"])
+    return x[:, rows], positions[:, rows]
 
 
 def _last_token(state: State, attrs: Attrs, x: Any) -> Any:
@@ -171,5 +180,6 @@ DIALECT: dict[str, Callable[..., Any]] = {
     "quantized_linear": _quantized_linear,
     "cached_attention": _cached_attention,
     "cached_stacked_attention": _stacked(_cached_attention),
+    "prune_tokens": _prune_tokens,
     "last_token": _last_token,
 }

@@ -265,6 +265,7 @@ INVARIANTS: dict[str, Invariant] = {
     "analyzed": Invariant(hint="run analyze-group-ranges before it", check_results=_analyzed),
     "results-kept": Invariant(check_results=_results_kept),
     "specialized": Invariant(_specialized),
+    "tokens-whole": Invariant(_no_op("prune_tokens"), "tokens are pruned once"),
 }
 
 

@@ -11,9 +11,27 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from morendo.ir.errors import ArtifactError
+from morendo.ir.plan_arguments import (
+    Argument,
+    Const,
+    Counts,
+    Dim,
+    Level,
+    LevelTensor,
+    argument_from_json,
+    argument_to_json,
+    extent,
+)
+from morendo.ir.pruning import (
+    MOST_DROPPED,
+    MOST_STAGES,
+    StagePosition,
+    StageTokens,
+    stage_counts,
+)
 
 VERSION = 2
 LIBRARY, EXECUTABLE = "model.so", "run"  # the files of an artifact that execute its plan
@@ -34,8 +52,6 @@ ITEM_BYTES = {
 FUNCTIONS = ("prefill", "score", "decode")
 MAX_DIMS = 6
 
-Dim = int | Literal["tokens"]
-
 
 @dataclass(frozen=True)
 class Tensor:
@@ -46,7 +62,8 @@ class Tensor:
             (float32).
         offset: bytes from the start of the space, a multiple of 64; 0 in "ids" and "logits".
         dtype: a key of ITEM_BYTES.
-        dims: sizes; "tokens" stands for the number of tokens of the call.
+        dims: sizes; "tokens" stands for the number of tokens of the call, `StageTokens` for that
+            of a later stage.
     """
 
     space: str
@@ -54,45 +71,13 @@ class Tensor:
     dtype: str
     dims: tuple[Dim, ...]
 
-    def shape(self, tokens: int) -> tuple[int, ...]:
-        """The sizes in a call of `tokens` tokens."""
-        return tuple(tokens if dim == "tokens" else dim for dim in self.dims)
+    def shape(self, counts: Counts) -> tuple[int, ...]:
+        """The sizes in a call whose stages have so many tokens."""
+        return tuple(extent(dim, counts) for dim in self.dims)
 
-    def byte_size(self, tokens: int) -> int:
-        """Bytes it takes in a call of `tokens` tokens."""
-        return math.prod(self.shape(tokens)) * ITEM_BYTES[self.dtype]
-
-
-@dataclass(frozen=True)
-class Level:
-    """An int32 argument that depends on the precision level: one value for each."""
-
-    values: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class LevelTensor:
-    """A tensor that depends on the precision level: an index for each, all of one type and size."""
-
-    indexes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Const:
-    """An int32 argument known at compile time."""
-
-    value: int
-
-
-# a plain int is a tensor's index
-Argument = int | Literal["tokens", "position"] | Level | LevelTensor | Const
-
-
-def tensor_index(arg: Argument, level: int) -> int | None:
-    """Which tensor an argument is at a precision level; None when it is a number."""
-    if isinstance(arg, LevelTensor):
-        return arg.indexes[level]
-    return arg if isinstance(arg, int) else None
+    def byte_size(self, counts: Counts) -> int:
+        """Bytes it takes in such a call."""
+        return math.prod(self.shape(counts)) * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -128,6 +113,7 @@ class Plan:
         parameters: of each kernel, what its arguments are called.
         state: arguments that kernels read from memory, an int32 every SLOT_BYTES of the space
             "state", so that a device can repeat a call as it is; none of them is a tensor.
+        pruned: of 10000 tokens, how many each pruning of prefill drops (`ir/pruning.py`).
     """
 
     chunk: int
@@ -142,26 +128,37 @@ class Plan:
     parameters: tuple[tuple[str, ...], ...]
     functions: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     state: tuple[Argument, ...] = ()
+    pruned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_plan(self)
 
+    def counts(self, function: str, tokens: int) -> tuple[int, ...]:
+        """The tokens of each stage in a call of `tokens` tokens; prefill alone drops some."""
+        if function == "prefill":
+            return stage_counts(tokens, self.pruned)
+        return (tokens,) * (1 + len(self.pruned))
+
     def to_json(self) -> str:
         """The text of plan.json; from_json gives the same plan again."""
         fields = {name: getattr(self, name) for name in _NUMBERS}
-        state = {"state": [_argument_to_json(arg) for arg in self.state]} if self.state else {}
+        state = {"state": [argument_to_json(arg) for arg in self.state]} if self.state else {}
         data = {
             "version": VERSION,
             **fields,
             **state,
+            **({"pruned": list(self.pruned)} if self.pruned else {}),
             "kernels": list(self.kernels),
             "parameters": [list(names) for names in self.parameters],
-            "tensors": [[t.space, t.offset, t.dtype, list(t.dims)] for t in self.tensors],
+            "tensors": [
+                [t.space, t.offset, t.dtype, list(map(argument_to_json, t.dims))]
+                for t in self.tensors
+            ],
             "functions": {
                 name: [
                     {
                         "kernel": step.kernel,
-                        "args": [_argument_to_json(arg) for arg in step.args],
+                        "args": [argument_to_json(arg) for arg in step.args],
                         "note": step.note,
                         "reads": list(step.reads),
                         "weights": step.weights,
@@ -228,36 +225,16 @@ def _is_count(value: object, most: int = 2**63 - 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
-def _argument_to_json(arg: Argument) -> Any:
-    if isinstance(arg, Level):
-        return {"level": list(arg.values)}
-    if isinstance(arg, LevelTensor):
-        return {"tensors": list(arg.indexes)}
-    return {"const": arg.value} if isinstance(arg, Const) else arg
-
-
-def _argument_from_json(data: Any) -> Any:
-    if not isinstance(data, dict):
-        return data
-    if set(data) == {"level"}:
-        return Level(tuple(data["level"]))
-    if set(data) == {"tensors"}:
-        return LevelTensor(tuple(data["tensors"]))
-    if set(data) == {"const"}:
-        return Const(data["const"])
-    raise ValueError(f"unknown argument {data!r}")
-
-
 def _plan_from_data(data: dict[str, Any]) -> Plan:
     tensors = []
     for space, offset, dtype, dims in data["tensors"]:
-        tensors.append(Tensor(space, offset, dtype, tuple(dims)))
+        tensors.append(Tensor(space, offset, dtype, tuple(map(argument_from_json, dims))))
     functions = {}
     for name, steps in data["functions"].items():
         functions[name] = tuple(
             Step(
                 step["kernel"],
-                tuple(map(_argument_from_json, step["args"])),
+                tuple(map(argument_from_json, step["args"])),
                 step["note"],
                 tuple(step["reads"]),
                 step["weights"],
@@ -271,7 +248,8 @@ def _plan_from_data(data: dict[str, Any]) -> Plan:
         parameters=tuple(map(tuple, data["parameters"])),
         tensors=tuple(tensors),
         functions=functions,
-        state=tuple(map(_argument_from_json, data.get("state", []))),
+        state=tuple(map(argument_from_json, data.get("state", []))),
+        pruned=tuple(data.get("pruned", [])),
     )
 
 
@@ -280,6 +258,10 @@ def _check_plan(plan: Plan) -> None:
         value = getattr(plan, name)
         good = _is_count(value) and least <= value <= most
         _require(good, f"{name} must be {least} to {most} (got {value!r})", "plan.json")
+    good = len(plan.pruned) <= MOST_STAGES
+    good = good and all(_is_count(dropped, MOST_DROPPED) for dropped in plan.pruned)
+    most = f"at most {MOST_STAGES} numbers up to {MOST_DROPPED}"
+    _require(good, f"pruned must be {most} (got {plan.pruned!r})", "plan.json")
     for index, name in enumerate(plan.kernels):
         good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
         _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")
@@ -304,8 +286,10 @@ def _check_tensor(plan: Plan, tensor: Tensor, where: str) -> None:
     _require(tensor.space in SPACES, f"unknown space {tensor.space!r}", where)
     _require(tensor.dtype in ITEM_BYTES, f"unknown dtype {tensor.dtype!r}", where)
     good = len(tensor.dims) <= MAX_DIMS and all(
-        d == "tokens" or _is_count(d, 2**31 - 1) for d in tensor.dims
+        d == "tokens" or _is_later(plan, d, StageTokens) or _is_count(d, 2**31 - 1)
+        for d in tensor.dims
     )
+    good = good and len({d for d in tensor.dims if not isinstance(d, int)}) <= 1
     _require(good, f"bad dims {tensor.dims!r}", where)
     aligned = _is_count(tensor.offset) and tensor.offset % ALIGNMENT_BYTES == 0
     _require(
@@ -322,7 +306,7 @@ def _check_tensor(plan: Plan, tensor: Tensor, where: str) -> None:
         space_bytes = 4 * plan.chunk * (plan.vocabulary if tensor.space == "logits" else 1)
     else:
         space_bytes = getattr(plan, f"{tensor.space}_bytes")
-    end = tensor.offset + tensor.byte_size(plan.chunk)
+    end = tensor.offset + tensor.byte_size(plan.counts("prefill", plan.chunk))
     _require(
         end <= space_bytes,
         f"ends outside its {tensor.space} (got {end}, size {space_bytes})",
@@ -353,6 +337,8 @@ def _is_good_argument(plan: Plan, arg: Argument) -> bool:
         return _is_int32(arg.value)
     if isinstance(arg, str):
         return arg in ("tokens", "position")
+    if isinstance(arg, StageTokens | StagePosition):
+        return _is_later(plan, arg, type(arg))
     return _is_count(arg) and arg < len(plan.tensors)
 
 
@@ -361,6 +347,12 @@ def _are_alike(plan: Plan, indexes: tuple[int, ...]) -> bool:
     if not all(_is_count(index) and index < len(plan.tensors) for index in indexes):
         return False
     return len({replace(plan.tensors[index], offset=0) for index in indexes}) == 1
+
+
+def _is_later(plan: Plan, value: object, kind: type[StageTokens | StagePosition]) -> bool:
+    """Whether this is a number of that kind of a later stage that the plan has."""
+    stages = range(1, 1 + len(plan.pruned))
+    return isinstance(value, kind) and _is_count(value.stage) and value.stage in stages
 
 
 def _is_int32(value: object) -> bool:

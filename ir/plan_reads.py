@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .plan import Plan, tensor_index
+from morendo.ir.plan import Plan
+from morendo.ir.plan_arguments import tensor_index
 
 
 def matrix_reads(plan: Plan, offset: int) -> list[int]:

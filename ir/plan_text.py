@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from morendo.ir.plan import Argument, Const, Level, LevelTensor, Plan, Step, Tensor
+from morendo.ir.plan import Plan, Step, Tensor
+from morendo.ir.plan_arguments import Argument, Const, Dim, Level, LevelTensor
 from morendo.ir.printable import printable
+from morendo.ir.pruning import StagePosition, StageTokens
 
 
 def print_plan(plan: Plan, functions: tuple[str, ...] = ("prefill", "score", "decode")) -> str:
@@ -38,7 +40,13 @@ def _argument(plan: Plan, arg: Argument) -> str:
         return "level[" + ", ".join(_tensor(plan.tensors[i]) for i in arg.indexes) + "]"
     if isinstance(arg, Const):
         return str(arg.value)
+    if isinstance(arg, StageTokens | StagePosition):
+        return _stage(arg)
     return arg if isinstance(arg, str) else _tensor(plan.tensors[arg])
+
+
+def _stage(arg: StageTokens | StagePosition) -> str:
+    return f"{'tokens' if isinstance(arg, StageTokens) else 'position'} of stage {arg.stage}"
 
 
 def _tensor(tensor: Tensor) -> str:
@@ -46,7 +54,11 @@ def _tensor(tensor: Tensor) -> str:
     place = tensor.space
     if place not in ("ids", "logits"):
         place += f"+{tensor.offset:#x}"
-    return f"{place}:{short}[{','.join(map(str, tensor.dims))}]"
+    return f"{place}:{short}[{','.join(map(_dim, tensor.dims))}]"
+
+
+def _dim(dim: Dim) -> str:
+    return _stage(dim) if isinstance(dim, StageTokens) else str(dim)
 
 
 def _bytes(count: int) -> str:

@@ -124,10 +124,40 @@ def attention(
     softcap * tanh(score / softcap), alibi adds slope * j. With `cache_bits` 8 or 4 both products
     are of integers (`reference_attention.py`).
     """
-    integers = cache_bits in (8, 4)
-    heads, kv_heads = q.shape[2], k.shape[2]
-    k, v = (np.repeat(t, heads // kv_heads, axis=2) for t in (k, v))
-    if integers:
+    weights = _attention_weights(q, k, scale, window, softcap, alibi, cache_bits)
+    totals = weights.sum(axis=-1, keepdims=True)
+    v = np.repeat(v, q.shape[2] // v.shape[2], axis=2)
+    if cache_bits in (8, 4):
+        return integer_output(weights, v, cache_bits) / totals.transpose(0, 2, 1, 3)
+    return np.einsum("bhij,bjhd->bihd", weights / totals, v, dtype=np.float32)
+
+
+def first_key_weights(
+    q: Array,
+    k: Array,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    alibi: Array | None = None,
+    cache_bits: int = 0,
+) -> Array:
+    """What share of its attention each query pays to key 0: (1, n, H). Arguments of `attention`."""
+    weights = _attention_weights(q, k, scale, window, softcap, alibi, cache_bits)
+    return (weights[..., 0] / weights.sum(axis=-1)).transpose(0, 2, 1)
+
+
+def _attention_weights(
+    q: Array,
+    k: Array,
+    scale: float,
+    window: int,
+    softcap: float,
+    alibi: Array | None,
+    cache_bits: int,
+) -> Array:
+    """Softmax weights (1, H, n, m) before they are divided by their sums."""
+    k = np.repeat(k, q.shape[2] // k.shape[2], axis=2)
+    if cache_bits in (8, 4):
         scores = integer_scores(q, k, scale, cache_bits)
     else:
         scores = np.einsum("bihd,bjhd->bhij", q, k, dtype=np.float32) * np.float32(scale)
@@ -138,11 +168,7 @@ def attention(
     if alibi is not None:
         scores = scores + alibi[:, None, None] * key.astype(np.float32)
     visible = (key <= query) & ((key > query - window) if window else True)
-    weights = scores_to_weights(scores, visible)
-    totals = weights.sum(axis=-1, keepdims=True)
-    if integers:
-        return integer_output(weights, v, cache_bits) / totals.transpose(0, 2, 1, 3)
-    return np.einsum("bhij,bjhd->bihd", weights / totals, v, dtype=np.float32)
+    return scores_to_weights(scores, visible)
 
 
 def gated(gate: Array, up: Array, activation: str) -> Array:

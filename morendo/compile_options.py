@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from morendo.calibration_text import check_texts
-from morendo.ir.errors import InputError
+from morendo.codegen.target import Target
+from morendo.ir.errors import CompileError, InputError
 from morendo.ir.schema import mismatch
 from morendo.passes.base import Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
@@ -22,6 +23,7 @@ _NUMBERS = {
     "embedding_bits?": (int, str),
     "cache_bits?": int,
     "activations?": (int, str),
+    "prune_tokens?": float,
     "context?": int,
     "calibration_windows?": int,
     "tuning_steps?": int,
@@ -56,6 +58,7 @@ _SPELLINGS = {
     "embedding_bits": "quantize-weights{head_bits=N}",
     "cache_bits": "specialize-phases{cache_bits=N}",
     "activations": "choose-activations{bits=4}",
+    "prune_tokens": "prune-tokens{ratio=N}",
     "readings": "quantize-weights{readings=43}",
 }
 """How options that only the default passes heed are spelled in passes."""
@@ -66,8 +69,22 @@ def _check_alone(given: dict[str, Any]) -> None:
     if spelled:
         raise InputError(
             "give passes, or a budget, a group size, embedding bits, cache bits, activations, "
-            "readings or tuning steps, not both",
+            "pruned tokens, readings or tuning steps, not both",
             hint=f"write {', '.join(spelled)} in --passes",
+        )
+
+
+def check_pruning(target: Target) -> None:
+    """Refuse a target that cannot drop tokens.
+
+    Raises:
+        CompileError: naming it.
+    """
+    if not target.capabilities.token_pruning:
+        raise CompileError(
+            "there are no kernels that drop tokens for this target",
+            where=f"target {target.name}",
+            hint="leave --prune-tokens out",
         )
 
 

@@ -20,7 +20,7 @@ from morendo.codegen.dump_weights import dump_weights
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
-from morendo.compile_options import check_calibrated, check_given
+from morendo.compile_options import check_calibrated, check_given, check_pruning
 from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
@@ -35,6 +35,7 @@ from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.pipeline import PassRecord, known_passes, run_passes
 from morendo.passes.promote_groups import PromoteGroups
+from morendo.passes.prune_tokens import PruneTokens
 from morendo.passes.specialize_phases import SpecializePhases
 from morendo.progress import Progress
 from morendo.resume import calibration_key, kept_codes
@@ -64,6 +65,7 @@ def compile(
     chunk: int = DEFAULT_CHUNK,
     cache_bits: int | None = None,
     activations: int | str | None = None,
+    prune_tokens: float | None = None,
     calibrate: str | Path | Sequence[str | Path] | None = None,
     calibration_windows: int | None = None,
     tuning_steps: int | None = None,
@@ -97,6 +99,8 @@ def compile(
             "mixed": 4 where the linears tolerate it. Codes of 4 bits live in bytes: they are for
             measuring, no faster and no smaller. They are measured on the text of `calibrate`, or
             without one on "pydoc".
+        prune_tokens: share of a prompt's tokens, 0 to 0.5, that the last layers do not see: those
+            that pay least attention to the first one. Off by default; GPUs cannot do it.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, the default under a budget, "pydoc" for the text
             of Python's help. Without a text or a budget weights are rounded to nearest.
@@ -126,7 +130,7 @@ def compile(
     calibrating = budget.texts(calibrate)
     spec = budget.passes(bool(calibrating), tuning_steps)
     texts = calibrating or budget.measuring_texts
-    recipe = _recipe(machine, spec, passes, cache_bits or 0)
+    recipe = _recipe(machine, spec, passes, cache_bits or 0, prune_tokens or 0)
     check_calibrated(recipe, texts, calibration_windows)
     out = Path(out or default_name(model, machine.name, budget.label))
     out = out if out.name else out.absolute()  # "." has no name to put others beside
@@ -166,17 +170,26 @@ def _load(model: str | Path, context: int | None, check: bool, progress: Progres
     return loaded
 
 
-def _recipe(machine: Target, default: str, given: str | None, cache_bits: int) -> Sequence[Pass]:
+def _recipe(
+    machine: Target, default: str, given: str | None, cache_bits: int, pruned: float
+) -> Sequence[Pass]:
     """The passes that the user gives as they are, or the default ones as the target wants them."""
     if given is not None:
-        return parse_spec(given, known_passes())
-    steps = machine.recipe(parse_spec(default, known_passes()))
-    return [
-        replace(step, cache_bits=cache_bits)
-        if cache_bits and isinstance(step, SpecializePhases)
-        else step
-        for step in steps
-    ]
+        recipe = parse_spec(given, known_passes())
+    else:
+        steps = machine.recipe(parse_spec(default, known_passes()))
+        recipe = [each for step in steps for each in _with_options(step, cache_bits, pruned)]
+    if any(isinstance(step, PruneTokens) and step.ratio for step in recipe):
+        check_pruning(machine)
+    return recipe
+
+
+def _with_options(step: Pass, cache_bits: int, pruned: float) -> Sequence[Pass]:
+    """A default pass with what the user wants of caches and tokens."""
+    if not isinstance(step, SpecializePhases):
+        return [step]
+    specialized = replace(step, cache_bits=cache_bits) if cache_bits else step
+    return [specialized, PruneTokens(ratio=float(pruned))] if pruned else [specialized]
 
 
 def _text(

@@ -58,7 +58,9 @@ class Executor(Protocol):
         ...
 
     def set_position(self, position: int) -> None:
-        """Forget the tokens from `position` on."""
+        """Forget the tokens from `position` on; where a prefill dropped tokens, it is no place
+        within a chunk of it.
+        """
         ...
 
     def set_level(self, level: int) -> None:

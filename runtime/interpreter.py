@@ -9,21 +9,15 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
-from morendo.ir.plan import (
-    SLOT_BYTES,
-    Argument,
-    Const,
-    Level,
-    Plan,
-    Step,
-    row_caches,
-    tensor_index,
-)
+from morendo.ir.plan import SLOT_BYTES, Plan, Step, row_caches
+from morendo.ir.plan_arguments import Argument, Const, Level, tensor_index
+from morendo.ir.pruning import StagePosition, StageTokens
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import WEIGHTS
 from morendo.runtime.executor import (
@@ -34,6 +28,7 @@ from morendo.runtime.executor import (
     require_known,
     works_on_host,
 )
+from morendo.runtime.stage_lengths import StageLengths, stage_of_cache
 from morendo.runtime.turns import Turns
 
 PAGE_BYTES = 4096  # as mmap aligns: more than any layout of a target asks for
@@ -67,6 +62,14 @@ class _Any(ctypes.Structure):
     _fields_ = (("kind", ctypes.c_int32), ("zero", ctypes.c_uint32), ("value", ctypes.c_int64))
 
 
+@dataclass(frozen=True)
+class _Extent:
+    """Of the call that runs: the tokens of each stage, and what its caches held before."""
+
+    counts: tuple[int, ...]
+    held: tuple[int, ...]
+
+
 class PythonExecutor:
     """Runs the plan of the artifact in `directory`.
 
@@ -97,6 +100,8 @@ class PythonExecutor:
         self._poison = poison
         self._position = self._level = 0
         plan = self.plan
+        self._lengths = StageLengths(plan)
+        self._extent = _Extent(plan.counts("decode", 1), self._lengths.at(0))
         self._spaces = {
             "arena": _aligned_bytes(plan.arena_bytes),
             "cache": _aligned_bytes(plan.cache_bytes),
@@ -126,6 +131,7 @@ class PythonExecutor:
             if not 0 <= as_int32("position", position) <= self._position:
                 message = f"position out of range (got {position}, need 0 to {self._position})"
                 raise InputError(message)
+            self._lengths.at(position)
             self._position = position
 
     def set_level(self, level: int) -> None:
@@ -139,17 +145,18 @@ class PythonExecutor:
     def cache_means(self, tensor: int, window: int) -> np.ndarray:
         with self._turns.turn():
             cache = self._cache_rows(as_int32("tensor", tensor))
-            start = max(0, self._position - window)
-            if self._position <= start:
+            held = self._lengths.at(self._position)[stage_of_cache(self.plan, tensor)]
+            start = max(0, held - window)
+            if held <= start:
                 message = "there are no tokens to take the mean of"
-                raise InputError(f"{message} (got {self._position}, the last {window} of them)")
-            return cache[:, start : self._position].mean(axis=1, dtype=np.float64).reshape(-1)
+                raise InputError(f"{message} (got {held}, the last {window} of them)")
+            return cache[:, start:held].mean(axis=1, dtype=np.float64).reshape(-1)
 
     def _cache_rows(self, index: int) -> np.ndarray:
         """A tensor of the cache as [heads, context, width]."""
         if index not in row_caches(self.plan):
             raise InputError(f"tensor {index} is no cache of one row for each token")
-        array = self._array(index, 1)
+        array = self._array(index)
         return array.reshape(-1, *array.shape[-2:])
 
     def cancel(self) -> None:
@@ -182,11 +189,15 @@ class PythonExecutor:
                 self._spaces["arena"][:] = POISON
                 self._spaces["logits"][:] = POISON
             self._spaces["ids"].view(np.int32)[: len(part)] = part
-            self._write_state(len(part))
+            self._extent = _Extent(
+                self.plan.counts(function, len(part)), self._lengths.at(self._position)
+            )
+            self._write_state()
             for index, step in enumerate(self.plan.functions[function]):
                 if self._cancelled:
                     raise Cancelled(f"cancelled before {function} step {index}")
-                self._call(index, step, len(part))
+                self._call(index, step)
+            self._lengths.add(self._position, self._extent.counts)
             self._position += len(part)
             count = len(part) if function == "score" else 1
             logits = self._spaces["logits"].view(np.float32).reshape(-1, self.plan.vocabulary)
@@ -201,19 +212,19 @@ class PythonExecutor:
             raise InputError(f"prompt too long (got {end}, context {context})")
         require_known(ids, self.plan.vocabulary)
 
-    def _call(self, index: int, step: Step, tokens: int) -> None:
+    def _call(self, index: int, step: Step) -> None:
         arguments = (_Any * len(step.args))()
         keep, arrays = [], []
         for slot, arg in zip(arguments, step.args, strict=True):
             chosen = tensor_index(arg, self._level)
             if chosen is not None:
-                array = self._array(chosen, tokens)
+                array = self._array(chosen)
                 tensor, shapes = _make_tensor(array)
                 slot.kind, slot.value = _KIND_TENSOR, ctypes.addressof(tensor)
                 keep += [tensor, shapes]
                 arrays.append(array)
             else:
-                slot.kind, slot.value = _KIND_INT, self._scalar(arg, tokens)
+                slot.kind, slot.value = _KIND_INT, self._scalar(arg)
         result = _Any()
         kernel = self._kernels[step.kernel]
         if kernel(None, ctypes.byref(arguments), len(step.args), ctypes.byref(result)):
@@ -222,21 +233,28 @@ class PythonExecutor:
         if self.trace:
             self.trace(index, step, arrays)
 
-    def _write_state(self, tokens: int) -> None:
+    def _write_state(self) -> None:
         slots = self._spaces["state"].view(np.int32)[:: SLOT_BYTES // 4]
-        slots[:] = [self._scalar(arg, tokens) for arg in self.plan.state]
+        slots[:] = [self._scalar(arg) for arg in self.plan.state]
 
-    def _scalar(self, arg: Argument, tokens: int) -> int:
-        scalars = {"tokens": tokens, "position": self._position}
+    def _scalar(self, arg: Argument) -> int:
         if isinstance(arg, Level):
             return arg.values[self._level]
-        return arg.value if isinstance(arg, Const) else scalars[str(arg)]
+        if isinstance(arg, StageTokens):
+            return self._extent.counts[arg.stage]
+        if isinstance(arg, StagePosition):
+            return self._extent.held[arg.stage]
+        if isinstance(arg, Const):
+            return arg.value
+        return (self._extent.counts if arg == "tokens" else self._extent.held)[0]
 
-    def _array(self, index: int, tokens: int) -> np.ndarray:
+    def _array(self, index: int) -> np.ndarray:
         """The buffer of tensor `index`, seen with its shape."""
         tensor = self.plan.tensors[index]
         space = self._spaces[tensor.space]
-        return np.ndarray(tensor.shape(tokens), tensor.dtype, buffer=space, offset=tensor.offset)
+        return np.ndarray(
+            tensor.shape(self._extent.counts), tensor.dtype, buffer=space, offset=tensor.offset
+        )
 
 
 def _make_tensor(array: np.ndarray) -> tuple[_Tensor, ctypes.Array]:

@@ -63,6 +63,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--target", default="native", help="what to compile for (default: native, this machine)")
     _add_quantization(parser)
     _add_activations(parser)
+    _add_pruning(parser)
     add(
         "--context",
         type=whole_number(1),
@@ -183,6 +184,18 @@ def _add_activations(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pruning(parser: argparse.ArgumentParser) -> None:
+    """How much of a prompt later layers see."""
+    parser.add_argument(
+        "--prune-tokens",
+        type=float,
+        metavar="SHARE",
+        help="drop this share of a prompt's tokens on the way, 0 to 0.5, in a few layers, those "
+        "that pay least attention to the first token: long prompts are computed faster and lose "
+        "something (`morendo eval --prompt` says what); not on GPUs (default: 0)",
+    )
+
+
 def _positive_float(text: str) -> float:
     try:
         value = float(text)
@@ -216,7 +229,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         key: value
         for key in (
             "out", "average_bits", "group_size", "embedding_bits", "readings", "cache_bits",
-            "activations", "calibrate",
+            "activations", "prune_tokens", "calibrate",
             "calibration_windows",
             "tuning_steps", "context", "chunk", "dump_ir", "passes",
         )

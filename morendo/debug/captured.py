@@ -16,7 +16,8 @@ from morendo.codegen.build import lower_module
 from morendo.codegen.lowering import FunctionLowering, Options, Program
 from morendo.codegen.memory import Storage
 from morendo.ir.errors import ArtifactError
-from morendo.ir.plan import Plan, Step, tensor_index
+from morendo.ir.plan import Plan, Step
+from morendo.ir.plan_arguments import tensor_index
 from morendo.ir.text import bindings_of, parse_module
 from morendo.runtime.artifact import GRAPH, read_plan
 from morendo.runtime.emulated import EmulatedExecutor, find_emulator
@@ -189,9 +190,8 @@ class _Watcher:
         tensor = self._plan.tensors[number]
         array = np.frombuffer(data, tensor.dtype)
         self._step = index
-        self._places[tensor.space, tensor.offset] = array.reshape(
-            tensor.shape(self.run.stop - self.run.start)
-        )
+        counts = self._plan.counts(self.run.function, self.run.stop - self.run.start)
+        self._places[tensor.space, tensor.offset] = array.reshape(tensor.shape(counts))
 
     def finish_step(self) -> None:
         """Keep what is complete after the step that was seen last."""

@@ -76,4 +76,6 @@ def as_array(value: Any) -> np.ndarray | None:
     if isinstance(value, tuple) and len(value) == 3:
         codes, scales, _ = value
         return codes if scales is None else dequantize_activation(codes[0], scales[0])[None]
+    if isinstance(value, tuple):  # an attention and what it found important, tokens and positions
+        value = value[0]
     return value if isinstance(value, np.ndarray) and value.dtype.kind == "f" else None

@@ -32,14 +32,16 @@ static int is_cache(const Plan *plan, const Tensor *tensor) {
          (bits == 16 || bits == 32);
 }
 
-/* Means over the last `window` of `position` tokens of a tensor [context, width] or [heads,
- * context, width]; `count` becomes width, or heads * width. Those behind `capacity` are left out. */
-int cache_means(const Plan *plan, int tensor, int position, int window, double *means, int capacity,
-                int *count) {
+/* Means over the last `window` of the tokens that a tensor [context, width] or [heads, context,
+ * width] holds, as many as its stage; `count` becomes width, or heads * width. Those behind
+ * `capacity` are left out. */
+int cache_means(const Plan *plan, int tensor, const int held[MAX_STAGES], int window,
+                double *means, int capacity, int *count) {
   const Tensor *cache = tensor >= 0 && tensor < plan->tensor_count ? &plan->tensors[tensor] : NULL;
   if (!cache || !is_cache(plan, cache)) {
     return fail(MR_INPUT, "tensor %d is no cache of one row for each token", tensor);
   }
+  int position = held[stage_of_cache(plan, cache)];
   if (position < 1 || window < 1) {
     return fail(MR_INPUT, "there are no tokens to take the mean of (got %d, the last %d of them)",
                 position, window);

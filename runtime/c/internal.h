@@ -84,6 +84,9 @@ int json_integer(const Node *node, int64_t low, int64_t high, int64_t *out);
  * What changes from call to call is an argument, or a number in the memory of the device that
  * kernels read from the space "state": a kernel call can then be kept as it is. */
 enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 2, SLOT_BYTES = 64 };
+/* Layers of a prefill between two prunings of tokens are a stage; stage 0 has all tokens. Shares
+ * of tokens are parts of PRUNE_UNIT. */
+enum { MAX_STAGES = 9, PRUNE_UNIT = 10000, MOST_PRUNED = PRUNE_UNIT / 2 };
 enum Space { ARENA, WEIGHTS, CACHE, IDS, LOGITS, STATE, SPACES };
 enum Function { PREFILL, SCORE, DECODE, FUNCTIONS };
 enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL, PATCH_TENSOR };
@@ -91,7 +94,8 @@ enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL, PATCH_TENSOR };
 typedef struct {
   DLTensor dl;
   int64_t shape[MAX_DIMS], strides[MAX_DIMS];
-  uint8_t token_dims; /* bit i: dimension i is the number of tokens of the call */
+  uint8_t token_dims; /* bit i: dimension i is the number of tokens of the call, */
+  uint8_t stage;      /* in this stage */
   uint8_t space;
   uint64_t offset;
 } Tensor;
@@ -101,6 +105,7 @@ typedef struct {
   const int32_t *levels;    /* of PATCH_LEVEL: the number at each level, */
   DLTensor *const *tensors; /* of PATCH_TENSOR: the tensor */
   enum Patch kind;
+  int stage; /* of PATCH_TOKENS and PATCH_POSITION */
 } ArgumentPatch;
 
 typedef struct {
@@ -126,6 +131,8 @@ typedef struct {
   Tensor *tensors;
   Tensor **varying; /* tensors whose shape changes from call to call */
   int tensor_count, varying_count;
+  int64_t pruned[MAX_STAGES]; /* of the tokens of stage i, how many parts stage i + 1 lacks */
+  int stage_count;
   StepList functions[FUNCTIONS];
   /* By the device: steps of DECODE that it can run without being called, one for all levels, or
    * one for each where levels have tensors of their own. */
@@ -149,7 +156,29 @@ void plan_bind(Plan *plan, void *const bases[SPACES]);
 void plan_free(Plan *plan);
 /* Fills in the dimensions that are the number of tokens and the strides; returns the size in
  * bytes, or INT64_MAX if that is no number. */
-int64_t tensor_set_shape(Tensor *tensor, int tokens);
+int64_t tensor_set_shape(Tensor *tensor, const int tokens[MAX_STAGES]);
+
+/* stages.c: how many tokens each stage has, and how long its caches are. */
+
+/* The tokens of each stage in a call of `tokens`. */
+void stage_counts(const Plan *plan, enum Function function, int tokens, int counts[MAX_STAGES]);
+
+/* How many tokens the caches of each later stage hold of a text of so many positions, or -1 inside
+ * of a prefill whose tokens were pruned. */
+typedef struct {
+  int *held[MAX_STAGES]; /* of stage 1 and later, at positions 0 to context */
+} StageLengths;
+
+/* The stage whose tokens a tensor of the cache holds. */
+int stage_of_cache(const Plan *plan, const Tensor *cache);
+int lengths_make(StageLengths *lengths, const Plan *plan);
+void lengths_free(StageLengths *lengths);
+/* The slots of every stage that a text of `position` tokens fills; refuses a position that the
+ * caches cannot go back to. */
+int lengths_at(const StageLengths *lengths, const Plan *plan, int position, int held[MAX_STAGES]);
+/* Adds a call to the text of `position` tokens. */
+void lengths_add(StageLengths *lengths, const Plan *plan, int position,
+                 const int counts[MAX_STAGES]);
 
 /* plan_run.c */
 
@@ -161,9 +190,10 @@ typedef struct {
   double next; /* when it is asked again */
 } Interrupt;
 
-/* Stops before the next step, with MR_CANCELLED, once `interrupt` says so. */
-int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
-             Interrupt *interrupt);
+/* Runs a function on the tokens of each stage, behind those that its caches hold.
+ * Stops before the next step, with MR_CANCELLED, once `interrupt` says so. */
+int plan_run(Plan *plan, enum Function function, const int tokens[MAX_STAGES],
+             const int positions[MAX_STAGES], int level, Interrupt *interrupt);
 
 /* weights.c: weights.bin of a directory, which must have `bytes` bytes; the same memory for all
  * sessions of the process that open that file. */

@@ -100,7 +100,8 @@ MR_API int mr_score(mr_session *session, const int32_t *ids, int count, float *l
 MR_API int mr_reset(mr_session *session);
 /* Number of tokens that the session remembers. */
 MR_API int mr_position(const mr_session *session);
-/* Forgets the tokens from `position` on, which is 0 to mr_position(). */
+/* Forgets the tokens from `position` on, which is 0 to mr_position(); where a prefill dropped
+ * tokens, it is no place within a chunk of it. */
 MR_API int mr_set_position(mr_session *session, int position);
 
 /* ---- Drawing tokens ---- */

@@ -112,12 +112,24 @@ static int find_dtype(const Node *node) {
   return -1;
 }
 
+/* Whether a node is {"tokens": S} or {"position": S}, as `what` says, of a later stage. */
+static int read_stage(Reader *reader, const Node *node, const char *what, int *stage) {
+  int64_t value;
+  const Node *number = json_get(&reader->json, node, what);
+  if (!number || !json_integer(number, 1, reader->plan->stage_count - 1, &value)) return 0;
+  *stage = (int)value;
+  return 1;
+}
+
 static int read_dims(Reader *reader, const Node *dims, Tensor *tensor) {
   if (dims->kind != '[' || dims->children > MAX_DIMS) return 0;
   const Node *dim = dims + 1;
+  int stage = 0;
   for (int i = 0; i < dims->children; i++) {
-    if (json_is(dim, "tokens")) {
+    if (json_is(dim, "tokens") || read_stage(reader, dim, "tokens", &stage)) {
+      if (tensor->token_dims && tensor->stage != stage) return 0;
       tensor->token_dims |= (uint8_t)(1u << i);
+      tensor->stage = (uint8_t)stage;
     } else if (!json_integer(dim, 0, INT32_MAX, &tensor->shape[i])) {
       return 0;
     }
@@ -129,10 +141,10 @@ static int read_dims(Reader *reader, const Node *dims, Tensor *tensor) {
   return 1;
 }
 
-int64_t tensor_set_shape(Tensor *tensor, int tokens) {
+int64_t tensor_set_shape(Tensor *tensor, const int tokens[MAX_STAGES]) {
   int64_t size = 1;
   for (int i = tensor->dl.ndim - 1; i >= 0; i--) {
-    if (tensor->token_dims >> i & 1) tensor->shape[i] = tokens;
+    if (tensor->token_dims >> i & 1) tensor->shape[i] = tokens[tensor->stage];
     tensor->strides[i] = size;
     if (tensor->shape[i] && size > INT64_MAX / tensor->shape[i]) return INT64_MAX;
     size *= tensor->shape[i];
@@ -155,7 +167,9 @@ static int read_tensor(Reader *reader, const Node *node, Tensor *tensor) {
   tensor->dl.dtype.bits = dtypes[dtype].bits;
   tensor->dl.dtype.lanes = 1;
   if (!read_dims(reader, node + 4, tensor)) return 0;
-  int64_t bytes = tensor_set_shape(tensor, (int)plan->chunk);
+  int counts[MAX_STAGES];
+  stage_counts(plan, PREFILL, (int)plan->chunk, counts);
+  int64_t bytes = tensor_set_shape(tensor, counts);
   int fixed = space == IDS || space == LOGITS; /* what the caller's arrays are */
   if (fixed && (offset || dtype != (space == IDS ? INT32 : FLOAT32))) return 0;
   return offset % ALIGNMENT_BYTES == 0 && bytes <= plan->bytes[space] - offset;
@@ -194,7 +208,7 @@ static const int32_t *read_level(Reader *reader, const Node *values) {
 static int are_alike(const Tensor *a, const Tensor *b) {
   return a->space == b->space && a->token_dims == b->token_dims &&
          a->dl.dtype.code == b->dl.dtype.code && a->dl.dtype.bits == b->dl.dtype.bits &&
-         a->dl.ndim == b->dl.ndim && !memcmp(a->shape, b->shape, sizeof a->shape);
+         a->stage == b->stage && a->dl.ndim == b->dl.ndim && !memcmp(a->shape, b->shape, sizeof a->shape);
 }
 
 static DLTensor *const *read_tensor_of_level(Reader *reader, const Node *indexes) {
@@ -239,9 +253,9 @@ static int read_argument(Reader *reader, const Node *node, Any *slot, StepList *
     patch.kind = PATCH_LEVEL;
     patch.levels = read_level(reader, levels);
     if (!patch.levels) return 0;
-  } else if (json_is(node, "position")) {
+  } else if (json_is(node, "position") || read_stage(reader, node, "position", &patch.stage)) {
     patch.kind = PATCH_POSITION;
-  } else if (!json_is(node, "tokens")) {
+  } else if (!json_is(node, "tokens") && !read_stage(reader, node, "tokens", &patch.stage)) {
     return 0;
   }
   list->patches[list->patch_count++] = patch;
@@ -288,6 +302,20 @@ static int read_state(Reader *reader, const Node *list) {
   return MR_OK;
 }
 
+static int read_pruned(Reader *reader, const Node *list) {
+  Plan *plan = reader->plan;
+  plan->stage_count = 1;
+  if (!list) return MR_OK;
+  if (list->kind != '[' || list->children >= MAX_STAGES) return bad("no list of prunings", 0);
+  const Node *node = list + 1;
+  for (int i = 0; i < list->children; i++) {
+    if (!json_integer(node, 0, MOST_PRUNED, &plan->pruned[i])) return bad("bad pruning", i);
+    node = json_next(&reader->json, node);
+  }
+  plan->stage_count += list->children;
+  return MR_OK;
+}
+
 static int count_arguments(Reader *reader, const Node *steps) {
   int count = 0;
   const Node *node = steps + 1;
@@ -326,6 +354,7 @@ static int read_root(Reader *reader) {
   const Node *root = reader->json.nodes;
   int error = read_numbers(reader, root);
   if (!error) error = read_kernels(reader, json_get(&reader->json, root, "kernels"));
+  if (!error) error = read_pruned(reader, json_get(&reader->json, root, "pruned"));
   if (!error) error = read_state(reader, json_get(&reader->json, root, "state"));
   if (!error) error = read_tensors(reader, json_get(&reader->json, root, "tensors"));
   const Node *functions = json_get(&reader->json, root, "functions");

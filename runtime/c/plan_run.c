@@ -9,24 +9,25 @@
 
 #define POLL_SECONDS 0.05 /* a person does not notice it, and nor do the kernels */
 
-static void patch(const StepList *list, int tokens, int position, int level) {
+static void patch(const StepList *list, const int tokens[], const int positions[], int level) {
   for (int i = 0; i < list->patch_count; i++) {
     const ArgumentPatch *change = &list->patches[i];
     if (change->kind == PATCH_TENSOR) {
       change->slot->value.pointer = change->tensors[level];
       continue;
     }
-    change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens
-                                  : change->kind == PATCH_POSITION ? position
+    change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens[change->stage]
+                                  : change->kind == PATCH_POSITION ? positions[change->stage]
                                                                    : change->levels[level];
   }
 }
 
 /* Gives all that a call varies to the arguments, the shapes and the device. */
-static int prepare(Plan *plan, const StepList *list, int tokens, int position, int level) {
+static int prepare(Plan *plan, const StepList *list, const int tokens[], const int positions[],
+                   int level) {
   for (int i = 0; i < plan->varying_count; i++) tensor_set_shape(plan->varying[i], tokens);
-  patch(list, tokens, position, level);
-  patch(&plan->slot_patches, tokens, position, level);
+  patch(list, tokens, positions, level);
+  patch(&plan->slot_patches, tokens, positions, level);
   for (int i = 0; i < plan->slot_count; i++) {
     int32_t number = (int32_t)plan->slots[i].value.integer;
     memcpy(plan->numbers + (size_t)i * SLOT_BYTES, &number, sizeof number);
@@ -96,9 +97,9 @@ static int run_steps(Plan *plan, enum Function function, Interrupt *interrupt) {
   return MR_OK;
 }
 
-int plan_run(Plan *plan, enum Function function, int tokens, int position, int level,
-             Interrupt *interrupt) {
-  int error = prepare(plan, &plan->functions[function], tokens, position, level);
+int plan_run(Plan *plan, enum Function function, const int tokens[MAX_STAGES],
+             const int positions[MAX_STAGES], int level, Interrupt *interrupt) {
+  int error = prepare(plan, &plan->functions[function], tokens, positions, level);
   if (error) return error;
   /* Only the steps of one token are the same in every call; the shapes of the others change. */
   const StepList *list = &plan->functions[function];

@@ -47,7 +47,7 @@ void schedule_clear(mr_schedule *schedule);
 double logits_entropy(const float *logits, int count);
 
 /* features.c */
-int cache_means(const Plan *plan, int tensor, int position, int window, double *means, int capacity,
-                int *count);
+int cache_means(const Plan *plan, int tensor, const int held[MAX_STAGES], int window,
+                double *means, int capacity, int *count);
 
 #endif

@@ -16,6 +16,7 @@ struct mr_session {
   void *bases[SPACES];
   int threads;
   atomic_int position, level;
+  StageLengths lengths;
   Interrupt interrupt;
   pid_t process;        /* that opened it */
   pthread_mutex_t turn; /* held by the call that runs */
@@ -54,6 +55,7 @@ static int open_plan(mr_session *session, const char *dir) {
   for (int space = 0; !error && space < SPACES; space++) {
     if (space != WEIGHTS) error = make_space(session, (enum Space)space);
   }
+  if (!error) error = lengths_make(&session->lengths, &session->plan);
   if (!error) plan_bind(&session->plan, session->bases);
   return error;
 }
@@ -105,6 +107,7 @@ void mr_close(mr_session *session) {
     size_t bytes = (size_t)session->plan.bytes[space];
     if (session->bases[space]) device_release(session->bases[space], bytes);
   }
+  lengths_free(&session->lengths);
   plan_free(&session->plan);
   free(session);
 }
@@ -141,10 +144,14 @@ static int run_chunks(mr_session *session, enum Function function, const int32_t
   for (int done = 0; done < count; done += chunk) {
     int tokens = count - done < chunk ? count - done : chunk;
     error = device_write(session->bases[IDS], ids + done, (size_t)tokens * sizeof *ids);
+    int counts[MAX_STAGES], held[MAX_STAGES];
+    stage_counts(&session->plan, function, tokens, counts);
+    if (!error) error = lengths_at(&session->lengths, &session->plan, start + done, held);
     if (!error) {
-      error = plan_run(&session->plan, function, tokens, start + done, session->level,
+      error = plan_run(&session->plan, function, counts, held, session->level,
                        &session->interrupt);
     }
+    if (!error) lengths_add(&session->lengths, &session->plan, start + done, counts);
     if (!error && all) {
       void *rows = (char *)logits + (size_t)done * row;
       error = device_read(rows, session->bases[LOGITS], (size_t)tokens * row);
@@ -182,8 +189,9 @@ static int set_position(mr_session *session, int position) {
     return fail(MR_INPUT, "position out of range (got %d, need 0 to %d)", position,
                 session->position);
   }
-  session->position = position;
-  return MR_OK;
+  int held[MAX_STAGES], error = lengths_at(&session->lengths, &session->plan, position, held);
+  if (!error) session->position = position;
+  return error;
 }
 
 int mr_set_position(mr_session *session, int position) {
@@ -249,10 +257,11 @@ int mr_level(const mr_session *session) { return session->level; }
 
 int mr_cache_means(mr_session *session, int tensor, int window, double *means, int capacity,
                    int *count) {
-  int error = enter(session);
-  return error ? error
-               : leave(session, cache_means(&session->plan, tensor, session->position, window,
-                                            means, capacity, count));
+  int held[MAX_STAGES], error = enter(session);
+  if (error) return error;
+  error = lengths_at(&session->lengths, &session->plan, session->position, held);
+  if (!error) error = cache_means(&session->plan, tensor, held, window, means, capacity, count);
+  return leave(session, error);
 }
 
 int mr_context(const mr_session *session) { return (int)session->plan.context; }

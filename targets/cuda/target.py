@@ -185,7 +185,7 @@ def make(name: str) -> CUDATarget:
         description=_DESCRIPTIONS[name],
         device=Device(machine),
         isa=GPU(_NAME, _LEAST),
-        capabilities=Capabilities(half_conversion=True),
+        capabilities=Capabilities(half_conversion=True, token_pruning=False),
         builders=BUILDERS,
         architectures=architectures,
         host=host,

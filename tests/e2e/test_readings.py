@@ -14,7 +14,7 @@ import pytest
 
 import morendo
 from morendo.cli import main
-from morendo.ir.plan import LevelTensor
+from morendo.ir.plan_arguments import LevelTensor
 from morendo.progress import Progress
 from morendo.quality.dequantized import DequantizedWeights, read_matrices
 from morendo.quality.reference import Reference

@@ -6,8 +6,10 @@ import json
 import pytest
 
 from morendo.ir.errors import ArtifactError
-from morendo.ir.plan import Const, Level, LevelTensor, Plan, Step, Tensor, tensor_index
+from morendo.ir.plan import Plan, Step, Tensor
+from morendo.ir.plan_arguments import Const, Level, LevelTensor, tensor_index
 from morendo.ir.plan_text import print_plan
+from morendo.ir.pruning import StagePosition, StageTokens
 
 
 def small_plan() -> Plan:
@@ -101,6 +103,12 @@ def test_which_tensor_an_argument_is_at_a_level():
         (["state"], [0], "bad state 0 at state 0"),
         (["state"], ["wordcount"], "bad state 'wordcount' at state 0"),
         (["tensors", 1, 0], "state", "ends outside its state .got 192, size 128."),
+        (["pruned"], [5001], "pruned must be at most 8 numbers up to 5000 .got .5001,.."),
+        (["pruned"], [1] * 9, "pruned must be at most 8 numbers"),
+        (["pruned"], ["1"], "pruned must be at most 8 numbers"),
+        (["tensors", 1, 3], [{"tokens": 1}, 8], "bad dims"),
+        (["functions", "prefill", 0, "args", 2], {"tokens": 1}, "bad argument StageTokens"),
+        (["functions", "prefill", 0, "args", 3], {"position": 1}, "bad argument StagePosition"),
     ],
 )
 def test_damaged_plans_are_refused(path, value, match):
@@ -112,6 +120,56 @@ def test_damaged_plans_are_refused(path, value, match):
     with pytest.raises(ArtifactError, match=match) as caught:
         Plan.from_json(json.dumps(data))
     assert "\n" not in str(caught.value)
+
+
+def pruned_plan() -> Plan:
+    """A plan whose prefill drops two in ten tokens, then three."""
+    plan = small_plan()
+    args = (0, 1, StageTokens(2), StagePosition(1), *plan.functions["prefill"][0].args[4:])
+    tensors = (
+        plan.tensors[0],
+        Tensor("arena", 0, "float32", (StageTokens(1), 8)),
+        *plan.tensors[2:],
+    )
+    steps = (dataclasses.replace(plan.functions["prefill"][0], args=args),)
+    return dataclasses.replace(
+        plan,
+        chunk=9,
+        arena_bytes=256,
+        pruned=(2000, 3000),
+        tensors=tensors,
+        functions={**plan.functions, "prefill": steps},
+    )
+
+
+def test_stages_have_counts_of_their_own():
+    plan = pruned_plan()
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.counts("prefill", 9) == (9, 8, 6)  # 9 - 8 * 0.2, then 8 - 7 * 0.3, rounded up
+    assert plan.counts("prefill", 2) == (2, 2, 2)
+    assert plan.counts("prefill", 1) == (1, 1, 1)
+    assert plan.counts("score", 9) == (9, 9, 9)
+    assert plan.tensors[1].byte_size(plan.counts("prefill", 9)) == plan.arena_bytes
+    text = print_plan(plan)
+    assert "out=arena+0x0:f32[tokens of stage 1,8], tokens=tokens of stage 2" in text
+    assert "position=position of stage 1" in text
+
+
+@pytest.mark.parametrize(
+    ("dims", "match"),
+    [
+        ([{"tokens": 3}, 8], "bad dims"),
+        ([{"tokens": 0}, 8], "bad dims"),
+        ([{"position": 1}, 8], "bad dims"),
+        ([{"tokens": 1}, "tokens"], "bad dims"),  # a tensor is of one stage
+        ([{"tokens": 1}, 9], "ends outside its arena .got 288, size 256."),
+    ],
+)
+def test_damaged_stages_are_refused(dims, match):
+    data = json.loads(pruned_plan().to_json())
+    data["tensors"][1][3] = dims
+    with pytest.raises(ArtifactError, match=match):
+        Plan.from_json(json.dumps(data))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"version":1}', "\x00", "[" * 99999])

@@ -10,7 +10,8 @@ import numpy as np
 from morendo.codegen.link import Toolchain, link_model
 from morendo.codegen.model_tables import ModelTables
 from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
-from morendo.ir.plan import SLOT_BYTES, Const, Level, LevelTensor, Plan, Step, Tensor
+from morendo.ir.plan import SLOT_BYTES, Plan, Step, Tensor
+from morendo.ir.plan_arguments import Const, Level, LevelTensor
 from morendo.runtime.artifact import create_artifact
 
 VOCABULARY, WIDTH, CHUNK, CONTEXT, LEVELS = 37, 5, 4, 19, 3

@@ -51,6 +51,7 @@ class _Problem:
     buffers: CacheBuffers
     slopes: Any
     out: Any
+    importance: Any
     tokens: Any
     position: Any
 
@@ -62,7 +63,7 @@ class _Problem:
     def tile(self, rows: int, prefetch: bool) -> Tile:
         """The tile of query rows that reads this cache."""
         kind = IntegerTile if self.cache.integers else FloatTile
-        return kind(self.cache, self.scores, self.isa, rows, prefetch)
+        return kind(self.cache, self.scores, self.isa, rows, prefetch, self.importance is not None)
 
     def row(self, position: Any, head: Any) -> Row:
         """The row of a query head at an absolute position."""
@@ -85,28 +86,32 @@ def cached_attention(
     cache: KVCache,
     scores: Scores,
     q_rows: Rows | None = None,
+    importance: bool = False,
 ) -> tirx.PrimFunc:
     """Causal attention of the queries at position..position+tokens-1 over the cache.
 
     Parameters of the kernel: q f32[M, H, D], the cache, [slopes f32[H] with alibi,]
-    out f32[M, H, D], tokens, position. The keys and values of the new tokens are in the cache
-    already; what lies beyond them may hold anything. With `q_rows` q is f32[M, stride], read
-    from the offset on.
+    out f32[M, H, D], [importance f32[M, H],] tokens, position. The keys and values of the new
+    tokens are in the cache already; what lies beyond them may hold anything. With `q_rows` q is
+    f32[M, stride], read from the offset on. `importance` is what share of its attention each
+    query of several pays to the first key, for scores without a window.
     """
     width = heads * cache.head_dim
     q_rows = q_rows or Rows(width)
     name = kernel_name(
         "attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
-        q=f"{q_rows.stride}o{q_rows.offset}",
+        q=f"{q_rows.stride}o{q_rows.offset}", **({"i": "first"} if importance else {}),
     )  # fmt: skip
     with kernel(name) as k:
         q = k.buffer("q", (max_tokens, q_rows.stride))
         buffers = cache.declare(k)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
         out = k.buffer("out", (max_tokens, width))
+        shares = k.buffer("importance", (max_tokens, heads)) if importance else None
         tokens, position = k.scalar("tokens"), k.scalar("position")
         problem = _Problem(
-            isa, heads, cache, scores, q, q_rows.offset, buffers, slopes, out, tokens, position,
+            isa, heads, cache, scores, q, q_rows.offset, buffers, slopes, out, shares, tokens,
+            position,
         )  # fmt: skip
         if max_tokens == 1:
             _decode(problem)
@@ -144,6 +149,8 @@ def _store_row(p: _Problem, tile: Tile, r: int, m: Any, head: Any) -> None:
     with T.serial(0, dim // lanes) as i:
         value = tile.output(r, i * lanes, lanes) * splat(inverse, lanes)
         store(p.out, [m, head * dim + i * lanes], value, lanes)
+    if p.importance is not None:
+        T.buffer_store(p.importance, tile.first_weight[r] * inverse, [m, head])
 
 
 def _decode(p: _Problem) -> None:

@@ -94,6 +94,7 @@ class Tile(ABC):
         isa: the vector unit.
         count: rows R of the tile, at most `most_rows`.
         prefetch: ask for the next chunk of keys and values while the current one is used.
+        importance: keep the weight of the first key, `first_weight`.
     """
 
     cache: KVCache
@@ -101,9 +102,11 @@ class Tile(ABC):
     isa: VectorISA
     count: int
     prefetch: bool
+    importance: bool = False
     state: Any = field(init=False)
     maximum: Registers = field(init=False)
     rescale: Registers = field(init=False)
+    first_weight: Registers = field(init=False)
 
     @property
     def lanes(self) -> int:
@@ -137,6 +140,8 @@ class Tile(ABC):
         self.state = T.alloc_buffer((self.count, columns))
         self.maximum = Registers(self.count, "float32", 1)
         self.rescale = Registers(self.count, "float32", 1)
+        if self.importance:
+            self.first_weight = Registers(self.count, "float32", 1)
 
     @property
     def key_tiles(self) -> int:
@@ -165,6 +170,8 @@ class Tile(ABC):
             with T.serial(0, self.width // lanes) as i:
                 store(self.state, [r, i * lanes], splat_float(0.0, lanes), lanes)
             self.maximum[r] = T.float32(MASKED)
+            if self.importance:
+                self.first_weight[r] = T.float32(0.0)
             store(self.state, [r, self._total], splat_float(0.0, self.lanes), self.lanes)
 
     @abstractmethod
@@ -207,6 +214,8 @@ class Tile(ABC):
             vectors = index(blocks * (block // self.lanes))
             self._adjust(rows, start, vectors)
             self._softmax(vectors)
+            if self.importance:
+                self._keep_first_weight(start)
             self.add_values(buffers, (head, start, keys), vectors)
 
     def _adjust(self, rows: list[Row], start: Any, vectors: Any) -> None:
@@ -265,6 +274,12 @@ class Tile(ABC):
                 store(self.state, [r, self.weight(v * lanes)], weight, lanes)
         for r in range(self.count):
             store(self.state, [r, self._total], sums[r], lanes)
+
+    def _keep_first_weight(self, start: Any) -> None:
+        """Take key 0's exponential out of its chunk, and rescale it in every later one."""
+        for r in range(self.count):
+            weight = tirx.Select(start == 0, self.state[r, self.weight(0)], T.float32(0.0))
+            self.first_weight[r] = self.first_weight[r] * self.rescale[r] + weight
 
     def output(self, r: int, column: Any, lanes: int) -> Any:
         """Part of the unnormalized output of row r."""

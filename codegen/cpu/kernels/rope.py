@@ -22,6 +22,7 @@ from morendo.codegen.cpu.vectors.vector import (
     vector_type,
 )
 from morendo.codegen.cpu.vectors.vector_blocks import (
+    Kernel,
     Rows,
     common_lanes,
     kernel,
@@ -71,25 +72,30 @@ def rope(
     rotation: Rotation,
     x_rows: Rows | None = None,
     out_rows: Rows | None = None,
+    listed: bool = False,
 ) -> tirx.PrimFunc:
     """Rotate the heads of x; token m has position `position + m`.
 
     Parameters of the kernel: x f32[M, H, D], inv_freq f32[R/2], out f32[M, H, D], tokens,
     position. With `x_rows` or `out_rows` that buffer is f32[M, stride], read from the offset on.
+    With `listed` the last parameter is i64[1, M], a position for each token.
     """
     width = heads * rotation.head_dim
     source, target = x_rows or Rows(width), out_rows or Rows(width)
     name = kernel_name(
         "rope", m=max_tokens, h=heads, d=rotation.name,
         x=f"{source.stride}o{source.offset}", y=f"{target.stride}o{target.offset}",
+        **_listed(listed),
     )  # fmt: skip
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, source.stride))
         inv_freq = k.buffer("inv_freq", (rotation.rotary_dim // 2,))
         out = k.buffer("out", (max_tokens, target.stride))
-        tokens, position = k.scalar("tokens"), k.scalar("position")
+        tokens = k.scalar("tokens")
+        position = _list(k, max_tokens) if listed else k.scalar("position")
         with token_loop(tokens, max_tokens, width * 8) as m:
-            table = _Table(rotation, inv_freq, position + m, isa.lanes)
+            at = T.cast(position[0, m], "int32") if listed else position + m
+            table = _Table(rotation, inv_freq, at, isa.lanes)
             with T.serial(0, heads) as head:
                 start = head * rotation.head_dim
                 table.rotate(x, [m, source.offset + start], out, [m, target.offset + start])
@@ -105,25 +111,30 @@ def rope_append_kv(
     cache: KVCache,
     rotation: Rotation,
     rows: Rows | None = None,
+    listed: bool = False,
 ) -> tirx.PrimFunc:
     """Rotate q in place, rotate k and write k and v to the cache, in one pass over q, k, v.
 
     Parameters of the kernel: qkv f32[M, stride] (q, k and v of a token side by side from the
-    offset on: (H + 2*Hkv)*D elements), inv_freq f32[R/2], the cache, tokens, position.
+    offset on: (H + 2*Hkv)*D elements), inv_freq f32[R/2], [positions i64[1, M] with `listed`,]
+    the cache, tokens, position. With `listed`, where a token is turned to is told apart from the
+    slot of the cache that it gets, `position + m`.
     """
     dim, kv_heads = cache.head_dim, cache.kv_heads
     rows = rows or Rows((heads + 2 * kv_heads) * dim)
     name = kernel_name(
         "rope_append_kv", m=max_tokens, h=heads, d=rotation.name,
-        x=f"{rows.stride}o{rows.offset}", c=cache.name,
+        x=f"{rows.stride}o{rows.offset}", c=cache.name, **_listed(listed),
     )  # fmt: skip
     with kernel(name) as k:
         qkv = k.buffer("qkv", (max_tokens, rows.stride))
         inv_freq = k.buffer("inv_freq", (rotation.rotary_dim // 2,))
+        positions = _list(k, max_tokens) if listed else None
         buffers = cache.declare(k)
         tokens, position = k.scalar("tokens"), k.scalar("position")
         with token_loop(tokens, max_tokens, rows.stride * 8) as m:
-            table = _Table(rotation, inv_freq, position + m, isa.lanes)
+            at = T.cast(positions[0, m], "int32") if positions is not None else position + m
+            table = _Table(rotation, inv_freq, at, isa.lanes)
             with T.serial(0, heads + kv_heads) as head:
                 start = rows.offset + head * dim
                 table.rotate(qkv, [m, start], qkv, [m, start])
@@ -133,6 +144,16 @@ def rope_append_kv(
                 store_key(isa, cache, buffers, to, qkv, (m, keys + head * dim))
                 store_value(isa, cache, buffers, to, qkv, (m, values))
     return k.function
+
+
+def _listed(listed: bool) -> dict[str, str]:
+    """Part of a kernel's name where positions are listed."""
+    return {"p": "listed"} if listed else {}
+
+
+def _list(k: Kernel, max_tokens: int) -> Any:
+    """Declare the positions as the next parameter."""
+    return k.buffer("positions", (1, max_tokens), "int64")
 
 
 def _copy_rest(
