@@ -157,9 +157,28 @@ class Session:
         """The text of token ids, without special tokens."""
         return self.tokenizer.decode(ids)
 
-    def logits(self, ids: Ids) -> np.ndarray:
-        """Logits of every token of `ids`, float32 [tokens, vocabulary], from an empty cache."""
-        return self._follow(self._next_turn(), lambda: self._restart(self.executor.score, ids))
+    def logits(self, ids: Ids, prompt: int = 0) -> np.ndarray:
+        """Logits of every token of `ids`, float32 [tokens, vocabulary], from an empty cache.
+
+        Args:
+            ids: of a text.
+            prompt: so many of them are computed as a prompt is, which may drop some on its way;
+                the logits are then of the last of these and of every one behind it.
+        """
+        if not prompt:
+            return self._follow(self._next_turn(), lambda: self._restart(self.executor.score, ids))
+        turn, given = self._next_turn(), as_ids(ids)
+        if not 0 < as_integer("prompt", prompt) <= len(given):
+            raise InputError(f"prompt is out of range (got {prompt}, need 0 to {len(given)})")
+        last = self._follow(turn, lambda: self._restart(self.executor.prefill, given[:prompt]))[
+            None
+        ]
+        if prompt == len(given):
+            return last.copy()
+        last = last.copy()
+        return np.concatenate(
+            [last, self._follow(turn, lambda: self.executor.score(given[prompt:]))]
+        )
 
     def generate(
         self,

@@ -16,6 +16,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.quality import compare, cut_windows, evaluate, summarize
 from morendo.quality.cache import LogitsCache, cache_directory, model_key
 from morendo.quality.dequantized import _put
+from morendo.quality.measure import PRUNED
 from tests.relist import relist
 
 TINY = Path(__file__).parent / "models" / "tiny_llama"
@@ -284,6 +285,22 @@ def test_options_that_do_not_fit_are_refused(artifact):
     ):
         with pytest.raises(InputError, match=said):
             evaluate(artifact, TEXT, **options)
+
+
+def test_tokens_behind_a_prompt_are_scored(artifact, cached, tmp_path):
+    """Without pruning they are those that a score of the whole window gives, by another phase."""
+    options = {"reference": TINY, "window": 64, "windows": 2, "levels": [0]}
+    behind = evaluate(artifact, TEXT, prompt=40, **options)
+    assert behind.prompt == 40 and not behind.notes
+    assert [row.score.tokens for row in behind.rows] == [2 * 24] * 2
+    assert behind.rows[1].score.kl_mean < 0.02
+    with pytest.raises(InputError, match="no room behind the prompt .got 64 tokens, need 0 to 63."):
+        evaluate(artifact, TEXT, prompt=64, window=64)
+    pruned = morendo.compile(TINY, out=tmp_path / "pruned", chunk=32, prune_tokens=0.2)
+    other = evaluate(pruned, TEXT, prompt=40, **options)
+    assert not other.notes
+    assert other.rows[1].score.kl_mean > behind.rows[1].score.kl_mean
+    assert evaluate(pruned, TEXT, window=64, windows=1).notes == [PRUNED]
 
 
 def test_an_artifact_without_the_list_of_matrices_says_so(artifact):

@@ -80,6 +80,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only the first N (default: all)",
     )
+    add(
+        "--prompt",
+        type=whole_number(),
+        default=0,
+        metavar="TOKENS",
+        help="compute the first TOKENS of each window as a prompt is, and score those behind it: "
+        "what dropping tokens costs (morendo compile --prune-tokens)",
+    )
     add("--level", type=_level, metavar="L", help="one precision level (default: all)")
     add("--dequantized", action="store_true", help="tell errors of weights and kernels apart")
     add("--json", type=Path, metavar="FILE", help="write all figures there; - prints them instead")
@@ -121,6 +129,7 @@ def _eval(arguments: argparse.Namespace) -> int:
             reference=arguments.reference,
             window=arguments.window,
             windows=arguments.windows,
+            prompt=arguments.prompt,
             levels=arguments.level,
             dequantized=arguments.dequantized,
             threads=arguments.threads,
@@ -169,6 +178,7 @@ def _show(report: Report) -> str:
     scored = report.rows[0].score.tokens
     head = (
         f"{scored} scored tokens in {report.windows} windows of {report.window}, "
+        f"{f'behind prompts of {report.prompt}, ' if report.prompt else ''}"
         f"text of {report.text_tokens} tokens"
     )
     float_loss = next((r.score.loss for r in report.rows if r.kind == "float"), None)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from morendo.codegen.packed_matrix import Matrix
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.ir.formats import Array, WeightFormat, at_reading
-from morendo.ir.plan import Level, Plan, Step, tensor_index
+from morendo.ir.plan import Plan, Step
+from morendo.ir.plan_arguments import Level, tensor_index
 from morendo.ir.reference import dequantize, unpack, unpack_quantized
 from morendo.ir.weight_overlay import untuned_name
 from morendo.ir.weight_views import parse_view

@@ -2,7 +2,9 @@
 
 What makes the figures comparable: the text is tokenized once with the artifact's tokenizer and cut
 into windows that do not overlap; every variant sees the same windows, each from an empty cache;
-the first token of a window is not scored, since nothing stands before it.
+the first token of a window is not scored, since nothing stands before it. The first tokens of each
+window may be a prompt, which is not scored either: an artifact computes it as `run` does, and may
+drop tokens on the way (`passes/prune_tokens.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from morendo.runtime.session import Session, load
 
 from .scores import Score, TokenScores, compare, cut_windows, summarize
 
+PRUNED = (
+    "tokens of a prompt are dropped, which a score of all tokens does not see: give --prompt TOKENS"
+)
 FLOAT, ARTIFACT, WEIGHTS, KERNELS = "float", "artifact", "weights", "kernels"
 
 
@@ -54,6 +59,7 @@ class Report:
         text_tokens: tokens of the whole text.
         window: tokens of a window.
         windows: how many were scored.
+        prompt: tokens of each window that were a prompt.
         rows: float first, then by level.
         notes: what a reader of the figures should know.
     """
@@ -64,6 +70,7 @@ class Report:
     text_tokens: int
     window: int
     windows: int
+    prompt: int = 0
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -83,6 +90,7 @@ def evaluate(
     reference: str | Path | None = None,
     window: int = 512,
     windows: int | None = None,
+    prompt: int = 0,
     levels: Sequence[int] | None = None,
     dequantized: bool = False,
     threads: int = 0,
@@ -99,6 +107,7 @@ def evaluate(
             there is perplexity only.
         window: tokens that are seen at once.
         windows: most windows to score, from the start of the text; all by default.
+        prompt: tokens of each window that are computed as a prompt is, and not scored.
         levels: precision levels; all by default.
         dequantized: also score the artifact's weights in torch. Needs the reference.
         threads: of the artifact; 0 means one for each CPU.
@@ -114,12 +123,17 @@ def evaluate(
     progress = progress or Progress()
     if dequantized and reference is None:
         raise InputError("--dequantized needs a model's structure", hint="give --reference")
+    if not 0 <= prompt < window:
+        raise InputError(
+            f"a window has no room behind the prompt (got {prompt} tokens, need 0 to {window - 1})",
+            hint="take a smaller --prompt or a larger --window",
+        )
     with load(artifact, threads) as session:
         if session.emulation:
             progress.note(f"note: {session.emulation}")
         chosen = _levels(session, levels)
         ids, batches = _windows(session, text, window, windows)
-        measure = _Measurement(session, batches, progress)
+        measure = _Measurement(session, batches, prompt, progress)
         if reference is not None:
             measure.open_reference(reference, cached, dequantized, any_reference)
         rows = measure.run(chosen)
@@ -130,6 +144,7 @@ def evaluate(
             text_tokens=ids,
             window=window,
             windows=len(batches),
+            prompt=prompt,
             rows=rows,
             notes=measure.notes(),
         )
@@ -164,11 +179,14 @@ def _windows(
 class _Measurement:
     """One run: variants by windows, so that no more than a few windows' logits are in memory."""
 
-    def __init__(self, session: Session, windows: NDArray[np.int32], progress: Progress) -> None:
+    def __init__(
+        self, session: Session, windows: NDArray[np.int32], prompt: int, progress: Progress
+    ) -> None:
         self.session, self.windows, self.progress = session, windows, progress
+        self.prompt, self.first = prompt, max(prompt, 1)  # the first token that is scored
         self.reference: Any = None
         self.weights: Any = None
-        self.remarks: list[str] = []
+        self.remarks: list[str] = [PRUNED] if session.plan.pruned and not prompt else []
         self.found: dict[tuple[str, int | None], list[TokenScores]] = {}
 
     def open_reference(
@@ -186,7 +204,7 @@ class _Measurement:
             context = manifest["model"].get("context", self.session.context)
             self.reference = Reference(model, cached, self.progress, context)
             note = self.reference.check(manifest, any_reference)
-        self.remarks = [*self.reference.model.notes, *([note] if note else [])]
+        self.remarks += [*self.reference.model.notes, *([note] if note else [])]
 
     def run(self, levels: list[int]) -> list[Row]:
         """Rows of all variants, float first."""
@@ -213,16 +231,17 @@ class _Measurement:
         module = None
         if self.weights:
             module = self.reference.with_weights_of(self.weights, levels[0])
+        rows = slice(self.first - 1, None)
         for ids in self.windows:
-            want = self.reference.logits(ids) if self.reference else None
+            want = self.reference.logits(ids)[rows] if self.reference else None
             if first and want is not None:
-                scores = compare(want, ids[1:])
+                scores = compare(want, ids[self.first :])
                 self._add(FLOAT, None, scores)
                 advance()
             for level in levels:
                 self.session.set_level(level)
-                got = self.session.logits(ids)[:-1]
-                self._add(ARTIFACT, level, compare(got, ids[1:], want))
+                got = self.session.logits(ids, self.prompt)[:-1]
+                self._add(ARTIFACT, level, compare(got, ids[self.first :], want))
                 advance()
                 if module is not None:
                     self._score_weights(module, level, ids, got, want)
@@ -233,9 +252,9 @@ class _Measurement:
     ) -> None:
         from .reference import torch_logits
 
-        exact = torch_logits(module, ids)
-        self._add(WEIGHTS, level, compare(exact, ids[1:], want))
-        self._add(KERNELS, level, compare(got, ids[1:], exact))
+        exact, targets = torch_logits(module, ids)[self.first - 1 :], ids[self.first :]
+        self._add(WEIGHTS, level, compare(exact, targets, want))
+        self._add(KERNELS, level, compare(got, targets, exact))
 
     def _add(self, kind: str, level: int | None, scores: TokenScores) -> None:
         self.found.setdefault((kind, level), []).append(scores)
