@@ -47,7 +47,7 @@ def dump_assembly(
         codes: what is known of kernels, by their names.
         seconds: that code generation took, where that was measured.
     """
-    facts = {name: asdict(code) for name, code in codes.items()}
+    facts = {name: code.to_json() for name, code in codes.items()}
     dump.text("assembly", listings, {"kernels": facts}, seconds)
 
 

@@ -28,6 +28,15 @@ class KernelCode:
     products: int = 0
     own: Mapping[str, int | str] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """What every target has, for scripts."""
+        return {
+            "instructions": self.instructions,
+            "loop": dict(self.loop),
+            "products": self.products,
+            "own": dict(self.own),
+        }
+
 
 def stored_parameters(function: tirx.PrimFunc) -> frozenset[str]:
     """The names of the parameters that a kernel stores to."""

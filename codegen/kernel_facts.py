@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tvm import tirx
@@ -32,6 +32,7 @@ class KernelFacts:
         read_bytes, written_bytes: of activations and results.
         cached_bytes: of keys and values, for each position that is in the cache.
         code: what its target knows of its machine code, None for nothing.
+        predicted: how long the call should take, by the names of columns (`Target.predicted`).
     """
 
     kernel: str
@@ -43,6 +44,7 @@ class KernelFacts:
     written_bytes: float
     cached_bytes: float
     code: KernelCode | None = field(default=None, repr=False)
+    predicted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def instructions_per_product(self) -> float:
@@ -84,7 +86,8 @@ class KernelFacts:
     def to_json(self) -> dict[str, Any]:
         """All of it, for scripts."""
         return {
-            **asdict(self),
+            **asdict(replace(self, code=None)),
+            "code": self.code and self.code.to_json(),
             "bytes_per_weight": self.bytes_per_weight,
             "instructions_per_product": self.instructions_per_product,
             "instructions_per_byte": self.instructions_per_byte,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from morendo.ir.plan import Plan
 
     from .kernel_code import KernelCode
+    from .kernel_facts import KernelFacts
     from .lowering import Program
     from .text_facts import TextFacts
 
@@ -149,6 +150,12 @@ class Target(ABC):
 
         Raises:
             CompileError: when a kernel cannot be compiled, naming it.
+        """
+        return {}
+
+    def predicted(self, one: KernelFacts) -> Mapping[str, str]:
+        """How long a call of a kernel should take, by the names of columns for devices; {} where
+        there is no model of the target's devices.
         """
         return {}
 

@@ -28,11 +28,12 @@ def print_kernels(kernels: Sequence[KernelFacts], bandwidth: float = 0.0, rate: 
     """
     lines = [table([_call_row(one) for one in kernels], _CALLS), "", _NOTES]
     codes = [one.code for one in kernels if one.code]
-    own = list(dict.fromkeys(name for code in codes for name in code.own))
+    columns = [{**one.code.own, **one.predicted} for one in kernels if one.code]
+    own = list(dict.fromkeys(name for found in columns for name in found))
+    names = [one.kernel for one in kernels if one.code]
     rows: list[tuple[str | int, ...]] = [
-        (one.kernel, *(str(one.code.own.get(name, "-")) for name in own))
-        for one in kernels
-        if one.code
+        (name, *(str(found.get(column, "-")) for column in own))
+        for name, found in zip(names, columns, strict=True)
     ]
     if any(code.instructions for code in codes):
         found = [_code_row(one, one.code, bandwidth, rate) for one in kernels if one.code]

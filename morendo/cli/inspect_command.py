@@ -6,7 +6,7 @@ import argparse
 import itertools
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,8 +90,10 @@ def _show_kernels(arguments: argparse.Namespace) -> None:
     opened = open_kernels(arguments.artifact, read_manifest(arguments.artifact))
     made = opened.program.kernels
     with make_progress() as progress, progress.task("read the machine code, or make it"):
-        codes = opened.program.target.prepared().kernel_code(made)
+        target = opened.program.target.prepared()
+        codes = target.kernel_code(made)
     kernels = kernel_facts(opened.plan, made, codes)
+    kernels = [replace(one, predicted=target.predicted(one)) for one in kernels]
     bandwidth, rate = arguments.bandwidth, arguments.rate
     if arguments.json:
         found = [one.to_json() for one in kernels]

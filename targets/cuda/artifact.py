@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from morendo.codegen.build_cache import BuildCache
 from morendo.codegen.dump_program import dump_assembly
-from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import link_executable, link_model
 from morendo.codegen.model_tables import ModelTables
 from morendo.codegen.scratch import scratch_folder, write_scratch
@@ -18,6 +17,7 @@ from morendo.ir.plan import EXECUTABLE, LIBRARY
 
 from .device_code import Halves, complete_source, machine_code, split_kernel
 from .nvrtc import Image
+from .report import device_codes
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -52,7 +52,7 @@ def build_artifact(
         with track("generate machine code", len(program.kernels)) as advance:
             halves, images = compile_kernels(target, program.kernels, advance)
         if dump:
-            codes = {name: device_code(made) for name, made in images.items()}
+            codes = device_codes(program.kernels, images)
             dump_assembly(dump, code_texts(halves, images), codes, time.perf_counter() - begin)
         objects = []
         for name, half in halves.items():
@@ -138,21 +138,6 @@ def _table(kind: str, name: str, rows: Sequence[str]) -> list[str]:
         "};",
         f"const int {name}_count = {len(rows)};",
     ]
-
-
-def device_code(images: Images) -> KernelCode:
-    """Columns of a kernel: one number, or one for each architecture where they differ."""
-    columns = {
-        "registers": {arch: image.registers for arch, image in images.items()},
-        "shared bytes": {arch: image.shared_bytes for arch, image in images.items()},
-        "spilled bytes": {arch: image.spilled_bytes for arch, image in images.items()},
-    }
-    own: dict[str, int | str] = {}
-    for name, found in columns.items():
-        first, *others = dict.fromkeys(found.values())
-        listed = ", ".join(f"{arch} {count}" for arch, count in found.items())
-        own[name] = listed if others else first
-    return KernelCode(own=own)
 
 
 def code_texts(halves: Mapping[str, Halves], images: Mapping[str, Images]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -46,6 +47,11 @@ _SIZES = {
     "threadIdx.z": "Z",
     "tirx.use_dyn_shared_memory": "s",
 }
+RESIDENT_BLOCKS = "morendo.resident_blocks"
+"""Attribute of a kernel: how many of its blocks a multiprocessor should have at a time. Without it
+the compiler aims at a number of its own, for which it may spill registers.
+"""
+_BOUNDS = "__launch_bounds__("
 _CODES = {"int32": "i", "int64": "l", "float32": "f"}
 
 
@@ -133,7 +139,12 @@ def _split(module: tvm.IRModule, arch: str, host: Mapping[str, Any]) -> Halves:
         finished = device_passes()(device_module)
         sources.append(_body(codegen_build(finished, device_target).inspect_source()))
         launches += [_launch(f) for f in device_module.functions.values()]
-    return Halves(_object_code(code), "".join(sources), tuple(launches))
+    source = "".join(sources)
+    (function,) = module.functions.values()
+    if RESIDENT_BLOCKS in function.attrs:
+        resident = int(function.attrs[RESIDENT_BLOCKS])
+        source = re.sub(rf"({re.escape(_BOUNDS)}\d+)", rf"\1, {resident}", source)
+    return Halves(_object_code(code), source, tuple(launches))
 
 
 def _object_code(built: Any) -> bytes:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tvm import tirx
 
     from morendo.codegen.kernel_code import KernelCode
+    from morendo.codegen.kernel_facts import KernelFacts
     from morendo.codegen.lowering import Program
     from morendo.codegen.text_facts import TextFacts
     from morendo.ir.dump import Dump
@@ -104,12 +105,17 @@ class GPU:
         tensor_tokens: from how many tokens on quantized weights are multiplied by matrix units,
             for eight tokens at a time; below that each token reads the weights by itself.
         pipeline: of these kernels.
+        few_blocks: of a launch, that leave a warp alone on its scheduler (a GPU has about so many
+            multiprocessors). Only these unpack the codes of the next turn ahead: with other warps
+            to go on with, what that takes (moves of registers, 7 % of the instructions) is more
+            than what it hides.
     """
 
     name: str
     arch: str
     tensor_tokens: int = 4
     pipeline: Pipeline = ASYNCHRONOUS
+    few_blocks: int = 128
 
 
 @dataclass(frozen=True)
@@ -151,12 +157,18 @@ class CUDATarget(Target):
     def kernel_code(
         self, kernels: Mapping[str, tirx.PrimFunc], listings: dict[str, str] | None = None
     ) -> Mapping[str, KernelCode]:
-        from .artifact import code_texts, compile_kernels, device_code
+        from .artifact import code_texts, compile_kernels
+        from .report import device_codes
 
         halves, images = compile_kernels(self, kernels, lambda: None)
         if listings is not None:
             listings |= code_texts(halves, images)
-        return {name: device_code(made) for name, made in images.items()}
+        return device_codes(kernels, images)
+
+    def predicted(self, one: KernelFacts) -> Mapping[str, str]:
+        from .report import predicted
+
+        return predicted(one)
 
 
 def descriptions() -> dict[str, str]:

@@ -32,7 +32,9 @@ ORDERS = ((0, 1), (1, 0), (12345, 1))
 """(order of threads, whether asynchronous copies arrive late): a right kernel gives the same."""
 _PAGE = mmap.PAGESIZE
 _SHARED = re.compile(r"__shared__ (alignas\(\d+\)) (\w[\w ]*) (\w+)\[(\d+)\];")
-_KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\((.*?)\) \{')
+_KERNEL = re.compile(
+    r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\((.*?)\) \{'
+)
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="the emulator needs a C++ compiler (g++)"

@@ -82,8 +82,16 @@ def test_every_pipeline_gives_the_same(pipeline, columns):
     isa = replace(ISA, pipeline=pipeline)
     spec = LinearSpec(17, columns, WeightFormat("q4", 32), max_tokens=9)
     function = build_quantized_linear(spec, isa)
-    assert function.attrs["morendo.pipeline"] == str(pipeline)
+    assert dict(function.attrs["morendo.pipeline"]) == pipeline.attribute
     run_case(spec, isa, 9, exact=True, seed=columns)
+
+
+def test_codes_are_unpacked_ahead_where_there_are_few_blocks():
+    spec = LinearSpec(17, 160, WeightFormat("q4", 32), max_tokens=9)
+    for few, kept in ((1, 2), (0, 1)):
+        function = build_quantized_linear(spec, replace(ISA, few_blocks=few))
+        assert function.attrs["morendo.pipeline"]["dequantize"] == kept
+    assert '"morendo.pipeline": {"dequantize": 1, "fetch": 4, "multiply": 1}' in function.script()
 
 
 @pytest.mark.parametrize(

@@ -103,16 +103,18 @@ class _Block:
     def _add_group(self, reader: GroupReader, at: Place, sums: Any) -> None:
         problem, token = self.problem, self.token
         size = problem.spec.format.group_size
-        totals = local(ROWS, T.int32(0), "int32")
+        scales, zeros = reader.factors(at)
+        start, step = T.int32(0), T.int32(0)
+        if zeros is not None:
+            sum_x = T.bind(problem.sums[token, at.group])
+            start, step = T.bind(sum_x * -zeros.first), T.bind(sum_x * -zeros.step)
+        totals = local(ROWS, start, "int32")
         for block in range(size // BLOCK):
             words = activation_words(problem.codes, token, at.group * size + block * BLOCK)
             reader.dots(at, words, block, totals)
-        scales, zeros = reader.factors(at)
-        scale, sum_x = T.bind(problem.scales[token, at.group]), None
-        if zeros is not None:
-            sum_x = T.bind(problem.sums[token, at.group])
+        scale = T.bind(problem.scales[token, at.group])
         for r in range(ROWS):
-            total = totals[r] if zeros is None else totals[r] - zeros[r] * sum_x
+            total = totals[r] if zeros is None else totals[r] + zeros.codes[r] * step
             product = T.cast(total, "float32") * (scales[r] * scale)
             T.buffer_store(sums, sums[r] + product, [r])
 

@@ -16,6 +16,9 @@ from tvm.tirx.script.builder import ir as T
 from morendo.targets.cuda.blocks import barrier, call, when
 from morendo.targets.cuda.intrinsics import COMMIT_COPIES, wait_copies
 
+ATTRIBUTE = "morendo.pipeline"
+"""Of a kernel: its stages with their depths, as a printed kernel shows them."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -31,7 +34,12 @@ class Pipeline:
     dequantize: int = 2
 
     def __str__(self) -> str:
-        return f"fetch {self.fetch} -> dequantize {self.dequantize} -> multiply 1"
+        return " -> ".join(f"{name} {depth}" for name, depth in self.attribute.items())
+
+    @property
+    def attribute(self) -> dict[str, int]:
+        """What a kernel carries of it."""
+        return {"fetch": self.fetch, "dequantize": self.dequantize, "multiply": 1}
 
     @property
     def in_background(self) -> bool:

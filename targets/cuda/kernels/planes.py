@@ -28,7 +28,7 @@ ROWS = 4
 """Rows of a lane; 16 bytes of a plane hold a step's four channels of each."""
 
 BLOCK, STEPS = 32, 8
-_ODD_BITS, _EVEN_BITS = 0xAAAAAAAA, 0x55555555
+_ODD_BITS = 0xAAAAAAAA
 _BASE_BIT = 5  # lower one of the two bits of a code's byte that the base plane has
 _BYTES = 0x01010101
 
@@ -42,6 +42,15 @@ class Place:
     row: Expr
 
 
+@dataclass(frozen=True)
+class Zeros:
+    """The zeros of a lane's rows: first + step * code, in the units of the codes' bytes."""
+
+    codes: list[Expr]  # int32
+    step: int
+    first: int
+
+
 class GroupReader(Protocol):
     """Reads the codes of one matrix in one precision."""
 
@@ -53,8 +62,8 @@ class GroupReader(Protocol):
         """
         ...
 
-    def factors(self, at: Place) -> tuple[list[Expr], list[Expr] | None]:
-        """Of each row the float32 scale code and the int32 zero; None without zeros."""
+    def factors(self, at: Place) -> tuple[list[Expr], Zeros | None]:
+        """Of each row the float32 scale code, and the zeros if there are any."""
         ...
 
 
@@ -99,7 +108,7 @@ class ByteReader:
             for row in range(ROWS):
                 _dot(DOT_SIGNED, totals, row, fetched[row], words[step])
 
-    def factors(self, at: Place) -> tuple[list[Expr], list[Expr] | None]:
+    def factors(self, at: Place) -> tuple[list[Expr], Zeros | None]:
         return _scale_codes(self.weights, at), None
 
 
@@ -120,25 +129,39 @@ class PlaneReader:
             load_words(STREAM_WORDS, arrays[f"plane{bit}"], (at.tile, at.group, block, byte))
             for bit in range(3, self.bits + 1)
         ]
+        dots = self._placed_dots if self.bits <= 4 else self._byte_dots
         for row in range(ROWS):
-            if planes:
-                lower = _paired([plane[row] for plane in planes])
-                for step in range(STEPS):
-                    code = self._byte(base[step // 4][row], lower, step)
-                    _dot(DOT_SIGNED, totals, row, code, words[step])
-            else:
-                self._base_dots(base, row, words, totals)
+            lower = _paired([plane[row] for plane in planes])
+            dots([word[row] for word in base], lower, row, words, totals)
 
-    def _base_dots(self, base: list[Any], row: int, words: Any, totals: Any) -> None:
-        """Bits stay where they are, one sum for each place: no shifts."""
-        sums = local(4, T.int32(0), "int32")
+    def _placed_dots(
+        self, base: list[Any], lower: list[Any], row: int, words: Any, to: Any
+    ) -> None:
+        """The base plane's bits stay where they are in their byte, lower ones come below them, and
+        there is a sum for each place: few shifts, and bytes without a sign.
+        """
+        count, sums = self.bits - 2, {}
         for step in range(STEPS):
-            place = step % 4
-            masked = base[step // 4][row] & T.uint32(3 * _BYTES << 2 * place)
-            _dot(DOT_UNSIGNED, sums, place, masked, words[step])
-        # 2 * place bits up in the sums, _BASE_BIT bits up in the byte of a code
-        total = sums[0] * 32 + sums[1] * 8 + sums[2] * 2 + (sums[3] >> 1)
-        T.buffer_store(totals, totals[row] + total, [row])
+            up = 2 * (step % 4)
+            place = up - count if up else 0  # of a code's lowest bit
+            moved = shifted(base[step // 4], 0 if up else count)
+            code = moved & T.uint32(3 * _BYTES << place + count)
+            if lower:
+                bits_at = step - step % count
+                field = shifted(lower[step % count], place - bits_at)
+                code = code | (field & T.uint32(((1 << count) - 1) * _BYTES << place))
+            if place not in sums:
+                sums[place] = local(1, T.int32(0), "int32")
+            _dot(DOT_UNSIGNED, sums[place], 0, code, words[step])
+        total: Any = to[row]
+        for place, part in sums.items():
+            up = _BASE_BIT - count - place
+            total = total + (part[0] * (1 << up) if up >= 0 else part[0] >> -up)
+        T.buffer_store(to, total, [row])
+
+    def _byte_dots(self, base: list[Any], lower: list[Any], row: int, words: Any, to: Any) -> None:
+        for step in range(STEPS):
+            _dot(DOT_SIGNED, to, row, self._byte(base[step // 4], lower, step), words[step])
 
     def _byte(self, base: Expr, lower: list[Any], step: int) -> Expr:
         """A step's codes as bytes: base bits to 6 and 5, plane 3 to bit 4, and so on."""
@@ -153,24 +176,26 @@ class PlaneReader:
             code = code | (shifted(lower[-1], bit - step) & T.uint32(_BYTES << bit))
         return code
 
-    def factors(self, at: Place) -> tuple[list[Expr], list[Expr] | None]:
+    def factors(self, at: Place) -> tuple[list[Expr], Zeros | None]:
         scales, fmt = _scale_codes(self.weights, at), self.weights.format
         if fmt.compact:
-            nibbles = [(byte >> T.uint32(4)) for byte in _bytes(self.weights, "scale_zero", at)]
-            first = fmt.zeros.first - fmt.middle(self.bits)
-            return scales, [T.cast(n, "int32") * fmt.zeros.step + first for n in nibbles]
-        zeros = _bytes(self.weights, "zero", at)  # never negative
-        return scales, [T.cast(zero, "int32") - fmt.middle(self.bits) for zero in zeros]
+            bytes_ = _bytes(self.weights, "scale_zero", at)
+            nibbles = [T.cast(byte >> T.uint32(4), "int32") for byte in bytes_]
+            return scales, Zeros(nibbles, fmt.zeros.step, fmt.zeros.first - fmt.middle(self.bits))
+        zeros = [T.cast(zero, "int32") for zero in _bytes(self.weights, "zero", at)]
+        return scales, Zeros(zeros, 1, -fmt.middle(self.bits))
 
 
 def _paired(planes: list[Expr]) -> list[Any]:
     """Planes with the bits of two lying together, for even steps and for odd steps."""
-    odd, even = T.uint32(_ODD_BITS), T.uint32(_EVEN_BITS)
+    odd = T.uint32(_ODD_BITS)
     lower: list[Any] = list(planes)
     for i in range(0, len(planes) - 1, 2):
         high, low = planes[i : i + 2]
-        lower[i] = T.bind((shifted(high, 1) & odd) | (low & even))
-        lower[i + 1] = T.bind((high & odd) | (shifted(low, -1) & even))
+        first, second = T.bind(shifted(high, 1)), T.bind(shifted(low, -1))
+        # one or the other by a mask, as the one instruction that it is
+        lower[i] = T.bind(low ^ ((first ^ low) & odd))
+        lower[i + 1] = T.bind(second ^ ((high ^ second) & odd))
     return lower
 
 

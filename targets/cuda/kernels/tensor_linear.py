@@ -16,7 +16,7 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
-from morendo.ir.formats import Array, ceil_div
+from morendo.ir.formats import Array
 from morendo.targets.cuda.blocks import (
     WARP,
     call,
@@ -28,6 +28,7 @@ from morendo.targets.cuda.blocks import (
     strided,
     when,
 )
+from morendo.targets.cuda.device_code import RESIDENT_BLOCKS
 from morendo.targets.cuda.intrinsics import (
     COPY_WORD_LATER,
     COPY_WORDS,
@@ -37,7 +38,7 @@ from morendo.targets.cuda.intrinsics import (
 )
 
 from .fragments import BLOCK, Lane, Packed
-from .pipeline import run_stages
+from .pipeline import ATTRIBUTE, run_stages
 from .problem import Problem
 from .tensor_finish import Finish
 from .tensor_shape import (
@@ -64,12 +65,13 @@ _SCALE_BITS = 0xFFFFFFFC
 
 def build_tensor_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
     """The kernel of `spec` that multiplies tiles of tokens."""
-    shape = Shape.of(spec, isa.pipeline)
+    shape = Shape.of(spec, isa.pipeline, isa.few_blocks)
     with kernel(spec.kernel_name(isa)) as k:
-        T.func_attr({"morendo.pipeline": str(shape.pipeline)})
+        T.func_attr({ATTRIBUTE: shape.pipeline.attribute})
+        if spec.format.group_size > BLOCK or spec.format.bits > 4:  # which take more registers
+            T.func_attr({RESIDENT_BLOCKS: 2})
         problem = Problem.declare(k, spec)
-        grid = [ceil_div(spec.tiles, BLOCK_TILES), ceil_div(spec.max_tokens, shape.tokens)]
-        with launch(grid, THREADS) as (block, part, thread):
+        with launch(shape.grid, THREADS) as (block, part, thread):
             tokens, first = problem.tokens.read(), T.bind(part * shape.tokens)
             with when(first < tokens):
                 Block.begin(problem, shape, block, first, tokens, thread).run()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
-from morendo.ir.formats import Array
+from morendo.ir.formats import Array, ceil_div
 from morendo.targets.cuda.blocks import WARP
 
 from .fragments import CODE_STRIDE
@@ -38,18 +38,31 @@ class Shape:
     pipeline: Pipeline
 
     @classmethod
-    def of(cls, spec: LinearSpec, wanted: Pipeline) -> Shape:
-        """The most tokens and the deepest pipeline that shared memory has room for."""
+    def of(cls, spec: LinearSpec, wanted: Pipeline, few_blocks: int) -> Shape:
+        """The most tokens and the deepest pipeline that shared memory has room for.
+
+        Args:
+            few_blocks: of the grid, up to which codes are unpacked ahead.
+        """
         tokens = COLUMNS
         while tokens < min(spec.max_tokens, _MOST_TOKENS):
             tokens *= 2
         shape = cls(spec, tokens, wanted)
+        if shape.grid[0] * shape.grid[1] > few_blocks:
+            wanted = replace(wanted, dequantize=1)
+            shape = cls(spec, tokens, wanted)
         while shape.shared_bytes > _SHARED_BYTES:
             if shape.pipeline.fetch > 2:
                 shape = cls(spec, shape.tokens, shape.pipeline.shallower())
             else:
                 shape = cls(spec, shape.tokens // 2, wanted)
         return shape
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Blocks, along rows and along tokens."""
+        spec = self.spec
+        return ceil_div(spec.tiles, BLOCK_TILES), ceil_div(spec.max_tokens, self.tokens)
 
     @property
     def token_bytes(self) -> int:

@@ -1,0 +1,151 @@
+"""Machine code of GPUs as instructions, counted: NVIDIA's disassembler comes from PyPI.
+
+An instruction's class is the unit of a multiprocessor that makes it, so that counts can be held
+against the rates of these units (`cost.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TOOL = "cu13/bin/nvdisasm"
+_INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?);")
+_LABEL = re.compile(r"(\.L_x_\d+):")
+_JUMP = re.compile(r"`\((\.L_x_\d+)\)")
+CLASSES = (  # the first that fits counts
+    ("tensor", re.compile(r"[HI]MMA")),
+    ("async copy", re.compile(r"LDGSTS|LDGDEPBAR|DEPBAR")),
+    ("global", re.compile(r"LDG|STG|RED|ATOMG|LDC\b")),
+    ("shared", re.compile(r"LDS|STS|ATOMS|SHFL")),
+    ("spill", re.compile(r"LDL|STL")),
+    ("dot", re.compile(r"IDP")),
+    ("fp32", re.compile(r"FFMA|FMUL|FADD|HFMA2")),
+    ("multiply", re.compile(r"IMAD|IMUL")),
+    ("convert", re.compile(r"I2F|F2I|F2F|I2I|MUFU|POPC")),
+    ("uniform", re.compile(r"U[A-Z]|R2UR|S2UR|VOTEU")),
+    ("control", re.compile(r"BRA|BSSY|BSYNC|EXIT|BAR|CALL|RET|WARPSYNC|NOP|BREAK|YIELD")),
+)
+_REST = "integer"  # logic, shifts, sums, comparisons, permutations, moves
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a listing: `label` is the place that it jumps to or is at."""
+
+    opcode: str
+    at: str = ""
+    to: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The class."""
+        return next((name for name, found in CLASSES if found.match(self.opcode)), _REST)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """An innermost loop.
+
+    Attributes:
+        body: its instructions, in order.
+    """
+
+    body: tuple[Instruction, ...]
+
+    def count(self, opcode: str) -> int:
+        """Instructions whose opcode begins so."""
+        return sum(one.opcode.startswith(opcode) for one in self.body)
+
+    @property
+    def products(self) -> int:
+        """Of a weight and an activation, of a lane each time round."""
+        tensor = 16 * 8 * 32 // 32 * self.count("IMMA.16832")
+        return tensor + 4 * self.count("IDP.4A")
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Instructions by class, the most frequent first."""
+        return dict(Counter(one.unit for one in self.body).most_common())
+
+    @property
+    def moved_bytes(self) -> int:
+        """Between registers and shared memory or first cache, of a lane each time round."""
+        moving = (one for one in self.body if one.unit in ("shared", "global", "async copy"))
+        return sum(_width(one.opcode) for one in moving if "DEPBAR" not in one.opcode)
+
+    def alternatives(self) -> list[tuple[int, int]]:
+        """(first, end) of the parts that a jump passes over, without those that have one inside."""
+        places = {one.at: i for i, one in enumerate(self.body) if one.at}
+        jumps = [(i, places.get(one.to, 0)) for i, one in enumerate(self.body) if one.to]
+        spans = [(i + 1, end) for i, end in jumps if end > i + 1]
+        return [
+            a for a in spans if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in spans)
+        ]
+
+    def taking(self, chosen: int, marks: str) -> Loop:
+        """The loop as it runs where of several parts one is passed through.
+
+        Args:
+            chosen: which one.
+            marks: an opcode that only these parts have.
+        """
+        parts = [
+            (first, end) for first, end in self.alternatives()
+            if any(one.opcode.startswith(marks) for one in self.body[first:end])
+        ]  # fmt: skip
+        left_out = {i for n, part in enumerate(parts) if n != chosen for i in range(*part)}
+        return Loop(tuple(one for i, one in enumerate(self.body) if i not in left_out))
+
+
+def _width(opcode: str) -> int:
+    """Bytes that a lane moves; a narrow one takes as long as a word."""
+    parts = opcode.split(".")
+    return 16 if "128" in parts else 8 if "64" in parts else 4
+
+
+def find_disassembler() -> Path | None:
+    """The program, if it is installed."""
+    spec = importlib.util.find_spec("nvidia")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return next((p / _TOOL for p in map(Path, places) if (p / _TOOL).exists()), None)
+
+
+def disassemble(tool: Path, cubin: bytes) -> list[Instruction]:
+    """The instructions of machine code."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "-c", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return parse(done.stdout)
+
+
+def parse(listing: str) -> list[Instruction]:
+    """The instructions of a listing; those behind the last way out are padding."""
+    found, label = [], ""
+    for line in listing.splitlines():
+        at, is_one = _LABEL.match(line), _INSTRUCTION.match(line)
+        if at:
+            label = at[1]
+        elif is_one:
+            jump = _JUMP.search(is_one[2]) if is_one[1].startswith("BRA") else None
+            found.append(Instruction(is_one[1], label, jump[1] if jump else ""))
+            label = ""
+    return found
+
+
+def loops(code: Sequence[Instruction]) -> list[Loop]:
+    """The innermost loops that multiply, in the order of the code."""
+    places = {one.at: i for i, one in enumerate(code) if one.at}
+    back = [(places.get(one.to, i + 1), i) for i, one in enumerate(code) if one.to]
+    spans = [(first, last) for first, last in back if first < last]
+    inner = [a for a in spans if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
+    found = (Loop(tuple(code[first : last + 1])) for first, last in inner)
+    return [loop for loop in found if loop.products]

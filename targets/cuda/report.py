@@ -1,0 +1,123 @@
+"""What `morendo inspect --kernels` says of kernels for GPUs: machine code, and predicted times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tvm import tirx
+from tvm_ffi import structural_walk
+
+from morendo.codegen.kernel_code import KernelCode
+
+from .cost import Work, known_gpus, predict
+from .disassembly import Instruction, Loop, disassemble, find_disassembler, loops
+from .kernels.pipeline import ATTRIBUTE
+from .nvrtc import Image
+
+if TYPE_CHECKING:
+    from morendo.codegen.kernel_facts import KernelFacts
+
+UNPACKING = "SHF.L.W"
+"""Rotations, which only the parts of a loop have that unpack codes of some bits."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A kernel on one architecture: its image, instructions, and hot loop at all bits."""
+
+    image: Image
+    code: tuple[Instruction, ...] = ()
+    loop: Loop | None = None
+
+    @classmethod
+    def of(cls, image: Image) -> Machine:
+        """Of an image; without a disassembler it has no instructions."""
+        tool = find_disassembler()
+        if tool is None:
+            return cls(image)
+        code = disassemble(tool, image.cubin)
+        found = loops(code)
+        return cls(image, tuple(code), found[0].taking(0, UNPACKING) if found else None)
+
+
+@dataclass(frozen=True)
+class DeviceCode(KernelCode):
+    """A kernel for GPUs.
+
+    Attributes:
+        machines: by architecture.
+        blocks, threads: of a launch, and of a block.
+        ahead: turns that copies are ahead.
+    """
+
+    machines: Mapping[str, Machine] = field(default_factory=dict)
+    blocks: int = 1
+    threads: int = 32
+    ahead: int = 1
+
+    def work(self, arch: str, products: float, moved: float) -> Work:
+        """A launch that makes so many products and moves so many bytes."""
+        one = self.machines[arch]
+        sizes = (self.blocks, self.threads, one.image.registers, one.image.shared_bytes)
+        return Work(moved, products, one.loop, *sizes, self.ahead)
+
+
+def device_code(function: tirx.PrimFunc, images: Mapping[str, Image]) -> DeviceCode:
+    """What is known of a kernel's machine code. The instructions are those of the first
+    architecture; own columns have one number, or one for each where they differ.
+    """
+    machines = {arch: Machine.of(image) for arch, image in images.items()}
+    columns = {
+        "registers": {arch: image.registers for arch, image in images.items()},
+        "shared bytes": {arch: image.shared_bytes for arch, image in images.items()},
+        "spilled bytes": {arch: image.spilled_bytes for arch, image in images.items()},
+    }
+    own: dict[str, int | str] = {}
+    for name, found in columns.items():
+        first, *others = dict.fromkeys(found.values())
+        listed = ", ".join(f"{arch} {count}" for arch, count in found.items())
+        own[name] = listed if others else first
+    one = next(iter(machines.values()))
+    loop = one.loop.units if one.loop else {}
+    products = one.loop.products if one.loop else 0
+    blocks, threads = launch_sizes(function)
+    pipeline = function.attrs.get(ATTRIBUTE, {}) if function.attrs else {}
+    ahead = int(pipeline.get("fetch", 1))
+    return DeviceCode(len(one.code), loop, products, own, machines, blocks, threads, ahead)
+
+
+def device_codes(
+    kernels: Mapping[str, tirx.PrimFunc], images: Mapping[str, Mapping[str, Image]]
+) -> dict[str, DeviceCode]:
+    """`device_code` of all kernels, by their names."""
+    return {name: device_code(kernels[name], made) for name, made in images.items()}
+
+
+def launch_sizes(function: tirx.PrimFunc) -> tuple[int, int]:
+    """(blocks, threads of a block), which are constants in kernels of ours."""
+    sizes = {"blockIdx": 1, "threadIdx": 1}
+
+    def see(node: Any) -> None:
+        if str(node.attr_key) == "thread_extent":
+            kind = str(node.node.thread_tag).partition(".")[0]
+            sizes[kind] *= int(node.value)
+
+    structural_walk(function.body, [(tirx.AttrStmt, see)])
+    return sizes["blockIdx"], sizes["threadIdx"]
+
+
+def predicted(one: KernelFacts) -> dict[str, str]:
+    """Microseconds of a call and what bounds it, at the most precise level and an empty cache, on
+    each GPU that is described and that the kernel has code for.
+    """
+    if not isinstance(one.code, DeviceCode):
+        return {}
+    moved = one.weight_bytes[0] + one.read_bytes + one.written_bytes
+    columns = {}
+    for gpu in known_gpus().values():
+        if gpu.arch in one.code.machines:
+            found = predict(one.code.work(gpu.arch, one.weights * one.tokens, moved), gpu)
+            columns[f"{gpu.name} us"] = f"{found.microseconds:.1f} {found.bound}"
+    return columns

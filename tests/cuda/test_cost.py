@@ -1,0 +1,74 @@
+"""The cost model: what it makes of counts, and what its description of GPUs says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from morendo.codegen.kernel_code import KernelCode
+from morendo.codegen.kernel_facts import KernelFacts
+from morendo.kernel_table import print_kernels
+from morendo.targets.cuda import cost
+from morendo.targets.cuda.cost import Work, known_gpus, predict
+from morendo.targets.cuda.disassembly import Instruction, Loop
+from morendo.targets.cuda.nvrtc import Image
+from morendo.targets.cuda.report import DeviceCode, Machine, predicted
+
+A100 = known_gpus()["A100"]
+DECODE = Loop((Instruction("IDP.4A"),) * 32 + (Instruction("LOP3"),) * 64)
+PREFILL = Loop((Instruction("IMMA.16832"),) * 16 + (Instruction("FFMA"),) * 128)
+
+
+def test_gpus_are_described_with_sources() -> None:
+    text = json.loads((Path(cost.__file__).parent / "gpus.json").read_text())
+    assert list(known_gpus()) == ["A100", "RTX 4090", "H100"]
+    for gpu in known_gpus().values():
+        assert gpu.sources and all(source in text["sources"] for source in gpu.sources)
+        products = gpu.mma_products / gpu.mma_part
+        assert products == pytest.approx(2 ** round(products).bit_length() / 2, rel=0.01)
+
+
+def test_reading_weights_bounds_one_token() -> None:
+    bytes_, products = 4096 * 4096 * 0.53, 4096 * 4096
+    found = predict(Work(bytes_, products, DECODE, 256, 128, 56, 256), A100)
+    assert found.bound == "memory"
+    assert found.microseconds == pytest.approx(0.5 + 0.33 + 5.72 / 0.9, rel=0.01)
+    assert found.bandwidth_part == pytest.approx(5.72 / found.microseconds, rel=0.01)
+    slow = Loop(DECODE.body[:32] + (Instruction("I2F"),) * 320)
+    assert predict(Work(bytes_, products, slow, 256, 128, 56, 256), A100).bound == "convert"
+
+
+def test_copies_ahead_hide_the_latency_of_memory() -> None:
+    """With one block for each multiprocessor; with more of them they hide each other's."""
+    products = 4096 * 108 * 64 * 128
+    times = {}
+    for blocks in (108, 432):
+        for ahead in (1, 4):
+            work = Work(1e6, products * blocks / 108, PREFILL, blocks, 128, 128, 18000, ahead)
+            times[blocks, ahead] = predict(work, A100)
+    assert times[108, 1].bound == "latency" and times[108, 4].bound == "fma"
+    assert times[108, 1].microseconds > 1.5 * times[108, 4].microseconds
+    assert times[432, 1].microseconds == pytest.approx(times[432, 4].microseconds, rel=0.01)
+
+
+def test_room_for_blocks() -> None:
+    work = Work(0, 0, None, 1, 128, 128, 17920)
+    assert work.resident(A100) == 4  # by registers
+    assert Work(0, 0, None, 1, 128, 32, 40960).resident(A100) == 4  # by shared memory
+    assert Work(0, 0, None, 1, 1024, 32, 0).resident(A100) == 2  # by threads
+    small = predict(Work(1e3, 0, None, 1, 128, 32, 0), A100)
+    assert small.bound == "memory" and small.microseconds == pytest.approx(0.83, abs=0.01)
+
+
+def test_columns_of_the_table() -> None:
+    machines = {"sm_80": Machine(Image(b"", b"", "Used 56 registers"), (), DECODE)}
+    code = DeviceCode(9, {"dot": 32}, 128, {"registers": 56}, machines, 256, 128)
+    one = KernelFacts("k", {"decode": 1}, 1, 4096 * 4096, [8.9e6], 4, 4, 0, code)
+    columns = predicted(one)
+    assert columns == {"A100 us": "7.2 memory"}
+    assert predicted(KernelFacts("k", {}, 1, 0, [0.0], 0, 0, 0, KernelCode())) == {}
+    table = print_kernels([KernelFacts(**{**vars(one), "predicted": columns})])
+    assert "A100 us" in table and "7.2 memory" in table
+    assert one.to_json()["code"]["loop"] == {"dot": 32}
