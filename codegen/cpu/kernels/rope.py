@@ -22,7 +22,7 @@ from morendo.codegen.cpu.vectors.vector import (
     vector_type,
 )
 from morendo.codegen.cpu.vectors.vector_blocks import (
-    Kernel,
+    KernelBuilder,
     Rows,
     common_lanes,
     kernel,
@@ -151,7 +151,7 @@ def _listed(listed: bool) -> dict[str, str]:
     return {"p": "listed"} if listed else {}
 
 
-def _list(k: Kernel, max_tokens: int) -> Any:
+def _list(k: KernelBuilder, max_tokens: int) -> Any:
     """Declare the positions as the next parameter."""
     return k.buffer("positions", (1, max_tokens), "int64")
 
