@@ -37,8 +37,9 @@ class CalibrateWeights(Pass):
     input its second moments are summed, the matrices are rounded, and what follows runs with the
     rounded ones. The float model runs beside it, and each set of matrices moves before it is
     rounded to make up for a part of what those before it lost. Options: `damping` of the second
-    moments, `order` of columns (natural, groups, channels), `feedback=False` and `compensation=0`
-    to see what these are worth, megabytes of activations kept in memory.
+    moments, their `shrinkage` towards their diagonal, `order` of columns (natural, groups,
+    channels), `feedback=False` and `compensation=0` to see what these are worth, megabytes of
+    activations kept in memory.
     A format with several readings (r43) gets codes made for all of them, each for what arrives at
     it: every window streams through once for each. `reading_weights`, such as 0.85/0.15, says how
     much their errors count.
@@ -67,6 +68,7 @@ class CalibrateWeights(Pass):
     )
 
     damping: float = 0.01
+    shrinkage: float = 0.0
     order: str = "groups"
     feedback: bool = True
     compensation: float = 0.5
@@ -74,12 +76,12 @@ class CalibrateWeights(Pass):
     reading_weights: str = ""
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
-        known = self.order in ORDERS and 0 <= self.compensation <= 1
+        known = self.order in ORDERS and 0 <= self.compensation <= 1 and 0 <= self.shrinkage <= 1
         if not known or self.damping <= 0 or self.memory_mb < 0:
             raise InputError(
                 f"{self.name}: bad option (got {self.spec})",
                 hint=f"order is one of {', '.join(ORDERS)}, damping is positive, "
-                "compensation from 0 to 1",
+                "compensation and shrinkage are from 0 to 1",
             )
         parts = self._reading_weights(readings_of(module))
         calibration, weights = needed_calibration(self.name, context)
@@ -88,12 +90,15 @@ class CalibrateWeights(Pass):
         from .quantizer.module_rounder import ModuleRounder
         from .streaming.activation_store import ActivationStore
 
+        options = Feedback(
+            self.damping, self.shrinkage, self.order, feedback=self.feedback, weights=parts
+        )
         rounder = ModuleRounder(
             module["main"],
             weights,
             weights.code_store,
             ActivationStore(calibration.scratch, self.memory_mb << 20),
-            Feedback(self.damping, self.order, feedback=self.feedback, weights=parts),
+            options,
             self.compensation,
         )
         context.report.count("windows of text", len(calibration.windows))

@@ -35,6 +35,8 @@ class Feedback:
 
     Attributes:
         damping: added to the diagonal of H, as a part of its mean.
+        shrinkage: how far H moves towards its diagonal, 0 to 1: correlations of a text that
+            others do not have count less.
         order: in which order columns are rounded: "natural" (as they are stored), "groups" (those
             with the largest diagonal first, whole groups) or "channels" (column by column, scales
             found before).
@@ -45,6 +47,7 @@ class Feedback:
     """
 
     damping: float = 0.01
+    shrinkage: float = 0.0
     order: str = "groups"
     search: bool = True
     feedback: bool = True
@@ -90,11 +93,14 @@ class Rounder:
 
 
 def padded_moments(hessian: torch.Tensor, fmt: WeightFormat, options: Feedback) -> torch.Tensor:
-    """H [K, K] with zeros up to whole groups; its diagonal alone where errors are not fed back."""
+    """H [K, K] with zeros up to whole groups, shrunk towards its diagonal; that alone where errors
+    are not fed back.
+    """
     missing = fmt.padded_features(len(hessian)) - len(hessian)
     if missing:
         hessian = torch.nn.functional.pad(hessian, (0, missing, 0, missing))
-    return hessian if options.feedback else hessian.diagonal().diag()
+    kept = 1.0 - options.shrinkage if options.feedback else 0.0
+    return hessian if kept == 1.0 else hessian.diagonal().diag().lerp(hessian, kept)
 
 
 def reading_grids(fmt: WeightFormat, in_features: int, reading: int = 0) -> list[Grid]:

@@ -190,3 +190,14 @@ def test_blocks_of_rows_are_rounded_as_the_whole(name: str, monkeypatch) -> None
     assert np.mean((found[0] == found[1]).all(1)) > 0.8
     errors = [output_error(weight, values, hessian) for values in found]
     assert errors[0] == pytest.approx(errors[1], rel=0.02)
+
+
+def test_shrinkage_goes_from_all_correlations_to_none() -> None:
+    """At 1 it is as if nothing were fed back; between, correlations count in part."""
+    fmt, moments = WeightFormat("q4", 32), correlated(64)
+    shrunk = error_feedback.padded_moments(moments, fmt, Feedback(shrinkage=0.25))
+    assert torch.equal(shrunk.diagonal(), moments.diagonal())
+    off = ~torch.eye(64, dtype=torch.bool)
+    torch.testing.assert_close(shrunk[off], 0.75 * moments[off])
+    alone = error_feedback.padded_moments(moments, fmt, Feedback(shrinkage=1.0))
+    assert torch.equal(alone, error_feedback.padded_moments(moments, fmt, Feedback(feedback=False)))

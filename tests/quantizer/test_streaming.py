@@ -219,7 +219,9 @@ def test_the_pass_needs_text(loaded) -> None:
         run_passes(loaded.module, spec, Context(weights=loaded.weights))
 
 
-@pytest.mark.parametrize("option", ["order=random", "damping=0", "memory_mb=-1", "compensation=2"])
+@pytest.mark.parametrize(
+    "option", ["order=random", "damping=0", "memory_mb=-1", "compensation=2", "shrinkage=2"]
+)
 def test_bad_options_are_refused(option: str, loaded, windows, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="calibrate-weights: bad option"):
         calibrate(loaded, windows, tmp_path, f"{FORMATS}calibrate-weights{{{option}}}")
