@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tvm
@@ -83,21 +83,17 @@ def _legalized(lowering: FunctionLowering, call: relax.Call) -> Any:
     Later stages of a prefill count their tokens by an expression; the function has a variable in
     its place, so that all stages have one kernel.
     """
-    stage = max(_stages(lowering, call), default=0)
-    types = [_with_all_tokens(lowering, arg.ty) if stage else arg.ty for arg in call.args]
-    params = [relax.Var(f"p{i}", ty) for i, ty in enumerate(types)]
-    tensors = [i for i, p in enumerate(params) if isinstance(p.ty, relax.TensorType)]
-    rest = [_with_all_tokens(lowering, arg) if stage else arg for arg in call.args]
-    args = [params[i] if i in tensors else arg for i, arg in enumerate(rest)]
+    stage = max(_stages(lowering, call.args), default=0)
+    given: list[tuple[relax.Var, Any]] = []
+    args = [_parameter(lowering, arg, stage, given) for arg in call.args]
     builder = relax.BlockBuilder()
-    with builder.function("main", [params[i] for i in tensors]):
+    with builder.function("main", [param for param, _ in given]):
         out = builder.emit(relax.Call(call.op, args, call.attrs, call.ty_args))
         builder.emit_func_output(out)
     module = relax.transform.LegalizeOps()(builder.finalize())
     function = module["main"]
     inner: dict[Any, Any] = {}
-    for param, i in zip(function.params, tensors, strict=True):
-        operand = call.args[i]
+    for param, (_, operand) in zip(function.params, given, strict=True):
         known = lowering.values.get(operand) if isinstance(operand, relax.Var) else None
         inner[param] = known if known is not None else lower_generic(lowering, operand)
     for binding in bindings_of(function):
@@ -105,11 +101,33 @@ def _legalized(lowering: FunctionLowering, call: relax.Call) -> Any:
     return inner[function.body.body]
 
 
-def _stages(lowering: FunctionLowering, call: relax.Call) -> Iterator[int]:
-    """The stages of a prefill that the call's operands belong to."""
-    for arg in call.args:
-        if isinstance(arg.ty, relax.TensorType):
-            yield from (lowering.stage(dim) for dim in shape_of(arg.ty))
+def _stages(lowering: FunctionLowering, operands: Iterable[Any]) -> Iterator[int]:
+    """The stages of a prefill that operands belong to."""
+    for operand in operands:
+        if isinstance(operand, relax.Tuple):
+            yield from _stages(lowering, operand.fields)
+        elif isinstance(operand.ty, relax.TensorType):
+            yield from (lowering.stage(dim) for dim in shape_of(operand.ty))
+
+
+def _parameter(
+    lowering: FunctionLowering, operand: Any, stage: int, given: list[tuple[relax.Var, Any]]
+) -> Any:
+    """What stands for an operand in the function of its own: a parameter for a tensor.
+
+    Args:
+        given: parameters with the tensors that they stand for; new ones are added.
+    """
+    if isinstance(operand.ty, relax.TensorType):
+        ty = _with_all_tokens(lowering, operand.ty) if stage else operand.ty
+        given.append((relax.Var(f"p{len(given)}", ty), operand))
+        return given[-1][0]
+    if not stage:
+        return operand
+    if isinstance(operand, relax.Tuple):
+        fields = [_parameter(lowering, field, stage, given) for field in operand.fields]
+        return relax.Tuple(fields)
+    return _with_all_tokens(lowering, operand)
 
 
 def _with_all_tokens(lowering: FunctionLowering, value: Any) -> Any:

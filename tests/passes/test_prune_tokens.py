@@ -106,13 +106,13 @@ def test_what_cannot_prune_is_refused(tmp_path: Path) -> None:
 
 
 def _case(family: str) -> Any:
-    fast = family in ("gpt2", "qwen3")
+    fast = family in ("codegen", "qwen3")
     return pytest.param(family, marks=[] if fast else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize(
     "family",
-    [_case(f) for f in ("apertus", "cohere", "gpt2", "gpt_neox", "nemotron", "qwen3")],
+    [_case(f) for f in ("apertus", "codegen", "cohere", "gpt2", "gpt_neox", "nemotron", "qwen3")],
 )
 def test_families_compute_what_their_graphs_mean(family: str, tmp_path: Path) -> None:
     """Branches side by side, norms of heads, positions from a table, ops that stay generic."""
