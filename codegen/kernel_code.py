@@ -1,14 +1,9 @@
-"""What people want to know of a kernel's code: what it stores to, and how its hot loop looks."""
+"""What people want to know of a kernel's machine code: its size and how its hot loop looks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from tvm import tirx
-from tvm.ir import Call
-from tvm_ffi import structural_walk
 
 
 @dataclass(frozen=True)
@@ -36,18 +31,3 @@ class KernelCode:
             "products": self.products,
             "own": dict(self.own),
         }
-
-
-def stored_parameters(function: tirx.PrimFunc) -> frozenset[str]:
-    """The names of the parameters that a kernel stores to."""
-    stored: list[Any] = []
-
-    def see_call(call: Any) -> None:
-        if "store" in str(getattr(call.op, "name", "")) and call.args:
-            stored.append(call.args[0])
-
-    callbacks = [(tirx.BufferStore, lambda store: stored.append(store.buffer)), (Call, see_call)]
-    structural_walk(function.body, callbacks)
-    return frozenset(
-        str(param.name) for param in function.params if any(param.same_as(one) for one in stored)
-    )

@@ -13,7 +13,8 @@ from morendo.ir.plan import SLOT_BYTES, Plan, Step, Tensor
 from morendo.ir.plan_arguments import tensor_index
 from morendo.ir.pruning import StageTokens
 
-from .kernel_code import KernelCode, stored_parameters
+from .kernel_code import KernelCode
+from .touched import Touched, touched_parameters
 
 _ORDER = ("decode", "prefill", "score")
 
@@ -105,11 +106,13 @@ def kernel_facts(
         kernels: by their names.
         codes: of these, as `Target.kernel_code` gives them.
     """
-    stored = {name: stored_parameters(kernels[name]) for name in plan.kernels}
-    return [_facts(plan, name, stored[name], (codes or {}).get(name)) for name in plan.kernels]
+    touched = {name: touched_parameters(kernels[name]) for name in plan.kernels}
+    return [_facts(plan, name, touched[name], (codes or {}).get(name)) for name in plan.kernels]
 
 
-def _facts(plan: Plan, name: str, stored: frozenset[str], code: KernelCode | None) -> KernelFacts:
+def _facts(
+    plan: Plan, name: str, touched: Mapping[str, Touched], code: KernelCode | None
+) -> KernelFacts:
     found = {
         function: [s for s in plan.functions[function] if plan.kernels[s.kernel] == name]
         for function in _ORDER
@@ -118,7 +121,7 @@ def _facts(plan: Plan, name: str, stored: frozenset[str], code: KernelCode | Non
     if not called:
         raise ArtifactError("no function calls it", where=f"plan.json: kernel {name}")
     steps, most = found[called[0]], 1 if called[0] == "decode" else plan.chunk
-    moved = zip(*(_moved(plan, step, stored, most) for step in steps), strict=True)
+    moved = zip(*(_moved(plan, step, touched, most) for step in steps), strict=True)
     read, written, cached = map(_mean, moved)
     return KernelFacts(
         name,
@@ -161,16 +164,18 @@ def _weight_bytes(plan: Plan, step: Step, level: int, most: int) -> int:
     return step.reads[level] * rows
 
 
-def _moved(plan: Plan, step: Step, stored: frozenset[str], most: int) -> tuple[int, int, float]:
+def _moved(
+    plan: Plan, step: Step, touched: Mapping[str, Touched], most: int
+) -> tuple[float, float, float]:
     """Bytes (read, written, read of the cache for each position) but for weights."""
-    read, written, cached = 0, 0, 0.0
+    read, written, cached = 0.0, 0.0, 0.0
     for name, tensor in _tensors(plan, step):
-        nbytes, is_stored = tensor.byte_size(plan.counts("prefill", most)), name in stored
-        if tensor.space == "cache" and not is_stored:
-            cached += nbytes / plan.context
-        elif tensor.space == "cache":
-            written += _tokens(plan, step, most) * nbytes // plan.context
+        nbytes, part = tensor.byte_size(plan.counts("prefill", most)), touched[name]
+        if tensor.space == "cache":
+            position = nbytes / plan.context
+            cached += position if part.read else 0.0
+            written += _tokens(plan, step, most) * position if part.written else 0.0
         elif tensor.space not in ("weights", "state"):
-            read += nbytes * (not is_stored)
-            written += nbytes * is_stored
+            read += nbytes * part.read
+            written += nbytes * part.written
     return read, written, cached

@@ -1,4 +1,4 @@
-"""Counting instructions: hot loops of listings, what kernels store to, what bounds them."""
+"""Counting instructions: hot loops of listings, what kernels touch, what bounds them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from morendo.codegen.cpu.kernels.attention import cached_attention
+from morendo.codegen.cpu.kernels.attention_tile import Scores
+from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
+from morendo.codegen.cpu.kernels.rope import Rotation, rope_append_kv
 from morendo.codegen.cpu.listing import kernel_code, readable
-from morendo.codegen.kernel_code import KernelCode, stored_parameters
+from morendo.codegen.cpu.vectors.vector_blocks import Rows
+from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.kernel_facts import KernelFacts
+from morendo.codegen.touched import Touched, touched_parameters
 from morendo.ir.formats import WeightFormat
 from morendo.targets.arm.assembly import SYNTAX as ARM
 from morendo.targets.hexagon.assembly import SYNTAX as HEXAGON
@@ -109,7 +115,25 @@ def test_a_masked_store_is_one_too(rows):
     spec = LinearSpec(rows, 64, WeightFormat.parse("q8g32"), max_tokens=1)
     kernel = build_quantized_linear(spec=spec, isa=AVX2)
     assert ("masked_store" in kernel.script()) == (rows == 20)
-    assert stored_parameters(kernel) == {"out"}
+    touched = touched_parameters(kernel)
+    assert {name for name, part in touched.items() if part.written} == {"out"}
+    assert touched["codes"].read == 1.0
+    assert touched["out"].read == touched["tokens"].read == 0.0
+
+
+def test_what_is_touched_of_a_row_of_q_k_and_v():
+    cache, rotation = KVCache(2, 16, 64, "float16"), Rotation(16, 16)
+    append = rope_append_kv(AVX2, max_tokens=1, heads=6, cache=cache, rotation=rotation)
+    touched = touched_parameters(append)
+    assert touched["qkv"] == Touched(read=1.0, written=0.8), "v is not rotated"
+    assert touched["k_cache"] == touched["v_cache"] == Touched(read=0.0, written=1.0)
+    attention = cached_attention(
+        AVX2, max_tokens=1, heads=6, cache=cache, scores=Scores(0.25), q_rows=Rows(160)
+    )
+    touched = touched_parameters(attention)
+    assert touched["q"] == Touched(read=0.6)
+    assert touched["out"].written == 1.0
+    assert touched["k_cache"].read == 1.0
 
 
 LINEAR = KernelFacts(

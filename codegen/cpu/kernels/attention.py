@@ -103,7 +103,7 @@ def cached_attention(
         q=f"{q_rows.stride}o{q_rows.offset}", **({"i": "first"} if importance else {}),
     )  # fmt: skip
     with kernel(name) as k:
-        q = k.buffer("q", (max_tokens, q_rows.stride))
+        q = k.buffer("q", (max_tokens, q_rows.stride), used=width)
         buffers = cache.declare(k)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
         out = k.buffer("out", (max_tokens, width))

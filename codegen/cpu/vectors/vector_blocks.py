@@ -18,6 +18,8 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.touched import USED
+
 from .vector import Registers, load, splat, splat_float, vector_type
 
 Element = Callable[[Any, int], Any]
@@ -42,8 +44,22 @@ class KernelBuilder:
 
     function: tirx.PrimFunc
 
-    def buffer(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Any:
-        """Declare the next parameter: a dense row-major buffer."""
+    def __init__(self) -> None:
+        self.used: dict[str, int] = {}
+
+    def buffer(
+        self, name: str, shape: Sequence[int], dtype: str = "float32", used: int | None = None
+    ) -> Any:
+        """Declare the next parameter: a dense row-major buffer.
+
+        Args:
+            name: of the parameter.
+            shape: of the buffer.
+            dtype: of its elements.
+            used: elements of a row that the kernel touches, if not all; for reports alone.
+        """
+        if used is not None:
+            self.used[name] = used
         return T.arg(name, T.buffer(tuple(shape), dtype))
 
     def scalar(self, name: str) -> Any:
@@ -61,6 +77,8 @@ def kernel(name: str) -> Iterator[KernelBuilder]:
             T.func_attr({"tirx.noalias": True})
             yield built
         built.function = builder.get()
+    if built.used:
+        built.function = built.function.with_attr(USED, built.used)
 
 
 def kernel_name(op: str, **parameters: Any) -> str:

@@ -16,6 +16,7 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.cpu.kernels.attention_tile import MASKED, Scores
 from morendo.codegen.cpu.kernels.kv_cache import CacheBuffers, KVCache
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
+from morendo.codegen.touched import USED
 from morendo.ir.formats import ceil_div
 from morendo.targets.cuda.blocks import (
     across_block,
@@ -116,7 +117,7 @@ def cached_attention(
                 d = T.bind(thread + i * _THREADS)
                 with when(d < dim):
                     T.buffer_store(out, sums[i] / total[0], [m, head * dim + d])
-    return k.function
+    return k.function.with_attr(USED, {"q": heads * dim})
 
 
 def _attend(block: _Query) -> tuple[Any, Any]:
