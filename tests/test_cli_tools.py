@@ -230,6 +230,12 @@ def test_inspect_json_is_the_manifest(artifact, capsys):
 def test_inspect_says_what_is_damaged(artifact, capsys):
     assert cli.main(["inspect", str(artifact), "--plan"]) == cli.USER_ERROR
     assert "plan.json" in capsys.readouterr().err
+    (artifact / "weights.bin").write_bytes(b"x" * 1000)
+    for form in ([], ["--json"], ["--plan"], ["--weights"]):
+        assert cli.main(["inspect", str(artifact), *form]) == cli.USER_ERROR
+        said = capsys.readouterr()
+        assert "weights.bin is damaged (got 1000 bytes, need 1500)" in said.err
+        assert said.out == ""
     (artifact / "manifest.json").write_text("{")
     assert cli.main(["inspect", str(artifact)]) == cli.USER_ERROR
     assert "manifest.json" in capsys.readouterr().err

@@ -53,6 +53,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from morendo.runtime.artifact import read_manifest, read_plan
+    from morendo.runtime.verify import check_files
 
     if arguments.json and (arguments.plan or arguments.weights):
         arguments.refuse("--json is the manifest, or goes with --kernels")
@@ -60,8 +61,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
         arguments.refuse("--bandwidth and --rate go with --kernels")
     if bool(arguments.bandwidth) != bool(arguments.rate):
         arguments.refuse("--bandwidth and --rate go together")
+    manifest = read_manifest(arguments.artifact)
+    check_files(arguments.artifact, manifest)
     if arguments.kernels:
-        _show_kernels(arguments)
+        _show_kernels(arguments, manifest)
         return 0
     if arguments.plan:
         from morendo.ir.plan_text import print_plan
@@ -71,7 +74,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.weights:
         print(_matrices(arguments.artifact))
         return 0
-    manifest = read_manifest(arguments.artifact)
     if arguments.json:
         json.dump(manifest, sys.stdout, indent=1)
         print()
@@ -80,14 +82,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show_kernels(arguments: argparse.Namespace) -> None:
+def _show_kernels(arguments: argparse.Namespace, manifest: dict[str, Any]) -> None:
     from morendo.codegen.kernel_facts import kernel_facts
     from morendo.debug.captured import open_kernels
     from morendo.kernel_table import print_kernels
     from morendo.progress import make_progress
-    from morendo.runtime.artifact import read_manifest
 
-    opened = open_kernels(arguments.artifact, read_manifest(arguments.artifact))
+    opened = open_kernels(arguments.artifact, manifest)
     made = opened.program.kernels
     with make_progress() as progress, progress.task("read the machine code, or make it"):
         target = opened.program.target.prepared()

@@ -55,7 +55,9 @@ def test_caches_and_tables_are_read_in_part(kernels):
     per_position = 2 * 2 * 32 * 2  # keys and values of two heads, float16
     assert named["attention"]["cached_bytes"] == per_position
     rope = named["rope_append_kv"]
-    assert rope["written_bytes"] == per_position + 4 * (128 + 2 * 2 * 32)
+    assert rope["read_bytes"] == 4 * (128 + 2 * 2 * 32)
+    assert rope["written_bytes"] == per_position + 4 * (128 + 2 * 32), "q and k in place, and both"
+    assert named["attention"]["read_bytes"] == 4 * 128, "q, and not k and v beside it"
     (many,) = (one for name, one in kernels.items() if name.startswith("embedding_q8g32_m32"))
     assert many["weight_bytes"][0] == 32 * named["embedding_q8g32"]["weight_bytes"][0]
 
@@ -93,4 +95,6 @@ def test_kernels_of_another_version_are_refused(compiled, tmp_path, capsys):
     assert "is not what this version of morendo makes of its graph" in capsys.readouterr().err
     (other / GRAPH).unlink()
     assert cli.main(["inspect", str(other), "--kernels"]) == cli.USER_ERROR
-    assert "cannot read graph.py" in capsys.readouterr().err
+    assert "graph.py is missing" in capsys.readouterr().err
+    with pytest.raises(ArtifactError, match=r"cannot read graph.py .*compile it again"):
+        open_kernels(other, json.loads(manifest))
