@@ -13,6 +13,8 @@ import pytest
 from morendo.cli import entry as cli
 from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.kernel_facts import KernelFacts
+from morendo.debug.captured import open_kernels
+from morendo.ir.errors import ArtifactError
 from morendo.kernel_table import print_kernels
 from morendo.runtime.artifact import GRAPH, MANIFEST, read_plan
 
