@@ -1,5 +1,6 @@
 /* Reads a plan.json, then thousands of damaged ones: none may crash, each failure has a line, and
- * what is accepted lies inside its spaces. The second argument is a plan that must be refused. */
+ * what is accepted lies inside its spaces. The second argument is a plan that must be refused, and
+ * why is printed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +26,10 @@ enum { MAX_BYTES = 1 << 16 };
 /* In 128 bits, where nothing overflows: the tensor ends inside its space. */
 static int lies_inside(const Plan *plan, const Tensor *tensor) {
   unsigned __int128 bytes = tensor->dl.dtype.bits / 8;
+  int counts[MAX_STAGES];
+  stage_counts(plan, PREFILL, (int)plan->chunk, counts);
   for (int i = 0; i < tensor->dl.ndim; i++) {
-    int64_t dim = tensor->token_dims >> i & 1 ? plan->chunk : tensor->shape[i];
+    int64_t dim = tensor->token_dims >> i & 1 ? counts[tensor->stage] : tensor->shape[i];
     if (dim < 0 || tensor->strides[i] < 0) return 0;
     bytes *= (unsigned __int128)dim;
     if (!dim) return 1;
@@ -86,6 +89,8 @@ int main(int count, char **args) {
   if (count != 3) return 2;
   size_t length = read_file(args[2], text);
   if (!read_copy(text, length)) return printf("accepted %s\n", args[2]), 1;
+  char said[200];
+  snprintf(said, sizeof said, "%s", mr_error());
   length = read_file(args[1], text);
   if (read_copy(text, length)) return printf("%s\n", mr_error()), 1;
   for (size_t end = 0; end < length; end++) {
@@ -105,6 +110,6 @@ int main(int count, char **args) {
     }
     refused += read_copy(damaged, bytes) != 0;
   }
-  printf("ok, %d refused\n", refused);
+  printf("ok, %d refused; %s\n", refused, said);
   return 0;
 }

@@ -107,7 +107,18 @@ def test_damaged_plans_with_address_sanitizer(tmp_path, plan_file):
     plan["tensors"][2:3] = [["arena", 0, "float32", [1 << 30, 1 << 29]]] * 2
     (tmp_path / "overflow.json").write_text(json.dumps(plan))
     program = build_sanitized("fuzz_plan.c", tmp_path / "fuzz", MEMORY)
-    assert check_output([program, plan_file, tmp_path / "overflow.json"]).startswith("ok")
+    output = check_output([program, plan_file, tmp_path / "overflow.json"])
+    assert output.startswith("ok") and "the plan is damaged: bad tensor 2" in output
+    staged = json.loads(toy.staged_plan().to_json())
+    for pruned, said in (
+        ([5001], "the plan is damaged: bad pruning 0"),
+        ([1] * 9, "the plan is damaged: no list of prunings 0"),
+        ([], "the plan is damaged: bad tensor 2"),  # of a stage that there is not
+    ):
+        (tmp_path / "staged.json").write_text(json.dumps(staged))
+        (tmp_path / "wrong.json").write_text(json.dumps({**staged, "pruned": pruned}))
+        output = check_output([program, tmp_path / "staged.json", tmp_path / "wrong.json"])
+        assert output.startswith("ok") and said in output
 
 
 def toy_sources(folder: Path) -> tuple[Path, Path]:

@@ -12,6 +12,7 @@ from morendo.codegen.model_tables import ModelTables
 from morendo.codegen.text_facts import ChatForm, SamplingDefaults, TextFacts
 from morendo.ir.plan import SLOT_BYTES, Plan, Step, Tensor
 from morendo.ir.plan_arguments import Const, Level, LevelTensor
+from morendo.ir.pruning import StagePosition, StageTokens
 from morendo.runtime.artifact import create_artifact
 
 VOCABULARY, WIDTH, CHUNK, CONTEXT, LEVELS = 37, 5, 4, 19, 3
@@ -85,6 +86,26 @@ def state_plan() -> Plan:
     }
     state = ("tokens", "position", level)
     return replace(plan, tensors=plan.tensors + slots, functions=functions, state=state)
+
+
+def staged_plan() -> Plan:
+    """The same plan to read, not to run: prefill mixes and remembers three tokens of four."""
+    plan, tokens = toy_plan(), StageTokens(1)
+    mixed = replace(plan.tensors[2], dims=(tokens, WIDTH))
+    steps = tuple(
+        replace(
+            step,
+            args=tuple(
+                {"tokens": tokens, "position": StagePosition(1)}.get(a, a) for a in step.args
+            ),
+        )
+        if step.kernel == 2
+        else step
+        for step in plan.functions["prefill"]
+    )
+    tensors = (*plan.tensors[:2], mixed, *plan.tensors[3:])
+    functions = {**plan.functions, "prefill": steps}
+    return replace(plan, tensors=tensors, functions=functions, pruned=(4000,))
 
 
 def toy_weights() -> np.ndarray:
