@@ -62,12 +62,14 @@ class Device:
         emulator: the program of qemu-user that runs its executables on a machine of another
             kind; "" when there is none.
         emulated_cpu: the CPU that it plays unless the user chooses another, as qemu names it.
+        needs: what it must have besides, in words.
     """
 
     machine: str
     cpu_flags: tuple[str, ...] = ()
     emulator: str = ""
     emulated_cpu: str = "max"
+    needs: str = ""
 
 
 @dataclass(frozen=True)

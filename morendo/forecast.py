@@ -149,7 +149,8 @@ class Forecast(Progress):
         """Say how long all will take."""
         total = sum(self._left.values())
         if total >= _SHORT:
-            self.note(f"{what}: about {duration(total)}")
+            again = "if it is stopped, the same command goes on from what was done"
+            self.note(f"{what}: about {duration(total)}; {again}")
 
     def note(self, text: str) -> None:
         self._inner.note(text)

@@ -40,6 +40,7 @@ _MANIFEST = {
         "triple": str,
         "machine": str,
         "cpu_flags": [str],
+        "needs?": str,
         "emulator": str,
         "emulated_cpu?": str,
         "isa?": str,

@@ -257,7 +257,11 @@ def load_library(directory: Path) -> ctypes.CDLL:
             # one more slash is another name.
             name = f"{directory.absolute()}{'/' * (1 + len(_libraries))}{LIBRARY}"
             _libraries[key] = _declare(ctypes.CDLL(name))
-    except (OSError, AttributeError) as error:
+    except AttributeError as error:
+        missing = str(error).rpartition(" ")[2]
+        message = f"{LIBRARY} is of an older version of morendo (it has no {missing})"
+        raise ArtifactError(message, where=str(directory), hint="compile it again") from None
+    except OSError as error:
         message = " ".join(str(error).split())
         message = f"cannot load {LIBRARY} ({message})"
         raise ArtifactError(message, where=str(directory), hint="compile it again") from None

@@ -136,9 +136,14 @@ class Session:
         self.executor.set_level(level)
         self._level = self._used_level = level
 
+    @property
+    def levels(self) -> int:
+        """How many precision levels there are."""
+        return self.executor.levels
+
     def schedule(self, name: str) -> Schedule | None:
         """A schedule of the artifact: static, entropy, learned, fixed:L, or None for "off"."""
-        return find_schedule(self.directory, name, self.executor.levels)
+        return find_schedule(self.directory, name, self.levels)
 
     @property
     def has_chat_template(self) -> bool:

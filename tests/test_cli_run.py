@@ -19,6 +19,7 @@ class FakeSession:
     context = 16
     has_chat_template = False
     emulation = ""
+    levels = 5
     said = ("ab, ", "cd")
 
     def __init__(self, finish="stop"):
@@ -163,7 +164,10 @@ def test_sampling_options_without_an_effect_are_said(fake_session, capsys):
 def test_run_hands_the_schedule_over(fake_session, capsys):
     assert cli.main(["run", "dir", "Hi", "--schedule", "fixed:2"]) == 0
     assert fake_session.calls[2][1]["schedule"] == "fixed:2"
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "dir", "Hi", "--level", "5"])
+    assert "--level must be 0 to 4 here (got 5)" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
         cli.main(["run", "dir", "Hi", "--schedule", "static", "--level", "1"])
     assert "argument --level: not allowed with argument --schedule" in capsys.readouterr().err
 

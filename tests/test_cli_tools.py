@@ -15,6 +15,7 @@ from morendo.codegen import link as link_module
 from morendo.codegen.model_tables import ModelTables
 from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import create_artifact
+from morendo.targets import find_target
 from tests.relist import relist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,7 +124,22 @@ def test_passes_and_targets_are_listed_with_one_line(capsys):
     assert "quantize-weights{bits=4,group_size=32" in listed
     assert "\n  Give linears and embeddings a weight format" in listed
     assert cli.main(["targets"]) == 0
-    assert any(line.startswith("x86 ") for line in capsys.readouterr().out.splitlines())
+    listed = capsys.readouterr().out.splitlines()
+    native = find_target("native").name
+    assert listed[0].split(maxsplit=1) == ["native", f"this machine, the default: {native}"]
+    assert any(line.startswith("x86 ") for line in listed)
+
+
+def test_targets_are_listed_where_none_is_for_this_machine(capsys, monkeypatch):
+    monkeypatch.setattr("morendo.targets._native", missing_target)
+    assert cli.main(["targets"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0].split(maxsplit=1) == ["native", "this machine: no target is for it"]
+    assert any(line.startswith("x86 ") for line in listed)
+
+
+def missing_target():
+    raise CompileError("no target is for it")
 
 
 MANIFEST = {
@@ -218,6 +234,21 @@ def test_inspect_weights_says_where_the_bits_went(artifact, capsys):
     (artifact / "weights.json").unlink()
     assert cli.main(["inspect", str(artifact), "--weights"]) == cli.USER_ERROR
     assert "weights.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "needs", "shown"),
+    [(["fma"], "", "fma"), ([], "a GPU", "a GPU"), (["fma"], "a GPU", "fma a GPU"), ([], "", "-")],
+)
+def test_inspect_says_what_a_device_must_have(flags, needs, shown, tmp_path, capsys):
+    target = {**MANIFEST["target"], "cpu_flags": flags, "needs": needs}
+    with create_artifact(tmp_path / "toy") as writer:
+        for name in ("plan.json", "model.so"):
+            (writer.path / name).write_bytes(b"x")
+        writer.finish({**MANIFEST, "target": target})
+    assert cli.main(["inspect", str(tmp_path / "toy")]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["needs", shown] in lines
 
 
 def test_inspect_json_is_the_manifest(artifact, capsys):

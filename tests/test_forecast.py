@@ -33,7 +33,8 @@ def test_time_is_said_before_and_after_the_first_layers() -> None:
     now, notes = 0.0, Notes()
     progress = Forecast(notes, {"round": 100.0, "tune": 50.0}, lambda: now)
     progress.announce("calibrating")
-    assert notes.said == ["calibrating: about 2 min"]
+    again = "if it is stopped, the same command goes on from what was done"
+    assert notes.said == [f"calibrating: about 2 min; {again}"]
     with progress.task("something else", 10) as advance:
         advance()
     with progress.task("round", 100) as advance:
@@ -81,7 +82,8 @@ def test_work_is_counted_for_what_will_run(monkeypatch) -> None:
     expected = duration(
         600 * sum(works(recipe, module["main"], 48, length, True).values()) / sum(found.values())
     )
-    assert notes.said == [f"calibrating by 48 windows that the model writes: about {expected}"]
+    (said,) = notes.said
+    assert said.startswith(f"calibrating by 48 windows that the model writes: about {expected};")
 
 
 def test_every_reading_runs_a_model_and_is_tuned_where_it_has_few_bits() -> None:

@@ -30,6 +30,7 @@ def test_target_is_complete(name: str) -> None:
     target = find_target(name)
     assert target.name == name
     assert target.device.machine and target.toolkit
+    assert target.device.cpu_flags or target.device.needs, "what an artifact asks of a machine"
     assert re.fullmatch(r"(qemu-\w+)?", target.device.emulator)
     if isinstance(target, CPUTarget):
         assert target.llvm.kind.name == "llvm"

@@ -116,7 +116,7 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
     facts = [
         ("model", f"{model['name']} ({model['architecture']}), {weights / 1e6:.1f} M weights"),
         ("target", f"{target['name']}: {target['triple']} {target.get('isa', '')}".rstrip()),
-        ("needs", " ".join(target["cpu_flags"])),
+        ("needs", " ".join([*target["cpu_flags"], target.get("needs", "")]).strip() or "-"),
         ("context", f"{manifest['tokenizer'].get('context', '?')} tokens"),
         ("chat", _chat(manifest["tokenizer"].get("chat"))),
         ("sampling", _settings(manifest.get("generation")) or "greedy"),

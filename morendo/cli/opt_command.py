@@ -218,8 +218,13 @@ def _first_sentence(text: str | None) -> str:
 
 
 def _targets(arguments: argparse.Namespace) -> int:
-    from morendo.targets import known_targets
+    from morendo.ir.errors import CompileError
+    from morendo.targets import NATIVE, find_target, known_targets
 
-    rows = [(target.name, target.description) for target in known_targets()]
+    try:
+        native = f"this machine, the default: {find_target(NATIVE).name}"
+    except CompileError as error:
+        native = f"this machine: {error.message}"
+    rows = [(NATIVE, native), *((target.name, target.description) for target in known_targets())]
     print(table(rows))
     return 0

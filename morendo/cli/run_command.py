@@ -63,7 +63,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("prompt", metavar="PROMPT", nargs="?", help="the text; standard input if left out or -")
     add(
         "--max-tokens",
-        type=whole_number(),
+        type=whole_number(0, 2**31 - 1),
         default=256,
         metavar="N",
         help="stop after N (default: 256)",
@@ -155,6 +155,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if session.emulation:
             print(paint(f"note: {session.emulation}", "yellow", sys.stderr), file=sys.stderr)
         if arguments.level is not None:
+            if arguments.level >= session.levels:
+                most = session.levels - 1
+                arguments.refuse(f"--level must be 0 to {most} here (got {arguments.level})")
             session.set_level(arguments.level)
         chat = _uses_template(session, arguments)
         pieces = session.stream(

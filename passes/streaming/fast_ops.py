@@ -22,6 +22,11 @@ Attrs = dict[str, Any]
 _ROWS = 128  # of a symmetric product at a time
 
 
+def _tensor(values: Any) -> torch.Tensor:
+    """A tensor in the same memory; in a copy where that is a file's, which torch would warn of."""
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+
+
 def fastest_dtype() -> torch.dtype:
     """What matrices are multiplied in: bfloat16 where the processor is faster with it.
 
@@ -46,9 +51,9 @@ def symmetric(lower: torch.Tensor) -> torch.Tensor:
 def _linear(state: State, attrs: Attrs, x: np.ndarray) -> np.ndarray:
     weights: Any = state.weights  # StageWeights, which keeps matrices
     matrix, bias = weights.matrix(attrs), state.weight(attrs["bias"])
-    inputs = weights.input(attrs, torch.from_numpy(x)).to(matrix.dtype)
+    inputs = weights.input(attrs, _tensor(x)).to(matrix.dtype)
     y = functional.linear(inputs, matrix).float()
-    return (y if bias is None else y.add_(torch.from_numpy(bias))).numpy()
+    return (y if bias is None else y.add_(_tensor(bias))).numpy()
 
 
 def _embedding(state: State, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
@@ -58,8 +63,8 @@ def _embedding(state: State, attrs: Attrs, ids: np.ndarray) -> np.ndarray:
 
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> np.ndarray:
     slopes = state.weight(attrs["alibi"])
-    slopes = None if slopes is None else torch.from_numpy(slopes)
-    q, k, v = (torch.from_numpy(np.ascontiguousarray(x)) for x in (q, k, v))
+    slopes = None if slopes is None else _tensor(slopes)
+    q, k, v = map(_tensor, (q, k, v))
     return attention(attrs, q, k, v, slopes).contiguous().numpy()
 
 
@@ -71,21 +76,21 @@ class _TorchState:
 
     def weight(self, name: str) -> torch.Tensor | None:
         values = self.state.weight(name)
-        return None if values is None else torch.from_numpy(np.asarray(values))
+        return None if values is None else _tensor(values)
 
 
 def _in_torch(name: str) -> Callable[..., np.ndarray]:
     """A rule of `TORCH_RULES` for arrays."""
 
     def rule(state: State, attrs: Attrs, *arrays: np.ndarray) -> np.ndarray:
-        tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+        tensors = map(_tensor, arrays)
         return TORCH_RULES[name](_TorchState(state), attrs, *tensors).contiguous().numpy()
 
     return rule
 
 
 def _unary(name: str) -> Callable[..., np.ndarray]:
-    return lambda call, x: ACTIVATIONS[name](torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    return lambda call, x: ACTIVATIONS[name](_tensor(x)).numpy()
 
 
 FAST_RULES: dict[str, Callable[..., Any]] = {

@@ -176,6 +176,12 @@ def descriptions() -> dict[str, str]:
     return _DESCRIPTIONS
 
 
+def _needs(arch: str) -> str:
+    """The driver translates code for later GPUs than the first that it is for."""
+    capability = int(arch.removeprefix("sm_")) / 10
+    return f"an NVIDIA GPU of compute capability {capability} or later"
+
+
 def make(name: str) -> CUDATarget:
     """The target of a name in `descriptions()`.
 
@@ -195,7 +201,7 @@ def make(name: str) -> CUDATarget:
     return CUDATarget(
         name=name,
         description=_DESCRIPTIONS[name],
-        device=Device(machine),
+        device=Device(machine, needs=_needs(architectures[0])),
         isa=GPU(_NAME, _LEAST),
         capabilities=Capabilities(half_conversion=True, token_pruning=False),
         builders=BUILDERS,

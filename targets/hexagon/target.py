@@ -105,7 +105,12 @@ def make(name: str) -> HexagonTarget:
     return HexagonTarget(
         name=name,
         description=_DESCRIPTIONS[name],
-        device=Device(_MACHINE, (), f"qemu-{_MACHINE}", version),
+        device=Device(
+            _MACHINE,
+            needs=f"Hexagon {version} or later with HVX of 128 bytes",
+            emulator=f"qemu-{_MACHINE}",
+            emulated_cpu=version,
+        ),
         triple="hexagon-unknown-linux-musl",
         cpu=f"hexagon{version}",
         features=(f"hvx{version}", "hvx-length128b"),

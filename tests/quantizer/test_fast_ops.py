@@ -29,12 +29,15 @@ def test_attention(options) -> None:
     assert np.allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
 def test_norms_and_rope() -> None:
     rng = np.random.default_rng()
     x = rng.normal(size=(1, 17, 4, 8)).astype(np.float32)
     vectors = {name: rng.normal(size=8).astype(np.float32) for name in ("weight", "bias")}
     vectors["inv_freq"] = rng.random(3).astype(np.float32)
     state = State(vectors)
+    for vector in vectors.values():
+        vector.setflags(write=False)  # as those of a mapped file, of which torch warns
     norm = {"weight": "weight", "bias": "bias", "eps": 1e-5, "offset": 0.5}
     rope = {"inv_freq": "inv_freq", "scaling": 1.5, "rotary_dim": 6, "interleaved": False}
     positions = np.arange(17)[None]

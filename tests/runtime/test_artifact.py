@@ -1,5 +1,6 @@
 """Artifacts: written whole or not at all, verified, refused in one line when damaged."""
 
+import _ctypes
 import dataclasses
 import errno
 import hashlib
@@ -151,6 +152,10 @@ UNVERIFIED = [
     (lambda d: truncate(d / "plan.json", 9), "plan.json"),
     (lambda d: (d / "model.so").write_bytes(b"MZ"), "cannot load model.so .*too short"),
     (lambda d: (d / "model.so").unlink(), "cannot load model.so"),
+    (
+        lambda d: shutil.copy(_ctypes.__file__, d / "model.so"),
+        "model.so is of an older version of morendo .it has no mr_check_cpu.* compile it again",
+    ),
 ]
 
 
