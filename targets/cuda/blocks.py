@@ -131,6 +131,11 @@ def across(value: Any, steps: Sequence[int], combine: Callable[[Any, Any], Any])
     return T.bind(total[0])
 
 
+def from_lane(value: Any, lane: Any) -> Any:
+    """The value that another lane of the warp has; all lanes come here, with the same `lane`."""
+    return T.tvm_warp_shuffle(T.uint32(_ALL_LANES), value, lane, WARP, WARP)
+
+
 def across_warp(value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     """Fold a value over a warp; all lanes get it."""
     return across(value, (16, 8, 4, 2, 1), combine)

@@ -109,6 +109,7 @@ class GPU:
             multiprocessors). Only these unpack the codes of the next turn ahead: with other warps
             to go on with, what that takes (moves of registers, 7 % of the instructions) is more
             than what it hides.
+        signed_offset: what signed codes of the cache have added: nothing.
     """
 
     name: str
@@ -116,6 +117,7 @@ class GPU:
     tensor_tokens: int = 4
     pipeline: Pipeline = ASYNCHRONOUS
     few_blocks: int = 128
+    signed_offset: int = 0
 
 
 @dataclass(frozen=True)

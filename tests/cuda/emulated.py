@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,8 @@ def emulate(sources: Sequence[str], out: Path, flags: Sequence[str] = ("-O1",)) 
     """Compile CUDA C++ for the CPU: a library with NAME_launch and NAME_sizes_of of each kernel."""
     body = "\n".join(sources)
     names = sorted({match[1] for match in _KERNEL.finditer(body)})
-    body = _SHARED.sub(r"\1 static \2 \3[\4]; mr::poison(\3, sizeof \3);", body)
+    own = r"static \2 (&\3)[\4] = *(\2(*)[\4])mr::guarded(sizeof(\2[\4])); "
+    body = _SHARED.sub(own + r"mr::poison(\3, sizeof \3);", body)
     text = f'#define MR_EMULATE\n#include "language.h"\n{prelude()}{body}\n'
     text += "".join(f"MR_KERNEL({name})\n" for name in names)
     source = out.with_suffix(".cpp")
@@ -110,17 +111,7 @@ class EmulatedKernel:
         cells = [self._cell(name, given[name], memory[name]) for name in self._device]
         pointers = (ctypes.c_void_p * len(cells))(*[ctypes.addressof(cell) for cell in cells])
         grid, block = ((ctypes.c_uint * 3)(*sizes) for sizes in self._sizes)
-        with tempfile.TemporaryFile() as errors:
-            child = os.fork()
-            if not child:
-                os.dup2(errors.fileno(), 2)
-                self._launch(grid, block, 0, pointers, order, late)
-                os._exit(0)
-            status = os.waitpid(child, 0)[1]
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip()
-        if status:
-            raise AssertionError(said or f"{self.name} ended with signal {os.WTERMSIG(status)}")
+        in_fork(self.name, lambda: self._launch(grid, block, 0, pointers, order, late))
         return {name: guarded.array.copy() for name, guarded in memory.items()}
 
     def _cell(self, name: str, value: NDArray | int, memory: Guarded) -> ctypes._SimpleCData:
@@ -128,6 +119,25 @@ class EmulatedKernel:
         if isinstance(value, int) and by_value:
             return ctypes.c_int(value)
         return ctypes.c_void_p(memory.address)
+
+
+def in_fork(name: str, launch: Callable[[], object]) -> None:
+    """Launch a kernel in a process of its own.
+
+    Raises:
+        AssertionError: with what the emulator said, or the signal that ended it.
+    """
+    with tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if not child:
+            os.dup2(errors.fileno(), 2)
+            launch()
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip()
+    if status:
+        raise AssertionError(f"{said}\n{name} ended with signal {os.WTERMSIG(status)}")
 
 
 def _as_array(value: NDArray | int) -> NDArray:

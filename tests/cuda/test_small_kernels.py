@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from morendo.codegen.cpu.kernels.attention_tile import Scores
 from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.codegen.cpu.kernels.rope import Rotation
+from morendo.codegen.cpu.vectors.vector_blocks import Rows
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
-from morendo.targets.cuda.kernels.cache import append_kv
+from morendo.targets.cuda.kernels.attention import cached_attention
+from morendo.targets.cuda.kernels.cache import append_kv, rope, rope_append_kv
 from morendo.targets.cuda.target import GPU
-from tests.cuda.emulated import needs_compiler
+from tests.cuda.emulated import EmulatedKernel, needs_compiler
 from tests.numerics import test_attention as attention
 from tests.numerics import test_four_bit_activations as four_bits
 from tests.numerics import test_linear as linear
 from tests.numerics import test_small_kernels as shared
+from tests.numerics.kernel_runner import frozen
 
 pytestmark = needs_compiler
 ISA = GPU("cuda", "sm_80")
@@ -67,10 +71,42 @@ def test_keys_and_values_are_written_where_they_belong():
     shared.test_rope_append_kv_is_rope_then_append(ISA, 5, 5, 15)
 
 
-def test_a_cache_of_integers_is_refused():
-    cache = KVCache(kv_heads=2, head_dim=24, context=48, dtype="int8")
-    with pytest.raises(CompileError, match="values of 8 bits have no kernels for this target"):
+@pytest.mark.parametrize("dim", [24, 64, 6])
+def test_a_cache_of_8_bits_has_the_references_codes(dim):
+    check = shared.test_append_kv_makes_the_references_codes
+    check(ISA, 8, dim, 16, 15, 30)
+
+
+def test_rotated_keys_get_the_references_codes():
+    """As from rope and then append_kv."""
+    cache, rotation = KVCache(2, 16, 128, "int8"), Rotation(16, 16)
+    row, inv_freq = shared.random(1, 3, 120), shared.frequencies(8)
+    stored = [[np.zeros(a.shape, a.dtype) for a in cache.arrays] for _ in range(2)]
+    turned = [frozen(row).copy(), np.zeros((3, 32), np.float32)]
+    rows = {"heads": 3, "rotation": rotation, "max_tokens": 3}
+    fused = EmulatedKernel(rope_append_kv(ISA, cache=cache, rows=Rows(120, 4), **rows))
+    fused(turned[0], inv_freq, *stored[0], 2, 60)
+    rows["heads"] = 2
+    turn = EmulatedKernel(rope(ISA, x_rows=Rows(120, 52), out_rows=Rows(32), **rows))
+    turn(frozen(row), inv_freq, turned[1], 2, 60)
+    append = append_kv(ISA, max_tokens=3, cache=cache, k_rows=Rows(32), v_rows=Rows(120, 84))
+    EmulatedKernel(append)(turned[1], frozen(row), *stored[1], 2, 60)
+    for got, want in zip(*stored, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert stored[0][0].any() and stored[0][3].any()
+
+
+def test_a_cache_of_4_bits_is_refused():
+    cache = KVCache(kv_heads=2, head_dim=24, context=48, dtype="int4")
+    with pytest.raises(CompileError, match="values of 4 bits have no kernels for this target"):
         append_kv(ISA, max_tokens=1, cache=cache)
+
+
+def test_dropping_tokens_is_refused():
+    with pytest.raises(CompileError, match="dropping tokens of a prompt has no kernels for this"):
+        cached_attention(
+            ISA, max_tokens=4, heads=2, cache=HALF, scores=attention.Scores(0.1), importance=True
+        )
 
 
 @pytest.mark.parametrize("name", ["f16", "q8g32", "q4g64", "q6g32", "q4g32c"])
@@ -105,3 +141,25 @@ def test_float_linears_are_close_to_float64(fmt):
     linear.run_case(LinearSpec(71, 123, WeightFormat(fmt), 3), ISA, 2)
     spec = LinearSpec(74, 50, WeightFormat(fmt), 1, bias=True, residual=True, gate="silu")
     linear.run_case(spec, ISA, 1)
+
+
+CODES = KVCache(3, 64, 256, "int8")
+INTEGERS = [
+    attention.Case(CODES, 9, 1, [(1, 0), (1, 63), (1, 64), (1, 255)]),
+    attention.Case(CODES, 9, 17, [(17, 0), (16, 120)]),
+    attention.Case(KVCache(1, 80, 1040, "int8"), 2, 1, [(1, 1039)]),
+    attention.Case(KVCache(1, 6, 176, "int8"), 2, 9, [(9, 77)]),
+    attention.Case(
+        KVCache(2, 32, 400, "int8"),
+        4,
+        2,
+        [(2, 383)],
+        Scores(0.2, window=70, softcap=20.0, alibi=True),
+    ),
+    attention.Case(CODES, 9, 2, [(2, 100)], spread=0.0),
+]
+
+
+@pytest.mark.parametrize("case", INTEGERS, ids=str)
+def test_attention_over_codes_is_the_references(case):
+    attention.test_attention_over_codes_is_the_references(ISA, case)

@@ -122,6 +122,23 @@ def test_levels_may_have_scales_of_their_own(
     assert gpu.log().count("launch a graph") == 3 * len(got)
 
 
+@pytest.mark.slow
+def test_keys_and_values_may_have_8_bits(
+    made: tuple[Path, MockGPU], compile_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    artifact, dump, out = tmp_path / "artifact", tmp_path / "dump", tmp_path / "results.npz"
+    morendo.compile(TINY, "cuda:sm_80", 4, artifact, chunk=32, dump_ir=dump, cache_bits=8)
+    gpu = MockGPU(tmp_path, dump)
+    ids = [int(i) for i in np.random.default_rng(3).integers(2, 512, size=40)]
+    done = gpu.run([sys.executable, "-c", SCRIPT, artifact, out, json.dumps(ids), PROMPT])
+    assert done.returncode == 0, done.stderr
+    got = np.load(out)
+    with morendo.load(compile_tiny(bits=4, cache_bits=8)) as session:
+        want = session.logits(ids)
+        assert np.linalg.norm(got["level0"] - want) < 0.02 * np.linalg.norm(want)
+        assert got["tokens"].tolist() == list(session.generate(PROMPT, max_tokens=16))
+
+
 def test_the_executable_answers(made: tuple[Path, MockGPU]) -> None:
     artifact, gpu = made
     command = [artifact / "run", PROMPT, "--max-tokens", 8, "--temperature", 0]

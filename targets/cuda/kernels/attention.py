@@ -1,14 +1,15 @@
 """Attention of new tokens over the cache, the same kernel for one token and for many.
 
-A block has one query. Online softmax (Milakov and Gimelshein 2018; FlashAttention): keys come in
-chunks, a key to a thread; then the threads are elements of the value, and add up the chunk's values
-by the weights that lie in shared memory.
+A block has one query. Its warps take the keys in chunks, each warp every so many: that is what
+splits a long context for a single token. A warp has an online softmax of its own (Milakov and
+Gimelshein 2018; FlashAttention): lanes are keys while scores are computed, then elements of the
+values. At the end the warps' sums are put together in shared memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
@@ -17,10 +18,14 @@ from morendo.codegen.cpu.kernels.attention_tile import MASKED, Scores
 from morendo.codegen.cpu.kernels.kv_cache import CacheBuffers, KVCache
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
 from morendo.codegen.touched import USED
+from morendo.ir.errors import CompileError
 from morendo.ir.formats import ceil_div
 from morendo.targets.cuda.blocks import (
-    across_block,
+    WARP,
+    across_warp,
+    add,
     barrier,
+    from_lane,
     function,
     kernel,
     launch,
@@ -30,40 +35,99 @@ from morendo.targets.cuda.blocks import (
     when,
 )
 
+from .attention_codes import CodeChunks
 from .cache import declare_cache
 
-_THREADS = 128
-"""Of a block, and keys of a chunk."""
+_DECODE_WARPS, _PREFILL_WARPS = 8, 4
 
 
-@dataclass(frozen=True)
-class _Query:
-    """One query of a block: what it reads, where it stands."""
+class Chunks(Protocol):
+    """How a warp reads keys and values."""
+
+    keys: int
+    """Of a chunk, a multiple of 32: lane l has l, l + 32, ..."""
+
+    def load_query(self, element: Any) -> None:
+        """Take the query, whose element d `element(d)` gives; all warps do."""
+        ...
+
+    def product(self, key: Any) -> Any:
+        """The query times a key, float32, by one lane."""
+        ...
+
+    def prepare(self, weights: Any, keys: list[Any], seen: list[Any]) -> None:
+        """Take the softmax weights of a chunk's keys: of this lane, float32 registers."""
+        ...
+
+    def value(self, first: Any, count: Any, d: Any) -> Any:
+        """The weighted sum of element d of the chunk's values, float32; all lanes come here.
+
+        Args:
+            count: keys from the first on, of which others have no weight.
+        """
+        ...
+
+
+@dataclass
+class FloatChunks:
+    """Keys and values of 16 or 32 bits."""
 
     cache: KVCache
     scores: Scores
     stored: CacheBuffers
-    query: Any  # float32 [D], shared
     kv_head: Any
-    slope: Any
-    position: Any
     thread: Any
+    threads: int
+    keys: int = WARP
+    query: Any = None
+    weights: Any = None
 
-    def score(self, key: Any, into: Any) -> None:
-        """Write the score of a key that the query sees to `into[0]`."""
-        cache = self.cache
-        T.buffer_store(into, T.float32(0.0), [0])
+    def load_query(self, element: Any) -> None:
+        self.query = shared((self.cache.head_dim,))
+        strided(
+            self.thread,
+            self.threads,
+            self.cache.head_dim,
+            lambda d: T.buffer_store(self.query, element(d), [d]),
+        )
+        barrier()
+
+    def product(self, key: Any) -> Any:
+        cache, total = self.cache, local(1, T.float32(0.0))
         with T.serial(0, cache.head_dim) as d:
             element = self.stored.keys[self.kv_head, key // cache.tile, d, key % cache.tile]
-            product = self.query[d] * T.cast(element, "float32")
-            T.buffer_store(into, into[0] + product, [0])
-        value = into[0] * T.float32(self.scores.scale)
+            T.buffer_store(total, total[0] + self.query[d] * T.cast(element, "float32"), [0])
+        return total[0] * T.float32(self.scores.scale)
+
+    def prepare(self, weights: Any, keys: list[Any], seen: list[Any]) -> None:
+        self.weights = weights
+
+    def value(self, first: Any, count: Any, d: Any) -> Any:
+        total, last = local(1, T.float32(0.0)), T.int32(self.cache.head_dim - 1)
+        with T.serial(0, count) as key:
+            weight = T.bind(from_lane(self.weights[0], key))
+            element = self.stored.values[self.kv_head, first + key, T.min(d, last)]
+            T.buffer_store(total, total[0] + weight * T.cast(element, "float32"), [0])
+        return total[0]
+
+
+@dataclass(frozen=True)
+class _Query:
+    """One query: which keys it sees, and how their scores are bent."""
+
+    scores: Scores
+    slope: Any
+    position: Any
+
+    def score(self, product: Any, key: Any) -> Any:
+        """The score of a key, from its product with the query."""
+        value = product
         if self.scores.softcap:
             cap = T.float32(self.scores.softcap)
             value = cap * function("tanhf", T.bind(value / cap))
         if self.scores.alibi:
             value = value + self.slope * T.cast(key - self.position, "float32")
-        T.buffer_store(into, value, [0])
+        return value
 
     def first_key(self) -> Any:
         """The first key that the query sees."""
@@ -80,6 +144,7 @@ def cached_attention(
     cache: KVCache,
     scores: Scores,
     q_rows: Rows | None = None,
+    importance: bool = False,
 ) -> tirx.PrimFunc:
     """Causal attention of the queries at position..position+tokens-1 over the cache.
 
@@ -87,73 +152,135 @@ def cached_attention(
     out f32[M, H, D], tokens, position. The keys and values of the new tokens are in the cache
     already; what lies beyond them may hold anything. With `q_rows` q is f32[M, stride], read
     from the offset on.
+
+    Raises:
+        CompileError: where tokens are to be dropped by importance, which no kernel here measures.
     """
+    if importance:
+        raise CompileError(
+            "dropping tokens of a prompt has no kernels for this target",
+            where="attention",
+            hint="compile without --prune-tokens",
+        )
     dim = cache.head_dim
     q_rows = q_rows or Rows(heads * dim)
     name = kernel_name(
         "attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
         q=f"{q_rows.stride}o{q_rows.offset}",
     )  # fmt: skip
+    warps = _DECODE_WARPS if max_tokens == 1 else _PREFILL_WARPS
     with kernel(name) as k:
         q = k.buffer("q", (max_tokens, q_rows.stride))
         stored = declare_cache(k, cache)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
         out = k.buffer("out", (max_tokens, heads * dim))
         tokens, position = k.state("tokens"), k.state("position")
-        with launch([heads, max_tokens], _THREADS) as (head, m, thread), when(m < tokens.read()):
-            query = shared((dim,))
-
-            def fetch(d: Any) -> None:
-                T.buffer_store(query, q[m, q_rows.offset + head * dim + d], [d])
-
-            strided(thread, _THREADS, dim, fetch)
-            barrier()
+        grid, threads = [heads, max_tokens], warps * WARP
+        with launch(grid, threads) as (head, m, thread), when(m < tokens.read()):
             kv_head = T.bind(head // (heads // cache.kv_heads))
+            kind = CodeChunks if cache.integers else FloatChunks
+            chunks = kind(cache, scores, stored, kv_head, thread, threads)
+            chunks.load_query(lambda d: q[m, q_rows.offset + head * dim + d])
             slope = T.bind(slopes[head]) if slopes is not None else None
-            at = T.bind(position.read() + m)
-            block = _Query(cache, scores, stored, query, kv_head, slope, at, thread)
-            sums, total = _attend(block)
-            for i in range(ceil_div(dim, _THREADS)):
-                d = T.bind(thread + i * _THREADS)
-                with when(d < dim):
-                    T.buffer_store(out, sums[i] / total[0], [m, head * dim + d])
+            query = _Query(scores, slope, T.bind(position.read() + m))
+            _Block(chunks, query, dim, warps, thread).run(
+                lambda d, value: T.buffer_store(out, value, [m, head * dim + d])
+            )
     return k.function.with_attr(USED, {"q": heads * dim})
 
 
-def _attend(block: _Query) -> tuple[Any, Any]:
-    """The weighted sums of values, thread + i * _THREADS of the head in register i, and the sum of
-    the weights.
-    """
-    thread, elements = block.thread, ceil_div(block.cache.head_dim, _THREADS)
-    weights = shared((_THREADS,))
-    sums, total = local(elements, T.float32(0.0)), local(1, T.float32(0.0))
-    maximum, score = local(1, T.float32(MASKED)), local(1, T.float32(MASKED))
-    low = block.first_key()
-    with T.serial(0, (block.position - low) // _THREADS + 1) as chunk:
-        first = T.bind(low + chunk * _THREADS)
-        count = T.bind(T.min(block.position + 1 - first, T.int32(_THREADS)))
-        T.buffer_store(score, T.float32(MASKED), [0])
-        with when(thread < count):
-            block.score(first + thread, score)
-        largest = T.bind(T.max(maximum[0], across_block(score[0], thread, _THREADS, T.max)))
-        rescale = T.bind(function("expf", maximum[0] - largest))
-        T.buffer_store(maximum, largest, [0])
-        seen = T.bind(T.cast(thread < count, "float32"))
-        weight = T.bind(function("expf", score[0] - largest) * seen)
-        T.buffer_store(weights, weight, [thread])
-        added = across_block(weight, thread, _THREADS)
-        T.buffer_store(total, total[0] * rescale + added, [0])
-        for i in range(elements):
-            T.buffer_store(sums, sums[i] * rescale, [i])
-            _add_values(block, weights, first, count, sums, i)
+@dataclass(frozen=True)
+class _Block:
+    """The work of a block."""
+
+    chunks: Chunks
+    query: _Query
+    dim: int
+    warps: int
+    thread: Any
+
+    @property
+    def elements(self) -> int:
+        """Of a value, that a lane adds up."""
+        return ceil_div(self.dim, WARP)
+
+    def run(self, store: Any) -> None:
+        """Attend and give each element of the result to `store(d, value)`."""
+        warp, lane = T.bind(self.thread // WARP), T.bind(self.thread % WARP)
+        sums, total, maximum = self._attend(warp, lane)
+        parts, largest = shared((self.warps, self.elements * WARP)), shared((self.warps,))
+        totals = shared((self.warps,))
+        barrier()  # these may lie where the query lay
+        for i in range(self.elements):
+            T.buffer_store(parts, sums[i], [warp, i * WARP + lane])
+        with when(lane == 0):
+            T.buffer_store(largest, maximum[0], [warp])
+            T.buffer_store(totals, total[0], [warp])
         barrier()
-    return sums, total
+        self._merge(parts, largest, totals, store)
 
+    def _merge(self, parts: Any, largest: Any, totals: Any, store: Any) -> None:
+        """Warps that saw no key have a maximum so low that their factor is 0."""
+        maximum = local(1, largest[0])
+        for warp in range(1, self.warps):
+            T.buffer_store(maximum, T.max(maximum[0], largest[warp]), [0])
+        factors, total = local(self.warps, T.float32(0.0)), local(1, T.float32(0.0))
+        for warp in range(self.warps):
+            factor = function("expf", T.bind(largest[warp] - maximum[0]))
+            T.buffer_store(factors, factor, [warp])
+            T.buffer_store(total, total[0] + factors[warp] * totals[warp], [0])
+        with T.serial(0, ceil_div(self.dim, self.warps * WARP)) as step:
+            d = T.bind(step * (self.warps * WARP) + self.thread)
+            with when(d < self.dim):
+                value = local(1, T.float32(0.0))
+                for warp in range(self.warps):
+                    T.buffer_store(value, value[0] + factors[warp] * parts[warp, d], [0])
+                store(d, value[0] / total[0])
 
-def _add_values(block: _Query, weights: Any, first: Any, count: Any, sums: Any, i: int) -> None:
-    """Add the values of a chunk by their weights to register i."""
-    d = T.bind(block.thread + i * _THREADS)
-    with when(d < block.cache.head_dim):
-        with T.serial(0, count) as key:
-            value = T.cast(block.stored.values[block.kv_head, first + key, d], "float32")
-            T.buffer_store(sums, sums[i] + weights[key] * value, [i])
+    def _attend(self, warp: Any, lane: Any) -> tuple[Any, Any, Any]:
+        """Of a warp's keys the weighted sums of values, lane + 32 * i in register i, the sum of
+        the weights, and the largest score.
+        """
+        size, position = self.chunks.keys, self.query.position
+        sums, total = local(self.elements, T.float32(0.0)), local(1, T.float32(0.0))
+        maximum, low = local(1, T.float32(MASKED)), self.query.first_key()
+        begin = T.bind(low // size)
+        count = T.bind(position // size + 1 - begin)  # of chunks
+        with T.serial(0, T.max(count - warp + (self.warps - 1), T.int32(0)) // self.warps) as step:
+            first = T.bind((begin + warp + step * self.warps) * size)
+            weights, keys, seen = self._weights(first, low, lane, maximum, total, sums)
+            self.chunks.prepare(weights, keys, seen)
+            reach = T.bind(T.min(position + 1 - first, T.int32(size)))
+            for i in range(self.elements):
+                value = self.chunks.value(first, reach, T.bind(lane + i * WARP))
+                T.buffer_store(sums, sums[i] + value, [i])
+        return sums, total, maximum
+
+    def _weights(
+        self, first: Any, low: Any, lane: Any, maximum: Any, total: Any, sums: Any
+    ) -> tuple[Any, list[Any], list[Any]]:
+        """(weights of a chunk's keys, keys, whether they are seen) of this lane; brings the sums so
+        far to the new largest score.
+        """
+        each = self.chunks.keys // WARP
+        keys = [T.bind(first + lane + i * WARP) for i in range(each)]
+        seen = [T.bind(tirx.all(key >= low, key <= self.query.position)) for key in keys]
+        scores = local(each, T.float32(MASKED))
+        largest = local(1, maximum[0])
+        for i, key in enumerate(keys):
+            with when(seen[i]):
+                score = self.query.score(T.bind(self.chunks.product(key)), key)
+                T.buffer_store(scores, score, [i])
+            T.buffer_store(largest, T.max(largest[0], scores[i]), [0])
+        together = across_warp(largest[0], T.max)
+        rescale = T.bind(function("expf", T.bind(maximum[0] - together)))
+        T.buffer_store(maximum, together, [0])
+        added = local(1, T.float32(0.0))
+        for i in range(each):
+            weight = function("expf", T.bind(scores[i] - together)) * T.cast(seen[i], "float32")
+            T.buffer_store(scores, weight, [i])
+            T.buffer_store(added, added[0] + scores[i], [0])
+        T.buffer_store(total, total[0] * rescale + across_warp(added[0], add), [0])
+        for i in range(self.elements):
+            T.buffer_store(sums, sums[i] * rescale, [i])
+        return scores, keys, seen

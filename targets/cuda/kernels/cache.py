@@ -8,19 +8,24 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.cpu.kernels.kv_cache import CacheBuffers, KVCache
+from morendo.codegen.cpu.kernels.kv_cache import WORD, CacheBuffers, KVCache
 from morendo.codegen.cpu.kernels.rope import Rotation
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
 from morendo.ir.errors import CompileError
 from morendo.targets.cuda.blocks import (
+    WARP,
     Kernel,
+    barrier,
     function,
     kernel,
     launch,
+    shared,
     strided,
     variable,
     when,
 )
+
+from .attention_codes import round_head
 
 _THREADS = 128
 
@@ -29,14 +34,14 @@ def declare_cache(k: Kernel, cache: KVCache) -> CacheBuffers:
     """Declare the arrays of a cache as the next parameters of a kernel.
 
     Raises:
-        CompileError: for a cache of integers, which no kernel of this target reads.
+        CompileError: for a cache of 4 bits, which no kernel of this target reads.
     """
-    if cache.integers:
+    if cache.parts > 1:
         raise CompileError(
             f"keys and values of {cache.dtype[-1]} bits have no kernels for this target "
             f"(got cache bits {cache.dtype[-1]})",
             where="attention",
-            hint="compile with --cache-bits 16",
+            hint="compile with --cache-bits 8 or 16",
         )
     return CacheBuffers(*(k.buffer(a.name, a.shape, a.dtype) for a in cache.arrays))
 
@@ -148,25 +153,85 @@ def rope_append_kv(
             def store_query(d: Any, value: Any) -> None:
                 T.buffer_store(qkv, value, [m, start + d])
 
-            def store_key(d: Any, value: Any) -> None:
-                T.buffer_store(
-                    stored.keys, T.cast(value, cache.dtype), _key_place(cache, kv_head, at, d)
-                )
+            turned = shared((dim,))  # a key that waits for its scale
 
-            def store_value(d: Any) -> None:
-                T.buffer_store(stored.values, T.cast(element(d), cache.dtype), [kv_head, at, d])
+            def store_key(d: Any, value: Any) -> None:
+                if cache.integers:
+                    T.buffer_store(turned, value, [d])
+                else:
+                    _write_key(cache, stored, (kv_head, at), d, value)
 
             with when(head < heads):
                 _rotate(rotation, element, store_query, inv_freq, at, thread)
             with when(tirx.all(head >= heads, head < heads + kv_heads)):
                 _rotate(rotation, element, store_key, inv_freq, at, thread)
+            if cache.integers:
+                barrier()
+                with when(tirx.all(head >= heads, head < heads + kv_heads)):
+                    _write_keys(cache, stored, (kv_head, at), lambda d: turned[d], thread)
             with when(head >= heads + kv_heads):
-                strided(thread, _THREADS, dim, store_value)
+                _write_values(cache, stored, (kv_head, at), element, thread)
     return k.function
 
 
-def _key_place(cache: KVCache, head: Any, at: Any, d: Any) -> list[Any]:
-    return [head, at // cache.tile, d, at % cache.tile]
+Place = tuple[Any, Any]
+"""A head and a position of the cache."""
+
+
+def _write_key(cache: KVCache, stored: CacheBuffers, to: Place, d: Any, value: Any) -> None:
+    """Element d of a key, of 16 or 32 bits."""
+    head, at = to
+    place = [head, at // cache.tile, d, at % cache.tile]
+    T.buffer_store(stored.keys, T.cast(value, cache.dtype), place)
+
+
+def _write_keys(
+    cache: KVCache, stored: CacheBuffers, to: Place, element: Callable[[Any], Any], thread: Any
+) -> None:
+    """A key: all threads of the block, or as codes its first warp."""
+    head, at = to
+    if not cache.integers:
+        strided(
+            thread, _THREADS, cache.head_dim,
+            lambda d: _write_key(cache, stored, to, d, element(d)),
+        )  # fmt: skip
+        return
+
+    def keep(d: Any, code: Any) -> None:
+        place = [head, at // cache.tile, d // WORD, at % cache.tile, d % WORD]
+        with when(d < cache.head_dim):
+            T.buffer_store(stored.keys, T.cast(code, "uint8"), place)
+
+    _write_codes(cache, element, thread, keep, stored.key_scales, to)
+
+
+def _write_values(
+    cache: KVCache, stored: CacheBuffers, to: Place, element: Callable[[Any], Any], thread: Any
+) -> None:
+    """A value: all threads of the block, or as codes its first warp."""
+    head, at = to
+
+    def write(d: Any) -> None:
+        T.buffer_store(stored.values, T.cast(element(d), cache.dtype), [head, at, d])
+
+    def keep(d: Any, code: Any) -> None:
+        with when(d < cache.head_dim):
+            place = [head, at // WORD, d, at % WORD]
+            T.buffer_store(stored.values, T.cast(code, "uint8"), place)
+
+    if cache.integers:
+        _write_codes(cache, element, thread, keep, stored.value_scales, to)
+    else:
+        strided(thread, _THREADS, cache.head_dim, write)
+
+
+def _write_codes(
+    cache: KVCache, element: Any, thread: Any, keep: Any, scales: Any, to: Place
+) -> None:
+    with when(thread < WARP):
+        scale = round_head(element, cache.head_dim, thread, keep)
+        with when(thread == 0):
+            T.buffer_store(scales, scale, list(to))
 
 
 def append_kv(
@@ -197,11 +262,7 @@ def append_kv(
         with launch(grid, _THREADS) as (head, m, thread), when(m < tokens.read()):
             at, start = T.bind(position.read() + m), T.bind(head * dim)
 
-            def write(d: Any) -> None:
-                one = T.cast(key[m, keys.offset + start + d], cache.dtype)
-                T.buffer_store(stored.keys, one, _key_place(cache, head, at, d))
-                one = T.cast(value[m, values.offset + start + d], cache.dtype)
-                T.buffer_store(stored.values, one, [head, at, d])
-
-            strided(thread, _THREADS, dim, write)
+            to = (head, at)
+            _write_keys(cache, stored, to, lambda d: key[m, keys.offset + start + d], thread)
+            _write_values(cache, stored, to, lambda d: value[m, values.offset + start + d], thread)
     return k.function

@@ -207,7 +207,15 @@ inline void run_block() {
   }
 }
 
-/* Shared arrays are static ones: the first thread of a block that meets one fills it with poison. */
+/* Memory that ends, but for alignment, where a page begins that nobody may touch. */
+inline void *guarded(size_t bytes) {
+  size_t pages = (bytes + 4095) / 4096 * 4096;
+  char *memory = (char *)mmap(nullptr, pages + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  mprotect(memory + pages, 4096, PROT_NONE);
+  return memory + pages - (bytes + 15) / 16 * 16;
+}
+
+/* Shared arrays are such memory, kept from block to block: the first thread of a block that meets one fills it with poison. */
 inline void poison(void *array, size_t bytes) {
   for (void *known : block.poisoned)
     if (known == array) return;
