@@ -54,7 +54,13 @@ def manifest_of(
             "cache_dtype": program.cache_dtype,
         },
         "passes": [
-            {"spec": r.spec, "counts": r.report.counts, "missed": r.report.reasons} for r in records
+            {
+                "spec": r.spec,
+                "counts": r.report.counts,
+                "missed": r.report.reasons,
+                **({"summary": r.report.summary} if r.report.summary else {}),
+            }
+            for r in records
         ],
         "weights": [asdict(summary) for summary in weight_summaries(program, records)],
         "tokenizer": {

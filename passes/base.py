@@ -21,11 +21,16 @@ from morendo.ir.weight_overlay import WeightOverlay
 
 @dataclass
 class Report:
-    """What one pass counted, what it left alone and why, and what it measured of each weight."""
+    """What one pass counted, what it left alone and why, and what it measured of each weight.
+
+    Attributes:
+        summary: what who compiles should know in the end, one line; "" for nothing.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     misses: list[tuple[str, str]] = field(default_factory=list)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    summary: str = ""
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count, such as ("linears fused", 3)."""

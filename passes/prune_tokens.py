@@ -83,6 +83,10 @@ class PruneTokens(Pass):
         }
         prefill = _Pruned(functions["prefill"], stages, dropped)
         context.report.count("prunings", len(layers))
+        named = ", ".join(map(str, layers))
+        context.report.summary = (
+            f"prompts: {100 * self.ratio:g} % of the tokens are dropped, behind layers {named}"
+        )
         return tvm.IRModule({"prefill": prefill.run(prefill.visit, "prefill"), **made})
 
     def _layers(self, prefill: relax.Function) -> list[int]:

@@ -58,7 +58,7 @@ _MANIFEST = {
     },
     "generation?": {str: (int, float)},
     "options?": {str: (int, float, str, bool, None)},
-    "passes?": [{"spec": str, "counts": {str: int}, "missed": {str: int}}],
+    "passes?": [{"spec": str, "counts": {str: int}, "missed": {str: int}, "summary?": str}],
     "weights?": [
         {
             "part": str,

@@ -276,7 +276,11 @@ def _summarize(out: Path, seconds: float) -> None:
     total = sum(file.stat().st_size for file in out.iterdir())
     memory = size(peak_memory_bytes())
     print(f"wrote {printable(str(out))}: {size(total)} in {seconds:.0f} s, peak memory {memory}")
-    print(f"bits: {bits_of(json.loads((out / MANIFEST).read_bytes())['weights'])}")
+    manifest = json.loads((out / MANIFEST).read_bytes())
+    print(f"bits: {bits_of(manifest['weights'])}")
+    for each in manifest["passes"]:
+        if "summary" in each:
+            print(printable(each["summary"]))
     if (out / TOKENIZER).exists():
         print(f'run it: morendo run {shlex.quote(str(out))} "Once upon a time"')
     else:

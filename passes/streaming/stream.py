@@ -15,6 +15,7 @@ import torch
 from tvm import relax
 
 from morendo.ir.code_store import CodeStore
+from morendo.ir.errors import CompileError
 from morendo.ir.evaluate import Interpreter, Prepared
 from morendo.ir.evaluate_dialect import State, formatted
 from morendo.ir.formats import WeightFormat
@@ -202,6 +203,9 @@ class Stream:
         Args:
             windows: token ids int64 [W, n].
             visit: is given a stage and what arrives there in each window.
+
+        Raises:
+            CompileError: naming the linear whose input is not finite.
         """
         previous: list[relax.Var] = []
         for stage in self.stages:
@@ -248,7 +252,14 @@ class Stream:
             interpreter.bind(binding.var, interpreter.value(binding.value))
         self.activations.save(place, [interpreter.env[var] for var in stage.live])
         residual = interpreter.env[stage.residual] if stage.residual is not None else None
-        x = weights.input(stage.linears[0], _rows(interpreter.env[stage.source]))
+        x = _rows(interpreter.env[stage.source])
+        if not torch.isfinite(x).all():
+            raise CompileError(
+                "activations overflow on the text, the input of a linear is not finite",
+                where=stage.linears[0]["weight"],
+                hint="the model overflows in float32, or an earlier weight is damaged",
+            )
+        x = weights.input(stage.linears[0], x)
         return Arrived(x, None if residual is None else _rows(residual))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import morendo
+from morendo.cli.compile_command import _summarize
 from morendo.ir.errors import ArtifactError, CompileError, InputError
 from morendo.ir.layout import TileLayout
 from morendo.runtime.artifact import read_plan
@@ -162,6 +164,27 @@ def test_activations_of_4_bits_run(
         lost.append(kl_divergence(want, score))
     eight, mixed, four = lost
     assert eight < mixed <= 1.2 * four < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"bits": 8, "activations": "mixed"},
+            r"activations: 4 bits for \d+ of 16 inputs",
+        ),
+        ({"bits": "f32", "prune_tokens": 0.3}, "prompts: 30 % of the tokens are dropped, behind"),
+        ({"bits": 8}, ""),
+    ],
+)
+def test_the_end_of_a_compilation_says_what_was_given_up(
+    options: dict, said: str, compile_tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = compile_tiny(**options)
+    _summarize(artifact, 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 + bool(said)
+    assert re.search(said, lines[2])
 
 
 def test_a_width_that_no_cache_has_is_refused(compile_tiny: Callable[..., Path]) -> None:

@@ -213,6 +213,24 @@ def test_values_that_are_not_finite_are_named(
         calibrate(loaded, windows[:2], tmp_path, FORMATS + step, weights)
 
 
+class Overflowing(Damaged):
+    """Weights of which one matrix is as large as float32 can be, and finite."""
+
+    def get(self, name: str) -> np.ndarray:
+        weight = self.weights.get(name)
+        return np.sign(weight) * np.float32(3e38) if name == self.name else weight
+
+
+@pytest.mark.parametrize("step", ["choose-activations{windows=1}", "calibrate-weights"])
+def test_a_layer_whose_activations_overflow_is_named(
+    step: str, loaded, windows, tmp_path: Path
+) -> None:
+    weights = Overflowing(loaded.weights, "model.layers.1.mlp.up_proj.weight")
+    match = "activations overflow on the text, .* at model.layers.1.mlp.down_proj.weight"
+    with pytest.raises(CompileError, match=match):
+        calibrate(loaded, windows[:2], tmp_path, FORMATS + step, weights)
+
+
 def test_the_pass_needs_text(loaded) -> None:
     with pytest.raises(CompileError, match="no text to calibrate on"):
         spec = parse_spec(FORMATS + "calibrate-weights", known_passes())
