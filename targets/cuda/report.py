@@ -48,20 +48,21 @@ class DeviceCode(KernelCode):
 
     Attributes:
         machines: by architecture.
-        blocks, threads: of a launch, and of a block.
+        grid: blocks of a launch, along x and y.
+        threads: of a block.
         ahead: turns that copies are ahead.
     """
 
     machines: Mapping[str, Machine] = field(default_factory=dict)
-    blocks: int = 1
+    grid: tuple[int, int] = (1, 1)
     threads: int = 32
     ahead: int = 1
 
     def work(self, arch: str, products: float, moved: float) -> Work:
         """A launch that makes so many products and moves so many bytes."""
-        one = self.machines[arch]
-        sizes = (self.blocks, self.threads, one.image.registers, one.image.shared_bytes)
-        return Work(moved, products, one.loop, *sizes, self.ahead)
+        one, blocks = self.machines[arch], self.grid[0] * self.grid[1]
+        held = (one.image.registers, one.image.shared_bytes)
+        return Work(moved, products, one.loop, blocks, self.threads, *held, self.ahead)
 
 
 def device_code(function: tirx.PrimFunc, images: Mapping[str, Image]) -> DeviceCode:
@@ -82,10 +83,10 @@ def device_code(function: tirx.PrimFunc, images: Mapping[str, Image]) -> DeviceC
     one = next(iter(machines.values()))
     loop = one.loop.units if one.loop else {}
     products = one.loop.products if one.loop else 0
-    blocks, threads = launch_sizes(function)
+    grid, threads = launch_sizes(function)
     pipeline = function.attrs.get(ATTRIBUTE, {}) if function.attrs else {}
     ahead = int(pipeline.get("fetch", 1))
-    return DeviceCode(len(one.code), loop, products, own, machines, blocks, threads, ahead)
+    return DeviceCode(len(one.code), loop, products, own, machines, grid, threads, ahead)
 
 
 def device_codes(
@@ -95,17 +96,17 @@ def device_codes(
     return {name: device_code(kernels[name], made) for name, made in images.items()}
 
 
-def launch_sizes(function: tirx.PrimFunc) -> tuple[int, int]:
-    """(blocks, threads of a block), which are constants in kernels of ours."""
-    sizes = {"blockIdx": 1, "threadIdx": 1}
+def launch_sizes(function: tirx.PrimFunc) -> tuple[tuple[int, int], int]:
+    """(blocks along x and y, threads of a block), which are constants in kernels of ours."""
+    sizes = {}
 
     def see(node: Any) -> None:
         if str(node.attr_key) == "thread_extent":
-            kind = str(node.node.thread_tag).partition(".")[0]
-            sizes[kind] *= int(node.value)
+            sizes[str(node.node.thread_tag)] = int(node.value)
 
     structural_walk(function.body, [(tirx.AttrStmt, see)])
-    return sizes["blockIdx"], sizes["threadIdx"]
+    grid = (sizes.get("blockIdx.x", 1), sizes.get("blockIdx.y", 1))
+    return grid, sizes.get("threadIdx.x", 1)
 
 
 def predicted(one: KernelFacts) -> dict[str, str]:

@@ -64,7 +64,7 @@ def test_room_for_blocks() -> None:
 
 def test_columns_of_the_table() -> None:
     machines = {"sm_80": Machine(Image(b"", b"", "Used 56 registers"), (), DECODE)}
-    code = DeviceCode(9, {"dot": 32}, 128, {"registers": 56}, machines, 256, 128)
+    code = DeviceCode(9, {"dot": 32}, 128, {"registers": 56}, machines, (256, 1), 128)
     one = KernelFacts("k", {"decode": 1}, 1, 4096 * 4096, [8.9e6], 4, 4, 0, code)
     columns = predicted(one)
     assert columns == {"A100 us": "7.2 memory"}

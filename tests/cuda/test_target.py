@@ -95,7 +95,7 @@ def test_columns_are_told_by_architecture_where_they_differ(monkeypatch) -> None
     monkeypatch.setattr(report, "find_disassembler", lambda: None)
     function = build_quantized_linear(LinearSpec(16, 32, WeightFormat("q8", 32), 1), ISA)
     code = report.device_code(function, images)
-    assert (code.own, code.blocks, code.threads, code.ahead) == (own, 1, 32, 1)
+    assert (code.own, code.grid, code.threads, code.ahead) == (own, (1, 1), 32, 1)
 
 
 @pytest.mark.parametrize("fmt", ["q4g32c", "q4g64", "q8g32", "q6g32"])

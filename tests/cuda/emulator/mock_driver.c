@@ -43,6 +43,7 @@ static void note(const char *text) {
 
 int cuInit(unsigned flags) { return flags ? INVALID : setting("MR_MOCK_NONE", 0) ? NO_DEVICE : OK; }
 int cuDriverGetVersion(int *version) { return *version = 11020, OK; }
+int cuDeviceGetCount(int *count) { return *count = 1, OK; }
 int cuDeviceGet(int *device, int i) { return *device = i, OK; }
 int cuDeviceGetAttribute(int *value, int which, int device) {
   int capability = (int)setting("MR_MOCK_CAPABILITY", 80);
@@ -148,6 +149,13 @@ int cuGraphLaunch(void *ready, void *stream) {
   int error = OK;
   for (Node *node = ((Graph *)ready)->first; node && !error; node = node->next) error = run(node);
   return error;
+}
+/* Events are moments without a clock: a launch takes a millisecond. */
+int cuEventCreate(void **event, unsigned flags) { return *event = &launches, flags ? INVALID : OK; }
+int cuEventRecord(void *event, void *stream) { return event && stream ? OK : INVALID; }
+int cuEventSynchronize(void *event) { return event ? OK : INVALID; }
+int cuEventElapsedTime(float *milliseconds, void *first, void *last) {
+  return *milliseconds = 1, first && last ? OK : INVALID;
 }
 int cuGetErrorString(int error, const char **text) {
   *text = error == LAUNCH_FAILED ? "unspecified launch failure" : error == NO_DEVICE ? "no CUDA-capable device" : "refused";

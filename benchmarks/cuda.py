@@ -1,0 +1,216 @@
+"""Kernels for NVIDIA GPUs: predicted from their machine code, and timed where there is a GPU.
+
+    python benchmarks/cuda.py [--shapes 4096x4096,4096x11008] [--formats q4g32c] [--tokens 1,512]
+
+A table of predictions for the GPUs of `targets/cuda/gpus.json`, each for a pipeline of asynchronous
+copies and for one that waits; then, with a GPU, what it takes, against torch's float16 where torch
+sees the GPU. Copies of a matrix are read in turn, so that no cache holds them. Whole models are
+timed by `benchmarks/decode.py`. Needs `pip install morendo[cuda]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpu import Driver, parameters, random_arguments
+
+from morendo.codegen.build_cache import BuildCache
+from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
+from morendo.ir.formats import WeightFormat
+from morendo.targets.cuda.cost import Rates, known_gpus, predict
+from morendo.targets.cuda.device_code import machine_code, split_kernel
+from morendo.targets.cuda.disassembly import disassemble, find_disassembler, loops
+from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS
+from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
+from morendo.targets.cuda.report import UNPACKING, DeviceCode, Machine, device_code
+from morendo.targets.cuda.target import GPU, CUDATarget, make
+from morendo.terminal import table
+
+
+@dataclass(frozen=True)
+class Case:
+    """A matrix, and how many tokens it is multiplied with."""
+
+    spec: LinearSpec
+    bits: int
+
+    @property
+    def products(self) -> int:
+        return self.spec.out_features * self.spec.in_features * self.spec.max_tokens
+
+    @property
+    def moved_bytes(self) -> float:
+        """Weights at this many bits with their scales, activations and results."""
+        spec, fmt = self.spec, self.spec.format
+        scales = 1 if fmt.compact or not fmt.nested else 2
+        weights = spec.out_features * spec.groups * (fmt.group_size * self.bits / 8 + scales)
+        x = spec.max_tokens * spec.groups * (fmt.group_size + 8)
+        return weights + x + 4 * spec.max_tokens * spec.out_features
+
+
+def compiled(target: CUDATarget, spec: LinearSpec, isa: GPU) -> DeviceCode:
+    """The kernel of a spec, for all architectures."""
+    function, cache = build_quantized_linear(spec, isa), BuildCache()
+    halves = split_kernel(function, isa.arch, target.host.llvm, cache)
+    images = {a: machine_code(halves.source, a, cache) for a in target.architectures}
+    return device_code(function, images)
+
+
+def at_bits(code: DeviceCode, arch: str, fmt: WeightFormat, bits: int) -> DeviceCode:
+    """The kernel with its hot loop as it runs at so many bits."""
+    machine, tool, which = code.machines[arch], find_disassembler(), fmt.bits - bits
+    assert tool is not None
+    found = loops(disassemble(tool, machine.image.cubin))
+    loop = found[which] if len(found) > 1 else found[0].taking(which, UNPACKING)
+    return replace(code, machines={arch: Machine(machine.image, machine.code, loop)})
+
+
+def predictions(
+    target: CUDATarget, cases: Sequence[Case], gpus: Sequence[Rates]
+) -> Iterator[tuple[str, ...]]:
+    """A row for each case and GPU."""
+    for case in cases:
+        fmt, spec = case.spec.format, case.spec
+        kernels = [compiled(target, spec, target.isa)]
+        if "async copy" in kernels[0].loop:
+            waiting = replace(target.isa, pipeline=SYNCHRONOUS)
+            kernels.append(compiled(target, spec, waiting))
+        for gpu in gpus:
+            work = [
+                at_bits(code, gpu.arch, fmt, case.bits).work(
+                    gpu.arch, case.products, case.moved_bytes
+                )
+                for code in kernels
+            ]
+            found = [predict(one, gpu) for one in work]
+            first, loop = found[0], work[0].loop
+            assert loop is not None
+            rate = 2 * case.products / first.microseconds / gpu.fp16_tflops / 1e6
+            dense = max(
+                2 * spec.out_features * spec.in_features / (gpu.memory_gb_s * 900),
+                2 * case.products / (gpu.fp16_tflops * 1e6),
+            )
+            yield (
+                f"{spec.out_features}x{spec.in_features} {fmt.name}", str(case.bits),
+                str(spec.max_tokens), gpu.name, f"{len(loop.body) / loop.products:.3f}",
+                f"{first.microseconds:.1f}", first.bound, f"{first.bandwidth_part:.0%}",
+                f"{rate:.0%}", f"{dense / first.microseconds:.1f}x",
+                f"{found[1].microseconds:.1f}" if len(found) > 1 else "-",
+            )  # fmt: skip
+
+
+LAUNCHES, STREAMED_BYTES = 40, 256 << 20
+
+
+def measured(driver: Driver, target: CUDATarget, case: Case) -> float:
+    """Microseconds of a launch, of many in a graph."""
+    spec, isa, fmt = case.spec, target.isa, case.spec.format
+    function, cache = build_quantized_linear(spec, isa), BuildCache()
+    halves = split_kernel(function, isa.arch, target.host.llvm, cache)
+    image = machine_code(halves.source, driver.arch, cache)
+    name = halves.launches[0].name
+    values = {"tokens": spec.max_tokens, "slots": 0}
+    for bit in range(3, fmt.bits + 1):
+        values |= {f"n{bit}": spec.groups * (bit <= case.bits), f"p{bit}": spec.groups}
+    names = parameters(halves.source, name)
+    copies = max(1, min(LAUNCHES, int(STREAMED_BYTES // case.moved_bytes)))
+    sets = [random_arguments(driver, function, names, values) for _ in range(copies)]
+    about = device_code(function, {driver.arch: image})
+    kernel = driver.kernel(image.cubin, name)
+    return driver.microseconds(kernel, about.grid, about.threads, sets, LAUNCHES)
+
+
+def torch_microseconds(case: Case) -> float | None:
+    """The same product by torch in float16; None where torch sees no GPU."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    spec, half = case.spec, {"dtype": torch.float16, "device": "cuda"}
+    copies = max(1, STREAMED_BYTES // (2 * spec.out_features * spec.in_features))
+    weights = [torch.randn(spec.in_features, spec.out_features, **half) for _ in range(copies)]
+    x = torch.randn(spec.max_tokens, spec.in_features, **half)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph: Any = torch.cuda.CUDAGraph()
+    x @ weights[0]
+    with torch.cuda.graph(graph):
+        for i in range(LAUNCHES):
+            x @ weights[i % copies]
+    graph.replay()
+    first.record()
+    graph.replay()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last) * 1e3 / LAUNCHES
+
+
+def measurements(
+    driver: Driver, target: CUDATarget, cases: Sequence[Case]
+) -> list[tuple[str, ...]]:
+    """A row for each case: measured, torch's, and how many times as fast."""
+    rows = []
+    for case in cases:
+        own, other = measured(driver, target, case), torch_microseconds(case)
+        rows.append((
+            f"{case.spec.out_features}x{case.spec.in_features} {case.spec.format.name}",
+            str(case.bits), str(case.spec.max_tokens), f"{own:.1f}",
+            f"{other:.1f}" if other else "-", f"{other / own:.2f}x" if other else "-",
+        ))  # fmt: skip
+    return rows
+
+
+COLUMNS = (
+    "matrix", "bits", "tokens", "GPU", "instructions", "us", "bound by", "of bandwidth",
+    "of fp16 rate", "fp16", "waiting us",
+)  # fmt: skip
+NOTES = """
+Predicted, not measured; targets/cuda/cost.py lists what that assumes. instructions: of a lane for a
+product; of fp16 rate: of the published rate of matrix units; fp16: as many times as fast as reading
+float16 weights at nine tenths of the memory's rate, or multiplying them at the whole published
+one; waiting: with copies that are waited for, in place of a pipeline."""
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", default="4096x4096,4096x11008", help="outputs x inputs, ...")
+    parser.add_argument("--formats", default="q4g32c")
+    parser.add_argument("--bits", default="4,3,2")
+    parser.add_argument("--tokens", default="1,4,16,512")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
+    cases = []
+    for shape in options.shapes.split(","):
+        rows, columns = map(int, shape.split("x"))
+        for name in options.formats.split(","):
+            fmt = WeightFormat.parse(name)
+            for tokens in map(int, options.tokens.split(",")):
+                spec = LinearSpec(rows, columns, fmt, tokens)
+                every = map(int, options.bits.split(",")) if fmt.nested else [fmt.bits]
+                cases += [Case(spec, bits) for bits in every if bits <= fmt.bits]
+    target = make("cuda")
+    target.prepared()
+    if find_disassembler() is None:
+        raise SystemExit("NVIDIA's disassembler is not installed; pip install morendo[cuda]")
+    rows_ = list(predictions(target, cases, list(known_gpus().values())))
+    print(table(rows_, COLUMNS))
+    print(NOTES)
+    try:
+        driver = Driver()
+    except OSError as error:
+        print(f"\nNothing is measured: there is no NVIDIA GPU here ({error}).")
+        return
+    names = ("matrix", "bits", "tokens", "us", "torch float16 us", "times as fast")
+    print(f"\nMeasured on the GPU of this machine ({driver.arch}):\n")
+    print(table(measurements(driver, target, cases), names))
+
+
+if __name__ == "__main__":
+    main()
