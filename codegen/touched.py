@@ -30,7 +30,7 @@ class Touched:
 
 def touched_parameters(function: tirx.PrimFunc) -> dict[str, Touched]:
     """What a kernel touches, by the names of its parameters."""
-    finder = _Finder()
+    finder = _Finder(function)
     structural_walk(function.body, finder.callbacks(), order="pre")
     attrs = function.attrs or {}
     used = {str(name): int(count) for name, count in attrs.get(USED, {}).items()}
@@ -40,9 +40,9 @@ def touched_parameters(function: tirx.PrimFunc) -> dict[str, Touched]:
 class _Finder:
     """Collects the first and last of the last indices that a kernel reads and writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: tirx.PrimFunc) -> None:
         self._bounds = tvm.sym.Analyzer()
-        self._found: list[tuple[Any, str, float, float]] = []
+        self._found: dict[Any, dict[str, tuple[float, float]]] = {p: {} for p in function.params}
 
     def callbacks(self) -> list[Any]:
         """What to do with each kind of node; a variable is met before what it is an index of."""
@@ -63,27 +63,33 @@ class _Finder:
             self._range(statement.node.var, 0, statement.value)
 
     def _see(self, buffer: Any, index: Any, kind: str) -> None:
+        if buffer not in self._found:
+            return
         lanes = 1
         if isinstance(index, tirx.Ramp):
             index, lanes = index.base, int(index.lanes)
         bound = self._bounds.const_int_bound(index)
-        self._found.append((buffer, kind, bound.min_value, bound.max_value + lanes))
+        self._add(buffer, kind, bound.min_value, bound.max_value + lanes)
+
+    def _add(self, buffer: Any, kind: str, first: float, end: float) -> None:
+        if buffer in self._found:
+            found = self._found[buffer]
+            before = found.get(kind, (first, end))
+            found[kind] = min(first, before[0]), max(end, before[1])
 
     def _see_call(self, call: Any) -> None:
         """An instruction that gets an address may touch any number of elements there."""
         name = str(getattr(call.op, "name", ""))
         if "store" in name and call.args:
-            self._found.append((call.args[0], "written", -math.inf, math.inf))
+            self._add(call.args[0], "written", -math.inf, math.inf)
         elif name == "tirx.address_of" and isinstance(call.args[0], TensorLoad):
-            self._found.append((call.args[0].source, "read", -math.inf, math.inf))
+            self._add(call.args[0].source, "read", -math.inf, math.inf)
 
     def touched(self, param: Any, used: int | None) -> Touched:
         """What was collected of a parameter, `used` of its elements if that is known."""
         touched = Touched()
-        for kind in ("read", "written"):
-            ends = [(a, b) for one, of, a, b in self._found if of == kind and one.same_as(param)]
-            if ends:
-                columns = int(param.shape[-1])
-                first, last = max(min(a for a, _ in ends), 0), min(max(b for _, b in ends), columns)
-                setattr(touched, kind, (last - first if used is None else used) / columns)
+        for kind, (first, end) in self._found[param].items():
+            columns = int(param.shape[-1])
+            count = min(end, columns) - max(first, 0) if used is None else used
+            setattr(touched, kind, count / columns)
         return touched
