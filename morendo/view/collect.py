@@ -10,6 +10,7 @@ figures             the same by function and kind, and what the compilation itse
 kernels             what `KernelFacts` and `KernelCode` have; files: their names by what they show
 weights             matrices as the dump's stage `weights` has them
 decode_bytes        by kernel, at every level
+times               if measured: function, and its kernels' microseconds
 quality             rows of `morendo eval --json`: bits and KL of every level
 texts               compressed (see `texts.py`)
 """
@@ -60,6 +61,8 @@ def gather(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
         InputError: when the folder is neither, or a file of it is damaged.
         ArtifactError: when an artifact is damaged.
     """
+    measured = read_errors(figures.errors) if figures.errors else {}
+    quality = _quality(figures.quality) if figures.quality else []
     texts = Texts()
     if (folder / INDEX).exists():
         data = from_dump(folder, texts)
@@ -74,10 +77,10 @@ def gather(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
             for name, number in stage["functions"].items()
             if (ops := ops_of(texts[number], f"{where}, function {name}"))
         }
-    measured = read_errors(figures.errors) if figures.errors else {}
-    if figures.times:
-        measured |= read_times(figures.times, data["calls"], data["steps"])
-    quality = _quality(figures.quality) if figures.quality else []
+    times = read_times(figures.times, data["calls"]) if figures.times else None
+    if times:
+        measured |= times.of_ops(data["steps"])
+        data["times"] = {"function": times.function, "kernels": times.of_kernels()}
     return {**data, "measured": measured, "quality": quality, "texts": texts}
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from morendo.ir.errors import InputError
 from morendo.ir.schema import mismatch
@@ -44,12 +44,37 @@ def read_errors(path: Path) -> Measured:
     return found
 
 
-def read_times(path: Path, calls: Mapping[str, Any], steps: Mapping[str, Any]) -> Measured:
-    """`microseconds` of ops, from the file that `benchmarks/steps.py --json` writes.
+class Times(NamedTuple):
+    """What the calls of a function take, in their order: (kernel, microseconds)."""
+
+    function: str
+    calls: list[tuple[str, float]]
+
+    def of_ops(self, steps: Mapping[str, Any]) -> Measured:
+        """`microseconds` of ops.
+
+        Args:
+            steps: of the page's data, which say whose the calls are.
+        """
+        took = [microseconds for _, microseconds in self.calls]
+        ops = steps.get(self.function, {})
+        figures = {var: round(math.fsum(took[a:b]), 3) for var, (a, b) in ops.items()}
+        return {"microseconds": {self.function: figures}}
+
+    def of_kernels(self) -> dict[str, float]:
+        """The same of kernels, all their calls together."""
+        found: dict[str, float] = {}
+        for kernel, microseconds in self.calls:
+            found[kernel] = found.get(kernel, 0.0) + microseconds
+        return found
+
+
+def read_times(path: Path, calls: Mapping[str, Any]) -> Times:
+    """The file that `benchmarks/steps.py --json` writes.
 
     Args:
         path: of the file: {"function": ..., "steps": [{"kernel": ..., "seconds": ...}]}.
-        calls, steps: of the page's data, which say whose the steps are.
+        calls: of the page's data.
 
     Raises:
         InputError: when it is another file, or of another artifact.
@@ -64,12 +89,7 @@ def read_times(path: Path, calls: Mapping[str, Any], steps: Mapping[str, Any]) -
     if kernels != [call["kernel"] for call in calls.get(function, [])]:
         hint = "measure the artifact that was compiled with this dump"
         raise InputError(f"{path} has the times of other kernels than {function} calls", hint=hint)
-    took = [1e6 * row["seconds"] for row in rows]
-    figures = {
-        var: round(math.fsum(took[first:end]), 3)
-        for var, (first, end) in steps.get(function, {}).items()
-    }
-    return {"microseconds": {function: figures}}
+    return Times(function, [(row["kernel"], 1e6 * row["seconds"]) for row in rows])
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

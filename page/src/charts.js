@@ -4,7 +4,7 @@ import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
 import { data } from "./data.js";
-import { el } from "./dom.js";
+import { el, figure } from "./dom.js";
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -13,7 +13,7 @@ function plot(parent, title, xs, series, options = {}) {
   parent.append(holder);
   const axis = { stroke: color("--faint"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false } };
   new uPlot({
-    width: options.width ?? 300,
+    width: options.width ?? (innerWidth < 1500 ? 222 : 300),
     height: options.height ?? 130,
     cursor: { drag: { x: false, y: false } },
     legend: { show: options.legend ?? false },
@@ -40,15 +40,26 @@ function bytesByLevel(parent) {
     { y: { range: (_, min, max) => [0, max * 1.1] } });
 }
 
-function bytesByKernel(parent) {
-  const rows = Object.entries(data.decode_bytes).map(([name, levels]) => [name, levels[0]])
-    .sort((a, b) => b[1] - a[1]).slice(0, 8);
+/** Kernels by what they have of something, the most first, as bars. */
+function shares(parent, title, amounts, kind) {
+  const rows = Object.entries(amounts).sort((a, b) => b[1] - a[1]).slice(0, 8);
   if (!rows.length) return;
-  const most = rows[0][1];
-  parent.append(el("figure", { class: "chart" },
-    el("figcaption", {}, "where they are read: kernels of a decode step"),
-    el("div", { class: "shares" }, rows.map(([name, count]) => el("div", { title: `${name}: ${count} bytes` },
-      el("b", { style: { width: `${(100 * count) / most}%` } }), el("span", {}, name))))));
+  const all = Object.values(amounts).reduce((a, b) => a + b, 0);
+  const part = (amount) => `${((100 * amount) / all).toFixed(1)} %`;
+  parent.append(el("figure", { class: "chart" }, el("figcaption", {}, title),
+    el("div", { class: "shares" }, rows.map(([name, amount]) =>
+      el("div", { title: `${name}: ${figure(kind, amount)}, ${part(amount)}` },
+        el("b", { style: { width: `${(100 * amount) / rows[0][1]}%` } }),
+        el("span", {}, name), el("i", {}, part(amount)))))));
+}
+
+function bytesByKernel(parent) {
+  const amounts = Object.fromEntries(Object.entries(data.decode_bytes).map(([name, levels]) => [name, levels[0]]));
+  shares(parent, "where they are read: kernels of a decode step", amounts, "bytes");
+}
+
+function timeByKernel(parent) {
+  if (data.times) shares(parent, `where the time of ${data.times.function} goes`, data.times.kernels, "microseconds");
 }
 
 function sizeByPass(parent) {
@@ -80,7 +91,7 @@ function quality(parent) {
 /** All curves that there are data for. */
 export function charts(parent) {
   parent.replaceChildren();
-  for (const draw of [quality, bytesByLevel, bytesByKernel, sizeByPass, secondsByStage]) draw(parent);
+  for (const draw of [quality, bytesByLevel, bytesByKernel, timeByKernel, sizeByPass, secondsByStage]) draw(parent);
 }
 
 /** Two histograms over one axis. */

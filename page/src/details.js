@@ -77,9 +77,10 @@ function intensity({ loop, products, weights, tokens, weight_bytes: [read] }) {
     `the time of reading a byte (${each.toFixed(3)} a weight and token, ${(read / weights).toFixed(2)} bytes a weight)`);
 }
 
-/** What was measured of an op, and what its formats lose. */
+/** What was measured of an op, and what its codes lose; its bytes are on its kernels' cards. */
 function figuresOf(functionName, variable) {
-  const found = Object.entries(data.figures[functionName] ?? {}).filter(([, values]) => variable in values);
+  const found = Object.entries(data.figures[functionName] ?? {})
+    .filter(([kind, values]) => kind !== "bytes" && variable in values);
   return el("table", {}, found.map(([kind, values]) => fact(kind, figure(kind, values[variable]))));
 }
 

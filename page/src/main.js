@@ -121,8 +121,8 @@ function drawBar() {
     pair ? toggle("whole", "whole", "show what is equal too") : "",
     pair ? toggle("in step", "sync", "select the same weight on the other side") : "",
     toggle("wrap", "wrap", "break long lines"),
-    el("button", { onclick: () => { code.foldLayers(); graph.fold(false); } }, "fold layers"),
-    el("button", { onclick: () => { code.unfold(); graph.fold(true); } }, "unfold"),
+    isIR() ? el("button", { onclick: () => { code.foldLayers(); graph.fold(false); }, title: "fold the layers" }, "fold") : "",
+    isIR() ? el("button", { onclick: () => { code.unfold(); graph.fold(true); } }, "unfold") : "",
     el("button", { onclick: () => code.find(), title: "Ctrl-F in the text" }, "find"));
 }
 

@@ -81,7 +81,9 @@ def written(compiled, tmp_path_factory) -> dict[str, typing.Any]:
     figures.errors.write_text("\n".join(json.dumps(line) for line in lines))
     steps = [{"kernel": call["kernel"], "seconds": 2e-6} for call in calls]
     figures.times.write_text(json.dumps({"function": "decode", "steps": steps}))
-    files = write_explorer(gather(compiled[1], figures), folder / "g.json")
+    data = gather(compiled[1], figures)
+    assert sum(data["times"]["kernels"].values()) == pytest.approx(2.0 * len(calls))
+    files = write_explorer(data, folder / "g.json")
     return {path.name: json.loads(path.read_text()) for path in files}
 
 

@@ -128,7 +128,7 @@ def test_layers_fold_and_sides_can_be_chosen(page):
     page.wait_for_function("!document.querySelector('.cm-collapsedLines')")
     height = "element => element.clientHeight"
     before = text.evaluate(height)
-    page.get_by_role("button", name="fold layers").click()
+    page.get_by_role("button", name="fold", exact=True).click()
     page.locator(".cm-foldPlaceholder").first.wait_for()
     assert text.evaluate(height) < before / 2
     page.get_by_role("button", name="unfold").click()
