@@ -61,7 +61,6 @@ def gather(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
         InputError: when the folder is neither, or a file of it is damaged.
         ArtifactError: when an artifact is damaged.
     """
-    measured = read_errors(figures.errors) if figures.errors else {}
     quality = _quality(figures.quality) if figures.quality else []
     texts = Texts()
     if (folder / INDEX).exists():
@@ -77,9 +76,11 @@ def gather(folder: Path, figures: Figures = NOTHING) -> dict[str, Any]:
             for name, number in stage["functions"].items()
             if (ops := ops_of(texts[number], f"{where}, function {name}"))
         }
-    times = read_times(figures.times, data["calls"]) if figures.times else None
+    calls, steps = data["calls"], data["steps"]
+    measured = read_errors(figures.errors, calls, steps) if figures.errors else {}
+    times = read_times(figures.times, calls) if figures.times else None
     if times:
-        measured |= times.of_ops(data["steps"])
+        measured |= times.of_ops(steps)
         data["times"] = {"function": times.function, "kernels": times.of_kernels()}
     return {**data, "measured": measured, "quality": quality, "texts": texts}
 

@@ -19,19 +19,24 @@ Measured = dict[str, dict[str, dict[str, float]]]
 _TIMES = {"function": str, "steps": [{"kernel": str, "seconds": (float, int)}]}
 
 
-def read_errors(path: Path) -> Measured:
+def read_errors(path: Path, calls: Mapping[str, Any], steps: Mapping[str, Any]) -> Measured:
     """`lost` and `drift` of ops, from the lines that `morendo debug --json` prints.
 
     An op that was checked at several positions has the largest. Errors of the graph alone are those
     of no kernel and not among them.
 
+    Args:
+        path: of the lines.
+        calls, steps: of the page's data, which say what computes an op.
+
     Raises:
-        InputError: when the lines are something else.
+        InputError: when the lines are something else, or of another artifact.
     """
     found: Measured = {"lost": {}, "drift": {}}
     for line in _lines(path):
         if line.get("event") != "op" or line.get("function") == "graph":
             continue
+        _check_kernel(path, line, calls, steps)
         for kind, functions in found.items():
             figures = functions.setdefault(str(line.get("function")), {})
             value = line.get(kind)
@@ -42,6 +47,21 @@ def read_errors(path: Path) -> Measured:
         hint = "write it with `morendo debug ... --json > FILE`"
         raise InputError(f"{path} has no errors of kernels", hint=hint)
     return found
+
+
+def _check_kernel(
+    path: Path, line: Mapping[str, Any], calls: Mapping[str, Any], steps: Mapping[str, Any]
+) -> None:
+    """The kernel of a line must be one of those that compute its variable."""
+    function, var = str(line.get("function")), str(line.get("var"))
+    if not steps:
+        return  # of an artifact whose kernels are not known
+    first, end = steps.get(function, {}).get(var, (0, 0))
+    kernels = [call["kernel"] for call in calls.get(function, [])[first:end]]
+    if line.get("kernel") not in kernels:
+        message = f"{path} has errors of other kernels (got {line.get('kernel')} for {var})"
+        hint = "debug the artifact that was compiled with this dump"
+        raise InputError(message, where=function, hint=hint)
 
 
 class Times(NamedTuple):

@@ -73,10 +73,12 @@ def written(compiled, tmp_path_factory) -> dict[str, typing.Any]:
     """What is written of a dump with errors and times, by the ends of the files' names."""
     folder = tmp_path_factory.mktemp("explorer")
     figures = Figures(errors=folder / "errors", times=folder / "times")
-    calls = gather(compiled[1])["calls"]["decode"]
+    data = gather(compiled[1])
+    calls = data["calls"]["decode"]
     assert figures.errors
     assert figures.times
-    op = {"event": "op", "function": "decode", "var": "lv5", "drift": None}
+    kernel = calls[data["steps"]["decode"]["lv5"][0]]["kernel"]
+    op = {"event": "op", "function": "decode", "var": "lv5", "kernel": kernel, "drift": None}
     lines = [{**op, "lost": 0.1}, {**op, "lost": 0.3}, {**op, "function": "graph", "lost": 9.0}]
     figures.errors.write_text("\n".join(json.dumps(line) for line in lines))
     steps = [{"kernel": call["kernel"], "seconds": 2e-6} for call in calls]
@@ -162,6 +164,12 @@ def test_figures_of_something_else_are_refused(compiled, tmp_path):
     file.write_text('{"event": "stage"}\n[1]\n')
     with pytest.raises(InputError, match="has no errors of kernels; write it with `morendo debug"):
         gather(compiled[1], Figures(errors=file))
+    line = {"event": "op", "function": "decode", "var": "lv5", "kernel": "k", "lost": 0.1}
+    file.write_text(json.dumps(line))
+    match = r"errors of other kernels \(got k for lv5\) at decode; debug the artifact that was"
+    with pytest.raises(InputError, match=match):
+        gather(compiled[1], Figures(errors=file))
+    file.write_text("{")
     with pytest.raises(InputError, match="is not JSON"):
         gather(compiled[1], Figures(times=file))
     file.write_text('{"function": "decode", "steps": [{"kernel": "k"}]}')
