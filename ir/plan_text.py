@@ -16,6 +16,9 @@ def print_plan(plan: Plan, functions: tuple[str, ...] = ("prefill", "score", "de
         "plan: " + ", ".join(f"{name} {value}" for name, value in sizes.items()),
         "memory: " + ", ".join(f"{name} {_bytes(value)}" for name, value in memory.items()),
     ]
+    if plan.pruned:
+        counts = ", ".join(map(str, plan.counts("prefill", plan.chunk)[1:]))
+        lines.append(f"later stages of a prefill of {plan.chunk} tokens: {counts}")
     for name in functions:
         steps = plan.functions[name]
         lines += ["", f"{name}: {len(steps)} calls"]

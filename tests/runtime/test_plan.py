@@ -153,6 +153,7 @@ def test_stages_have_counts_of_their_own():
     text = print_plan(plan)
     assert "out=arena+0x0:f32[tokens of stage 1,8], tokens=tokens of stage 2" in text
     assert "position=position of stage 1" in text
+    assert "later stages of a prefill of 9 tokens: 8, 6" in text
 
 
 @pytest.mark.parametrize(
