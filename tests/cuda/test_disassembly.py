@@ -74,7 +74,7 @@ def compiled(fmt: str, tokens: int, arch: str, rows: int = 4096) -> tuple[tuple[
 
 
 DECODE = {"q4g32c": (1.82, 1.70, 1.19), "q4g32": (1.80, 1.65, 1.15), "q4g64": (1.52, 1.38, 0.89)}
-PREFILL = {"q4g32c": (29.2, 27.1, 25.7), "q4g64": (19.0, 17.7, 16.4)}
+PREFILL = {"q4g32c": (26.8, 24.7, 23.2), "q4g64": (17.8, 16.4, 15.0)}
 
 
 def cases(most: dict[str, tuple[float, ...]]) -> list:

@@ -76,29 +76,30 @@ class Packed:
         if not self.format.nested:
             first = lane.quarter * CODE_STRIDE + block * QUAD * CODE_STRIDE + row
             return self.word("codes", first), self.word("codes", first + 16)
-        zero = self._zero(row, bits)
         base = self.word("base", (2 * block + lane.quarter // 2) * 16 + row)
         left = [_BASE_BIT - 2 * i - lane.quarter % 2 * 4 for i in range(2)]
-        # With the sign bits up no byte borrows from the next one; afterwards they become signs.
-        codes = [_field(base, by, 3 << _BASE_BIT) | T.uint32(_SIGNS) for by in left]
+        codes = [_field(base, by, 3 << _BASE_BIT) for by in left]
         for place, name in enumerate(self.format.plane_names[: bits - 2], start=1):
             bit = _BASE_BIT - place
             plane = self.word(name, block * 16 + row)
             for i in range(2):
                 left_by = bit - i - lane.quarter * 2
                 codes[i] = codes[i] | _field(plane, left_by, 1 << bit)
-        first, second = (T.bind((code - zero) ^ T.uint32(_SIGNS)) for code in codes)
+        # As 128 more no byte is negative, so that none borrows from the next one.
+        shift = self._shift(row, bits)
+        first, second = (T.bind((code + shift) ^ T.uint32(_SIGNS)) for code in codes)
         return first, second
 
-    def _zero(self, row: Expr, bits: int) -> Expr:
-        """The zero of a row in each byte of a word."""
+    def _shift(self, row: Expr, bits: int) -> Expr:
+        """128 minus the zero of a row, in each byte of a word: its stored code times a number, and
+        another one.
+        """
         fmt = self.format
+        stored, step, first = self.byte("scale_zero" if fmt.compact else "zero", row), 1, 0
         if fmt.compact:
-            code = self.byte("scale_zero", row) >> T.uint32(4)
-            zero = code * T.uint32(fmt.zeros.step) + T.uint32(fmt.zeros.first)
-        else:
-            zero = self.byte("zero", row)
-        return T.bind((zero - T.uint32(fmt.middle(bits))) * T.uint32(_BYTES))
+            stored, step, first = stored >> T.uint32(4), fmt.zeros.step, fmt.zeros.first
+        start = _SIGNS - (first - fmt.middle(bits)) * _BYTES
+        return T.bind(stored * T.uint32(-step * _BYTES % (1 << 32)) + T.uint32(start))
 
     def scale_code(self, row: Expr) -> Expr:
         """How many 255ths of the row's scale a step is: float32."""
