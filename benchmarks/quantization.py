@@ -80,6 +80,8 @@ def curve() -> list[Variant]:
         *by_budget,
         Variant("4 bit, compact scales, error feedback", COMPACT + ",calibrate-weights"),
         Variant("4 bit, 8-bit scales, error feedback", PLAIN + ",calibrate-weights"),
+        Variant("4 bit, 8-bit scales, searched", PLAIN + ",search-scales"),
+        Variant("4 bit, compact scales, searched", COMPACT + ",search-scales"),
         Variant("4 bit, compact scales, to nearest", COMPACT),
         Variant("4 bit, 8-bit scales, to nearest", PLAIN),
         *(Variant(f"llama.cpp {name}", PLAIN, name) for name in LLAMA_CPP),
@@ -167,10 +169,8 @@ class Bench:
             folder = Path(scratch)
             (folder / "codes").mkdir()
             weights = WeightOverlay(self.loaded.weights, CodeStore(folder / "codes"))
-            calibration = Calibration(
-                self.text.rounding, folder, progress.task, tuning=self.text.tuning
-            )
-            context = Context(weights=weights, calibration=calibration)
+            calibration = Calibration(self.text.rounding, folder, tuning=self.text.tuning)
+            context = Context(weights, calibration=calibration, track=progress.task)
             recipe = self._without_known(parse_spec(variant.spec, known_passes()), weights)
             module, _ = run_passes(self.loaded.module, recipe, context)
             for index, step in enumerate(recipe):

@@ -7,8 +7,8 @@ follows. Weights are attributes, names in a WeightStore; an activation keeps its
 or quantized activations) is channel order[k] of the model. No name is the model's own order.
 
 `codes` says where a matrix's codes are: nowhere yet (""), so that packing rounds it to nearest, or
-in the calibration's code store, where they were made for this very format ("calibrated"), perhaps
-with scales that were moved afterwards ("tuned").
+with the weights (`ir/weight_overlay.py`), made for this very format by a search ("searched") or by
+a text ("calibrated"), perhaps with scales that were moved afterwards ("tuned").
 
 `activations` is how the input of a linear is rounded (`ir/activation_formats.py`), where its matrix
 has codes; `factors` names a float32 [K] vector, one of 1, 2, 4 or 8 for each channel as stored.

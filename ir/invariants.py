@@ -21,7 +21,7 @@ from .weight_overlay import WeightOverlay
 Checker = Callable[[tvm.IRModule], str]
 ResultChecker = Callable[[tvm.IRModule, WeightOverlay], str]
 
-CALIBRATED, TUNED = "calibrated", "tuned"
+SEARCHED, CALIBRATED, TUNED = "searched", "calibrated", "tuned"
 """Values of the attribute `codes`."""
 
 
@@ -107,7 +107,7 @@ def _formats_known(module: tvm.IRModule) -> str:
             fmt = WeightFormat.parse(attrs["format"])
         except InputError as error:
             return f"morendo.{name}: {error}"
-        if attrs["codes"] not in ("", *((CALIBRATED, TUNED) if fmt.quantized else ())):
+        if attrs["codes"] not in ("", *((SEARCHED, CALIBRATED, TUNED) if fmt.quantized else ())):
             return f"morendo.{name}: codes {attrs['codes']!r} in the format {fmt.name}"
     return ""
 
@@ -132,13 +132,14 @@ def _formats_whole(module: tvm.IRModule) -> str:
 
 
 def _with_codes(module: tvm.IRModule) -> list[tuple[str, str]]:
-    """(weight, "calibrated" or "tuned") of the linears whose codes are made."""
+    """(weight, "searched", "calibrated" or "tuned") of the linears whose codes are made."""
     linears = [attrs_of(call) for name, call in calls(module) if name == "linear"]
     return [(attrs["weight"], attrs["codes"]) for attrs in linears if attrs["codes"]]
 
 
 def _calibrated(module: tvm.IRModule) -> str:
-    return "" if _with_codes(module) else "no matrix has codes"
+    made = {codes for _, codes in _with_codes(module)} - {SEARCHED}
+    return "" if made else "no matrix has codes that a text made"
 
 
 def _scales_open(module: tvm.IRModule) -> str:

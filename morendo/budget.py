@@ -153,23 +153,45 @@ class Budget:
         """What activations are measured on where there is no text for weights."""
         return [] if self.activations == 8 else [MEASURING_TEXT]
 
-    def passes(self, calibrated: bool, tuning_steps: int | None = None) -> str:
+    def passes(
+        self, calibrated: bool, tuning_steps: int | None = None, searched: bool = False
+    ) -> str:
         """The spec of the passes that `compile` runs.
 
         Args:
             calibrated: whether there is text.
             tuning_steps: of tune-scales; by default its own number under a budget below
                 `BITS_WITHOUT_TUNING` and for readings below it, else none.
+            searched: whether scales are searched without text.
 
         Raises:
-            InputError: for tuning without text.
+            InputError: for tuning without text, or a search that finds nothing to do.
         """
         if tuning_steps and not calibrated:
             raise InputError("tuning needs text", hint="give --calibrate FILE or --calibrate self")
+        if searched:
+            self._check_search(calibrated)
+        steps = self._formats(calibrated or searched)
+        if self.activations != 8:
+            steps.append(f"choose-activations{{bits={self.activations}}}")
+        if searched:
+            steps.append("search-scales")
+        if calibrated:
+            steps.append("calibrate-weights")
+        if tuning_steps:
+            steps.append(f"tune-scales{{steps={tuning_steps}}}")
+        elif calibrated and tuning_steps is None:
+            steps += self._default_tuning(self.embedding_bits == AUTO)
+        steps += ["fuse-attention", "fuse-linears", "specialize-phases"]
+        steps += ["quantize-activations", "choose-levels"]
+        return ",".join(steps)
+
+    def _formats(self, fitted: bool) -> list[str]:
+        """The passes that choose formats; `fitted`: scales will be, so that compact ones do."""
         formats = f"bits={self.bits},group_size={self.group_size}"
         heads = self.embedding_bits == AUTO
         fine = BITS_FOR_FINE_SCALES + BITS_OF_HEADS * heads
-        if calibrated and str(self.bits) == "4" and self.average_bits < fine:
+        if fitted and str(self.bits) == "4" and self.average_bits < fine:
             formats += ",compact=True"
         if self.embedding_bits != 8:
             formats += f",head_bits={6 if heads else self.embedding_bits}"
@@ -184,17 +206,21 @@ class Budget:
             )
             limit += ",heads=True" * heads
             steps += ["analyze-group-ranges" + "{heads=True}" * heads, f"promote-groups{{{limit}}}"]
-        if self.activations != 8:
-            steps.append(f"choose-activations{{bits={self.activations}}}")
+        return steps
+
+    def _check_search(self, calibrated: bool) -> None:
+        """Refuse a search of scales where there is none to do."""
         if calibrated:
-            steps.append("calibrate-weights")
-        if tuning_steps:
-            steps.append(f"tune-scales{{steps={tuning_steps}}}")
-        elif calibrated and tuning_steps is None:
-            steps += self._default_tuning(heads)
-        steps += ["fuse-attention", "fuse-linears", "specialize-phases"]
-        steps += ["quantize-activations", "choose-levels"]
-        return ",".join(steps)
+            raise InputError(
+                "scales are searched with a text anyway (one is given, or default under a budget)",
+                hint="leave --search-scales out",
+            )
+        if str(self.bits) not in ("6", "5", "4"):
+            raise InputError(
+                f"scales are searched for weights of 6, 5 or 4 bits (got bits {self.bits!r})",
+                hint="leave --search-scales out: with 8 bits rounding to nearest loses next to "
+                "nothing, and floats have no scales",
+            )
 
     def _default_tuning(self, heads: bool) -> list[str]:
         """tune-scales where it is worth its time, with a text and nothing said about it."""

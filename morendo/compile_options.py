@@ -60,16 +60,18 @@ _SPELLINGS = {
     "activations": "choose-activations{bits=4}",
     "prune_tokens": "prune-tokens{ratio=N}",
     "readings": "quantize-weights{readings=43}",
+    "search_scales": "search-scales",
 }
 """How options that only the default passes heed are spelled in passes."""
 
 
 def _check_alone(given: dict[str, Any]) -> None:
-    spelled = [spelling for name, spelling in _SPELLINGS.items() if given[name] is not None]
+    wanted = [name for name in _SPELLINGS if given[name] not in (None, False)]
+    spelled = [_SPELLINGS[name] for name in wanted]
     if spelled:
         raise InputError(
             "give passes, or a budget, a group size, embedding bits, cache bits, activations, "
-            "pruned tokens, readings or tuning steps, not both",
+            "pruned tokens, readings, searched scales or tuning steps, not both",
             hint=f"write {', '.join(spelled)} in --passes",
         )
 

@@ -25,6 +25,7 @@ from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
 from morendo.frontend import DEFAULT_CONTEXT, LoadedModel, load_model
+from morendo.ir.code_store import CodeStore
 from morendo.ir.dump import Dump
 from morendo.ir.errors import InputError
 from morendo.ir.plan_reads import decode_bytes_by_kernel
@@ -66,6 +67,7 @@ def compile(
     cache_bits: int | None = None,
     activations: int | str | None = None,
     prune_tokens: float | None = None,
+    search_scales: bool = False,
     calibrate: str | Path | Sequence[str | Path] | None = None,
     calibration_windows: int | None = None,
     tuning_steps: int | None = None,
@@ -101,6 +103,8 @@ def compile(
             without one on "pydoc".
         prune_tokens: share of a prompt's tokens, 0 to 0.5, that the last layers do not see: those
             that pay least attention to the first one. Off by default; GPUs cannot do it.
+        search_scales: without any text, search the scales and zeros that leave the least error,
+            a minute for a hundred million weights; those of 4 bits then are smaller, too.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, the default under a budget, "pydoc" for the text
             of Python's help. Without a text or a budget weights are rounded to nearest.
@@ -128,7 +132,7 @@ def compile(
     wanted = average_bits, size_mb, group_size, embedding_bits, readings, activations
     budget = Budget.of(bits, *wanted)
     calibrating = budget.texts(calibrate)
-    spec = budget.passes(bool(calibrating), tuning_steps)
+    spec = budget.passes(bool(calibrating), tuning_steps, search_scales)
     texts = calibrating or budget.measuring_texts
     recipe = _recipe(machine, spec, passes, cache_bits or 0, prune_tokens or 0)
     check_calibrated(recipe, texts, calibration_windows)
@@ -142,15 +146,15 @@ def compile(
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
         text_facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
         options = _options(loaded, machine, bits, context, chunk)
-        setting = _setting(loaded, machine, recipe)
+        setting = _setting(loaded, machine, recipe, scratch, progress)
         if texts:
             windows = WINDOWS if calibration_windows is None else calibration_windows
             forecast = foresee_time(loaded, recipe, windows, texts, progress)
             text = _text(model, loaded, texts, forecast, windows)
             kept = kept_codes(out, calibration_key(loaded, repr(recipe), text), progress.note)
             setting.weights.codes = stack.enter_context(kept)
-            track = forecast.task
-            setting.calibration = Calibration(text.rounding, scratch, track, tuning=text.tuning)
+            setting.calibration = Calibration(text.rounding, scratch, tuning=text.tuning)
+            setting.track = forecast.task
         module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
         text_facts = with_step_cost(text_facts, plan)
@@ -208,9 +212,13 @@ def _compile_writer(model: str | Path, progress: Progress, folder: Path) -> Path
         return compile(model, bits=8, out=folder)
 
 
-def _setting(loaded: LoadedModel, machine: Target, recipe: Sequence[Pass]) -> Context:
+def _setting(
+    loaded: LoadedModel, machine: Target, recipe: Sequence[Pass], scratch: Path, progress: Progress
+) -> Context:
     """What passes may ask; a budget that cannot be met is refused here."""
-    setting = Context(WeightOverlay(loaded.weights), layout=machine.layout)
+    (scratch / "codes").mkdir()
+    weights = WeightOverlay(loaded.weights, CodeStore(scratch / "codes"))
+    setting = Context(weights, layout=machine.layout, track=progress.task)
     _foresee_budget(recipe, loaded, setting)
     return setting
 

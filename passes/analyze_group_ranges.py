@@ -76,7 +76,7 @@ class AnalyzeGroupRanges(Pass):
         count = len(calibration.windows)
         chosen = np.linspace(0, count - 1, min(self.windows, count)).astype(int)
         analyses: list[InputAnalysis] = []
-        with calibration.track(self.task, len(stream.stages)) as advance:
+        with context.track(self.task, len(stream.stages)) as advance:
             for analysis in stream.run(calibration.windows[chosen], analyzer.visit):
                 analyses.append(analysis)
                 advance()

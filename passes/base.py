@@ -54,15 +54,10 @@ class Calibration:
         windows: token ids int64 [W, n].
         tuning: more of them, int64 [T, n], for tune-scales; `windows` where there are none.
         scratch: an existing folder for activations that do not fit in memory.
-        track: shows the progress of a number of stages under a title; its result is called after
-            each.
     """
 
     windows: np.ndarray
     scratch: Path
-    track: Callable[[str, int], AbstractContextManager[Callable[..., None]]] = field(
-        default=lambda title, stages: nullcontext(lambda steps=1: None)
-    )
     tuning: np.ndarray | None = None
 
 
@@ -76,12 +71,17 @@ class Context:
         report: of the running pass.
         calibration: None when there is no text.
         layout: how the target wants data to lie in tiles.
+        track: shows the progress of a number of stages under a title; its result is called after
+            each.
     """
 
     weights: WeightOverlay | None = None
     report: Report = field(default_factory=Report)
     calibration: Calibration | None = None
     layout: TileLayout = DEFAULT_LAYOUT
+    track: Callable[[str, int], AbstractContextManager[Callable[..., None]]] = field(
+        default=lambda title, stages: nullcontext(lambda steps=1: None)
+    )
 
 
 @dataclass(frozen=True)

@@ -108,11 +108,11 @@ class CalibrateWeights(Pass):
                 hint="run quantize-weights before it",
             )
         if rounder.tables:
-            with calibration.track("round tables", len(rounder.tables)) as advance:
+            with context.track("round tables", len(rounder.tables)) as advance:
                 for table in rounder.round_tables(calibration.windows):
                     _report(context, [table])
                     advance()
-        with calibration.track(self.task, len(rounder.stages)) as advance:
+        with context.track(self.task, len(rounder.stages)) as advance:
             for results in rounder.run(calibration.windows):
                 _report(context, results)
                 advance()

@@ -102,7 +102,7 @@ class ChooseActivations(Pass):
         analyzer, found = ActivationAnalyzer(stream.weights, self.factors), {}
         chosen = np.linspace(0, len(calibration.windows) - 1, self.windows).astype(int)
         windows = calibration.windows[np.unique(chosen)]
-        with calibration.track(self.task, len(stream.stages)) as advance:
+        with context.track(self.task, len(stream.stages)) as advance:
             for stage, error in zip(
                 stream.stages, stream.run(windows, analyzer.visit), strict=True
             ):

@@ -114,7 +114,7 @@ class TuneScales(Pass):
             return False
         tuner = Tuner(function, weights, weights.code_store, self.learning_rate, reading)
         place = _place(module, reading)
-        with calibration.track(self.task_at(readings_of(module), reading), self.steps) as advance:
+        with context.track(self.task_at(readings_of(module), reading), self.steps) as advance:
             tuned = tuner.run(windows, calibration.windows, self.steps, advance)
         context.report.figures["all matrices" if place == "main" else place] = {
             "kl_before": tuned.before,

@@ -36,6 +36,7 @@ _EPILOG = """\
 examples:
   morendo compile ./Llama-3.2-1B --out llama               4-bit weights for this CPU
   morendo compile model.gguf --bits 8 --context 4096       8-bit weights, room for 4096 tokens
+  morendo compile ./model --search-scales                  better 4 bits without a text
   morendo compile ./model --calibrate book.txt             round by what the text needs
   morendo compile ./model --average-bits 2.9               2, 3 or 4 bits where they matter
   morendo compile ./model --size 90MB                      as good as fits into 90 MB
@@ -151,6 +152,14 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         "long again to calibrate (default: one reading; lower levels are then much worse)",
     )
     parser.add_argument(
+        "--search-scales",
+        action="store_true",
+        default=None,
+        help="without any text: search the scales and zeros of 6, 5 or 4 bits that leave the least "
+        "error; a quarter of it less than rounding to nearest, and 4 bits get smaller; takes a "
+        "minute for a hundred million weights",
+    )
+    parser.add_argument(
         "--calibrate",
         metavar="TEXT",
         action="append",
@@ -229,7 +238,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         key: value
         for key in (
             "out", "average_bits", "group_size", "embedding_bits", "readings", "cache_bits",
-            "activations", "prune_tokens", "calibrate",
+            "activations", "prune_tokens", "search_scales", "calibrate",
             "calibration_windows",
             "tuning_steps", "context", "chunk", "dump_ir", "passes",
         )

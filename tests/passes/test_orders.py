@@ -135,7 +135,11 @@ def attempt(chain: Chain, state: State, step: Pass) -> State | None:
         ("calibrate-weights", "calibrate-weights", "not formats-open before calibrate"),
         ("tune-scales", "calibrate-weights", "has tuned codes"),
         ("tune-scales", "tune-scales", r"the scales of .* are tuned.*more steps"),
-        ("split-outliers", "tune-scales", "no matrix has codes.*; run calibrate-weights before"),
+        (
+            "split-outliers",
+            "tune-scales",
+            "no matrix has codes that a text.*; run calibrate-weights before",
+        ),
         ("split-outliers", "quantize-weights", r"has q4g32cp.* already.*the order is quantize"),
         ("promote-groups", "promote-groups{average_bits=3.3}", "not formats-whole before promote"),
         ("promote-groups", "analyze-group-ranges", "not formats-whole before analyze"),

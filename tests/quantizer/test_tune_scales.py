@@ -331,7 +331,8 @@ def test_an_interrupted_run_leaves_the_codes(calibrated, tmp_path: Path) -> None
         done = iter(range(2))
         yield lambda: next(done)
 
-    stopped = with_codes(context, tmp_path, track=track)
+    stopped = with_codes(context, tmp_path)
+    stopped.track = track
     with pytest.raises(StopIteration):
         passes("tune-scales{steps=3}", module, stopped)
     assert unchanged(stopped, context)
@@ -354,7 +355,7 @@ def test_bad_options_are_refused(option: str, calibrated) -> None:
 def test_the_pass_needs_codes(loaded, windows, tmp_path: Path) -> None:
     weights = WeightOverlay(loaded.weights, CodeStore(tmp_path))
     context = Context(weights, calibration=Calibration(windows, tmp_path))
-    with pytest.raises(CompileError, match="no matrix has codes"):
+    with pytest.raises(CompileError, match="no matrix has codes that a text made"):
         passes(FORMATS + "tune-scales", loaded.module, context)
 
 
