@@ -152,9 +152,8 @@ def compile(
             forecast = foresee_time(loaded, recipe, windows, texts, progress)
             text = _text(model, loaded, texts, forecast, windows)
             kept = kept_codes(out, calibration_key(loaded, repr(recipe), text), progress.note)
-            setting.weights.codes = stack.enter_context(kept)
+            setting.weights.codes, setting.track = stack.enter_context(kept), forecast.task
             setting.calibration = Calibration(text.rounding, scratch, tuning=text.tuning)
-            setting.track = forecast.task
         module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
         text_facts = with_step_cost(text_facts, plan)

@@ -62,9 +62,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="Hugging Face directory, hub id, .gguf or .onnx file")
     add("--target", default="native", help="what to compile for (default: native, this machine)")
-    _add_quantization(parser)
-    _add_activations(parser)
-    _add_pruning(parser)
+    for add_some in (_add_quantization, _add_rounding, _add_activations, _add_pruning):
+        add_some(parser)
     add(
         "--context",
         type=whole_number(1),
@@ -151,6 +150,10 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         "codes made for it alone; each but the first takes 0.25 bits more in the file, and half as "
         "long again to calibrate (default: one reading; lower levels are then much worse)",
     )
+
+
+def _add_rounding(parser: argparse.ArgumentParser) -> None:
+    """By what weights are rounded."""
     parser.add_argument(
         "--search-scales",
         action="store_true",

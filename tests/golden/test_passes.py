@@ -21,7 +21,7 @@ SEPARATOR = "\n# after\n\n"
 ALWAYS_FIRES = {"specialize-phases"}
 NEEDS_TEXT = {  # and weights; see tests/quantizer
     "analyze-group-ranges", "promote-groups", "choose-activations", "calibrate-weights",
-    "tune-scales",
+    "tune-scales", "search-scales",
 }  # fmt: skip
 CASES = sorted(ROOT.glob("*/*.py"))
 
