@@ -215,7 +215,7 @@ def test_compile_hands_its_options_over(set_api, tmp_path, capsys):
         calls.append((model, options))
         parts = (("q4g32cp1,0", 700, 300), ("u16", 32, 64), ("q8g32", 90, 90), ("f32", 2, 8))
         weights = [dict(zip(("format", "weights", "bytes"), part, strict=True)) for part in parts]
-        used = {"options": {"context": 512, "chunk": 64}, "weights": weights}
+        used = {"options": {"context": 512, "chunk": 64}, "weights": weights, "passes": []}
         (tmp_path / "manifest.json").write_text(json.dumps(used))
         return tmp_path
 
