@@ -5,8 +5,8 @@
 
 `quality` compiles every combination and scores the tokens behind a prompt, the same for all; it
 appends each to results/integers.json, so that an interrupted run goes on, and prints a table.
-`times` computes the same prompts with every share of pruned tokens in turn, so that a machine that
-others use slows all of them down alike, and prints the best of some rounds.
+`times` computes the same prompts with every share of pruned tokens in turn, and prints CPU seconds
+of one thread, the best of some rounds: other programs disturb these less than time on the wall.
 """
 
 from __future__ import annotations
@@ -106,17 +106,15 @@ def times(options: argparse.Namespace) -> None:
     ids = np.random.default_rng(0).integers(10, 1000, max(prompts))
     with TemporaryDirectory() as folder:
         found = [v for v in variants(options) if v[0] == "8"]
-        sessions = [
-            morendo.load(compiled(options, v, Path(folder)), options.threads) for v in found
-        ]
+        sessions = [morendo.load(compiled(options, v, Path(folder)), threads=1) for v in found]
         print(f"| share | cache | {' | '.join(f'{tokens} tokens' for tokens in prompts)} |")
         best = {(v, tokens): float("inf") for v in found for tokens in prompts}
         for tokens, _ in itertools.product(prompts, range(options.rounds)):
             for variant, session in zip(found, sessions, strict=True):
                 session.executor.set_position(0)
-                start = time.perf_counter()
+                start = time.process_time()
                 session.executor.prefill(ids[:tokens])
-                spent = time.perf_counter() - start
+                spent = time.process_time() - start
                 best[variant, tokens] = min(best[variant, tokens], spent)
         for variant in found:
             cells = [f"{best[variant, tokens] * 1e3:.0f} ms" for tokens in prompts]
