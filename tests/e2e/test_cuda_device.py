@@ -50,10 +50,16 @@ def test_a_gpu_computes_what_the_cpu_computes(
             for session in (gpu, cpu):
                 session.set_level(level)
             got, want = gpu.logits(ids), cpu.logits(ids)
-            assert np.linalg.norm(got - want) < 0.02 * np.linalg.norm(want), f"level {level}"
-            np.testing.assert_allclose(steps(gpu, ids), got[-9:], rtol=1e-4, atol=1e-4)
+            assert error(got, want) < 0.02, f"level {level}"
+            # A sum in another order may round an activation to the next code.
+            assert error(steps(gpu, ids), got[-9:]) < 0.02, f"level {level}"
         tokens = [list(session.generate(PROMPT, max_tokens=16)) for session in (gpu, cpu)]
         assert tokens[0] == tokens[1]
+
+
+def error(got: np.ndarray, want: np.ndarray) -> float:
+    """The length of the difference, as a part of what it should be."""
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
 def steps(session: morendo.Session, ids: Sequence[int]) -> np.ndarray:
