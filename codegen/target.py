@@ -87,6 +87,7 @@ class Target(ABC):
             kernel may read any int32 argument from memory, as a buffer of one element.
         lowerings: how dialect ops become kernel calls, by the op's name, where it is another way
             than `lower_ops.py` has.
+        described: the description of a machine that it is for, which `morendo simulate` reads.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Target(ABC):
     layout: TileLayout = field(default=DEFAULT_LAYOUT, kw_only=True)
     builders: Mapping[Builder, Builder] = field(default_factory=dict, kw_only=True)
     lowerings: Mapping[str, Lowering] = field(default_factory=dict, kw_only=True)
+    described: Path | None = field(default=None, kw_only=True)
 
     def recipe(self, passes: Sequence[Any]) -> Sequence[Any]:
         """The passes that run by default, made from the shared ones that the user's options mean.

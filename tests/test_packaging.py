@@ -31,7 +31,7 @@ def test_a_wheel_holds_code_and_c_sources(tmp_path):
     wanted = {"morendo/__init__.py", "morendo/cli/entry.py", "morendo/py.typed"}
     for folder in FOLDERS:
         for path in (source / folder).rglob("*"):
-            if path.suffix in (".py", ".c", ".h"):
+            if path.suffix in (".py", ".c", ".h", ".toml", ".idl"):
                 wanted.add(f"morendo/{path.relative_to(source).as_posix()}")
     assert any(name.endswith(".c") for name in wanted)
     assert not wanted - packed

@@ -28,6 +28,7 @@ from . import (
     inspect_command,
     opt_command,
     run_command,
+    simulate_command,
     tune_command,
     verify_command,
     view_command,
@@ -45,6 +46,7 @@ start here:
   morendo tune my-model --prompts my-prompts.txt
   morendo eval my-model --text my-text.txt --reference path/to/model
   morendo debug my-model --against path/to/model "The capital of France is"
+  morendo simulate my-npu-model
   morendo verify my-model
 
 exit codes: 0 done, 1 wrong input, 2 wrong command line, 3 internal error, 130 interrupted
@@ -74,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
         inspect_command,
         view_command,
         debug_command,
+        simulate_command,
         verify_command,
     )
     for module in modules:

@@ -24,6 +24,7 @@ from morendo.codegen.cpu.vectors.vector import Registers, load, splat
 from morendo.ir.formats import ceil_div
 
 from . import intrinsics as hvx
+from .fetch_ahead import fetch_tiles
 from .field_sums import FieldSums
 from .fixed_point import sum_shift
 from .isa import HvxISA
@@ -31,7 +32,10 @@ from .scale_words import LANES, WeightScales
 from .token_scales import TokenScales, minus_in_halves
 
 _TILES = 2
-"""Tiles of a task: instructions of one wait for each other, and a packet has room for four."""
+"""Tiles side by side: instructions of one wait for each other, and a packet has room for four."""
+
+_TASKS = 24
+"""Tasks of a matrix at most, several for each vector unit; each asks for memory once."""
 
 _DOTS = "dots_per_product"  # an attribute of kernels: the base and the planes apart make two
 
@@ -55,29 +59,39 @@ def dots_of(kernel: tirx.PrimFunc) -> int:
 
 
 def _matrix_vector(kernel: QuantizedKernel, tokens: TokenScales) -> None:
-    """One token: a task is a few tiles, whose groups are read side by side."""
-    spec = kernel.spec
-    tiles = max(spec.tiles_per_output, min(_TILES, spec.tiles))
-    with T.parallel(0, ceil_div(spec.tiles, tiles)) as task:
-        first = T.bind(task * tiles)
-        block = [T.bind(last_tile(kernel, first + i, tiles)) for i in range(tiles)]
+    """One token: a task is some blocks of tiles, whose groups are read side by side."""
+    tiles = max(kernel.spec.tiles_per_output, min(_TILES, kernel.spec.tiles))
+    blocks = ceil_div(kernel.spec.tiles, tiles)
+    rounds = ceil_div(blocks, _TASKS)
+    with T.parallel(0, ceil_div(blocks, rounds)) as task:
         scales = WeightScales.allocate(kernel, tiles)
-        sums, results = Registers(tiles, "int32", LANES), Registers(tiles, "float32", LANES)
-        for i, tile in enumerate(block):
-            scales.read(kernel, i, tile)
-            sums[i] = splat(T.int32(spec.groups // 2), LANES)
-        for reader, start, end in kernel.weights.ranges(kernel.level):
-            with T.serial(start, end) as group:
-                dots = _dots(kernel, reader, scales, block, group)
-                for i in range(tiles):
-                    scale, ratio = scales.scale(i, group), tokens.ratio(0, group)
-                    sums[i] = add_scaled(kernel, sums[i], dots[i], scale, ratio)
-        for i, tile in enumerate(block):
-            row_scales = kernel.weights.scales.row_scale(tile * LANES, LANES)
-            results[i] = tokens.result(sums[i], 0, row_scales)
-            if kernel.outliers is not None:
-                add_to_vector(kernel.outliers, kernel.x, tile, results, i)
-        kernel.epilogue.write(0, first, [[results[i]] for i in range(tiles)])
+        with T.serial(0, T.min(rounds, blocks - task * rounds)) as index:
+            first = T.bind((task * rounds + index) * tiles)
+            fetch_tiles(kernel, T.bind(first + tiles), tiles)
+            _multiply_tiles(kernel, tokens, scales, first, tiles)
+
+
+def _multiply_tiles(
+    kernel: QuantizedKernel, tokens: TokenScales, scales: WeightScales, first: Expr, tiles: int
+) -> None:
+    """The results of `tiles` tiles from `first` on."""
+    block = [T.bind(last_tile(kernel, first + i, tiles)) for i in range(tiles)]
+    sums, results = Registers(tiles, "int32", LANES), Registers(tiles, "float32", LANES)
+    for i, tile in enumerate(block):
+        scales.read(kernel, i, tile)
+        sums[i] = splat(T.int32(kernel.spec.groups // 2), LANES)
+    for reader, start, end in kernel.weights.ranges(kernel.level):
+        with T.serial(start, end) as group:
+            dots = _dots(kernel, reader, scales, block, group)
+            for i in range(tiles):
+                scale, ratio = scales.scale(i, group), tokens.ratio(0, group)
+                sums[i] = add_scaled(kernel, sums[i], dots[i], scale, ratio)
+    for i, tile in enumerate(block):
+        row_scales = kernel.weights.scales.row_scale(tile * LANES, LANES)
+        results[i] = tokens.result(sums[i], 0, row_scales)
+        if kernel.outliers is not None:
+            add_to_vector(kernel.outliers, kernel.x, tile, results, i)
+    kernel.epilogue.write(0, first, [[results[i]] for i in range(tiles)])
 
 
 def _dots(

@@ -13,7 +13,7 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.quantized_kernel import QuantizedKernel
-from morendo.codegen.cpu.vectors.vector import load_words, splat, store
+from morendo.codegen.cpu.vectors.vector import load, load_words, splat, store
 from morendo.ir.formats import WeightFormat, ceil_div
 from morendo.ir.ladders import Ladder
 
@@ -31,23 +31,19 @@ class WeightScales:
 
     Attributes:
         groups: G.
-        scales: int32 [tiles, quads of groups, 32 rows].
-        zeros: likewise; None where codes have none.
+        words: int32 [tiles, scales and zeros, quads of groups, 32 rows]; no zeros where codes have
+            none. One buffer, since each asks the C runtime for memory.
     """
 
     groups: int
-    scales: Any
-    zeros: Any
+    words: Any
 
     @classmethod
     def allocate(cls, kernel: QuantizedKernel, tiles: int) -> WeightScales:
         """Room for the scales of `tiles` tiles."""
-        groups = kernel.spec.groups
-        shape = (tiles, ceil_div(groups, _QUAD), LANES)
-        scales = T.alloc_buffer(shape, "int32", layout=None)
-        nested = kernel.spec.format.nested
-        zeros = T.alloc_buffer(shape, "int32", layout=None) if nested else None
-        return cls(groups, scales, zeros)
+        groups, kinds = kernel.spec.groups, 1 + kernel.spec.format.nested
+        shape = (tiles, kinds, ceil_div(groups, _QUAD), LANES)
+        return cls(groups, T.alloc_buffer(shape, "int32", layout=None))
 
     def read(self, kernel: QuantizedKernel, i: int, tile: Expr) -> None:
         """Fill in tile i, which is `tile` of the matrix."""
@@ -56,24 +52,24 @@ class WeightScales:
             if fmt.compact:
                 both = T.bind(self._rows(buffers["scale_zero"], tile, quad))
                 upper = hvx.RIGHT(both, T.int32(4))
-                store(self.scales, (i, quad, 0), look_up(both, _ladders(fmt), 0), LANES)
-                store(self.zeros, (i, quad, 0), look_up(upper, _ladders(fmt), 1), LANES)
-                return
-            store(self.scales, (i, quad, 0), self._rows(buffers["scale"], tile, quad), LANES)
-            if self.zeros is not None:
-                store(self.zeros, (i, quad, 0), self._rows(buffers["zero"], tile, quad), LANES)
+                found = [look_up(both, _ladders(fmt), 0), look_up(upper, _ladders(fmt), 1)]
+            else:
+                names = ("scale", "zero") if fmt.nested else ("scale",)
+                found = [self._rows(buffers[name], tile, quad) for name in names]
+            for kind, words in enumerate(found):
+                store(self.words, (i, kind, quad, 0), words, LANES)
 
     def scale(self, i: int, group: Expr) -> Expr:
         """The scale codes of the rows of tile i, words of 8 bits."""
-        return self._bytes(self.scales, i, group)
+        return self._bytes(i, 0, group)
 
     def zero(self, i: int, group: Expr) -> Expr:
         """The zeros of the rows of tile i, words of 7 bits."""
-        return self._bytes(self.zeros, i, group)
+        return self._bytes(i, 1, group)
 
-    def _bytes(self, buffer: Any, i: int, group: Expr) -> Expr:
+    def _bytes(self, i: int, kind: int, group: Expr) -> Expr:
         place = T.bind((group - self._first(T.floordiv(group, _QUAD))) * 8)
-        words = buffer[i, T.floordiv(group, _QUAD), T.ramp(0, 1, LANES)]
+        words = load(self.words, (i, kind, T.floordiv(group, _QUAD), 0), LANES)
         return T.bind(hvx.AND(hvx.RIGHT(words, place), splat(T.int32(255), LANES)))
 
     def _first(self, quad: Expr) -> Expr:

@@ -120,6 +120,7 @@ def make(name: str) -> HexagonTarget:
         assembly=SYNTAX,
         capabilities=Capabilities(half_conversion=False),
         layout=TileLayout(32, 32, 128),
+        described=Path(__file__).parent / "npu.toml",
         builders={build_quantized_linear: build_integer_linear},
     )
 
