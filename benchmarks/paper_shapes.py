@@ -59,14 +59,15 @@ class Shape:
         layer = [_linear(rows, columns, bits) for rows, columns in self.matrices()]
         head = _linear(self.vocabulary, self.hidden, HEAD_BITS)
         elements = self.layers * (9 * self.hidden + 1.25 * self.mlp)
+        attended = self.layers * 2 * self.hidden
         cached = self.layers * 2 * (self.hidden + 4 * self.heads)
-        return StepWork((*(layer * self.layers), head), elements, cached)
+        return StepWork((*(layer * self.layers), head), elements, attended, cached)
 
 
 def _linear(rows: int, columns: int, bits: int) -> LinearWork:
     nbytes = rows * (columns * (bits + SCALES) / 8 + 2)
     piece = nbytes * min(TILES_AT_A_TIME * TILE / rows, 1)
-    return LinearWork({bits: rows * columns}, nbytes, piece)
+    return LinearWork({str(bits): rows * columns}, nbytes, piece)
 
 
 SHAPES = {

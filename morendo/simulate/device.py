@@ -11,8 +11,9 @@ from typing import Any
 
 from morendo.ir.errors import InputError
 
-MANY, HALF = "many", "float16"
-"""Keys of `products` that are no numbers of bits: several tokens, and float16 weights."""
+MANY, HALF, ATTENTION = "many", "float16", "attention"
+"""Keys of `products` that are no numbers of bits: several tokens, float16 weights, and attention
+with keys and values."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,8 @@ class DeviceDescription:
         call_microseconds: of a step that are spent on starting it.
         products: of a weight and an activation that a packet makes, over a whole matrix and with
             all that belongs to it, by the bits of weights; `MANY` for several tokens, `HALF`
-            for float16 weights.
+            for float16 weights, `ATTENTION` for queries with keys and weights with values.
         elements_per_packet: activations that all other kernels read or write.
-        cached_per_packet: bytes of keys and values that attention reads.
     """
 
     name: str
@@ -47,22 +47,21 @@ class DeviceDescription:
     call_microseconds: float
     products: Mapping[str, float]
     elements_per_packet: float
-    cached_per_packet: float
 
     def seconds(self, packets: float, units: int = 1) -> float:
         """How long packets take on so many vector units."""
         return packets * self.cycles_per_packet / (self.clock * 1e9 * units)
 
-    def products_of(self, kind: int | str) -> float:
+    def products_of(self, kind: str) -> float:
         """Products a packet for weights of so many bits, or for another key of `products`.
 
         Raises:
             InputError: when the description does not say.
         """
-        found = self.products.get(str(kind))
+        found = self.products.get(kind)
         if found is None:
             raise InputError(
-                f"the description of {self.name} has no products for weights of {kind} bits "
+                f"the description of {self.name} has no products for {kind} "
                 f"(got {', '.join(self.products)})",
                 hint=f'measure them, and add "{kind}" = N to [products]',
             )

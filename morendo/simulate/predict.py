@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from morendo.ir.formats import ceil_div
 
-from .device import HALF, MANY, DeviceDescription
+from .device import ATTENTION, HALF, MANY, DeviceDescription
 from .work import LinearWork, StepWork
 
 CHUNK_POSITIONS = 64
@@ -104,7 +104,7 @@ def _add_call(
     others = tokens * work.elements / device.elements_per_packet
     cached = position * work.cached_bytes
     whole = ceil_div(round(position), CHUNK_POSITIONS) * CHUNK_POSITIONS
-    attention = tokens * whole * work.cached_bytes / device.cached_per_packet
+    attention = tokens * whole * work.attended / device.products_of(ATTENTION)
     read = cached / (device.bandwidth * 1e9)
     computed = device.seconds(attention, device.vector_units)
     sums.seconds += device.seconds(others) + max(read, computed)

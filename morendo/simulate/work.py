@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from morendo.ir.plan import Argument, Const, Level, Plan, Step, tensor_index
+from morendo.ir.plan import Level, Plan, Step, Tensor, tensor_index
 
 from .device import HALF
 
 TILES_AT_A_TIME = 2
 """Row tiles whose weights a kernel reads side by side."""
+
+_STORED = ("w_base", "w_codes", "w_data")  # codes in planes, of 8 bits, floats
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,12 @@ class LinearWork:
     """A matrix times the activations of a token.
 
     Attributes:
-        weights: how many are read in so many bits, or as `HALF`.
+        weights: how many are read in each number of bits, or as `HALF`.
         nbytes: that are read of them, scales and all.
         piece_bytes: of these that are used together, and fetched while others are.
     """
 
-    weights: Mapping[int | str, float]
+    weights: Mapping[str, float]
     nbytes: float
     piece_bytes: float
 
@@ -41,11 +43,13 @@ class StepWork:
     Attributes:
         linears: its matrices.
         elements: activations that all other kernels read or write.
-        cached_bytes: of keys and values, for each position in the cache.
+        attended: products of attention for each position in the cache.
+        cached_bytes: of keys and values that it reads for each position.
     """
 
     linears: tuple[LinearWork, ...]
     elements: float
+    attended: float
     cached_bytes: float
 
 
@@ -53,9 +57,16 @@ def plan_work(plan: Plan, level: int) -> StepWork:
     """The work of a plan's decode step."""
     steps = plan.functions["decode"]
     linears = tuple(_linear(plan, step, level) for step in steps if step.weights)
-    others = [_moved(plan, step, level) for step in steps if not step.weights]
-    elements, cached = (sum(column) for column in zip(*others, strict=True)) if others else (0, 0)
-    return StepWork(linears, elements, cached)
+    elements, attended, cached = 0.0, 0.0, 0.0
+    for step in steps:
+        tensors = [] if step.weights else _tensors(plan, step, level)
+        elements += sum(t.byte_size(1) / 4 for _, t in tensors if t.space == "arena")
+        keys_and_values = [t for _, t in tensors if t.space == "cache"]
+        for name, result in tensors:
+            if name == "out" and keys_and_values:  # attention: what appends to it has no result
+                attended += 2 * result.byte_size(1) / 4
+                cached += sum(t.byte_size(1) for t in keys_and_values) / plan.context
+    return StepWork(linears, elements, attended, cached)
 
 
 def float16_work(work: StepWork, cache_item_bytes: int) -> StepWork:
@@ -79,46 +90,34 @@ def cache_item_bytes(plan: Plan) -> int:
 
 
 def _linear(plan: Plan, step: Step, level: int) -> LinearWork:
-    given = dict(zip(plan.parameters[step.kernel], step.args, strict=True))
-    nbytes = step.reads[level]
-    stored = next(given[name] for name in ("w_base", "w_codes", "w_data") if name in given)
-    index = tensor_index(stored, level)
-    tensor = plan.tensors[index if index is not None else 0]
+    tensors, nbytes = dict(_tensors(plan, step, level)), step.reads[level]
+    stored = next(name for name in _STORED if name in tensors)
+    tensor = tensors[stored]
     piece = nbytes * min(TILES_AT_A_TIME / int(tensor.dims[0]), 1)
-    if "w_base" not in given:
-        bits = 8 if "w_codes" in given else HALF if tensor.dtype == "float16" else 32
+    if stored != "w_base":
+        bits = "8" if stored == "w_codes" else HALF if tensor.dtype == "float16" else "32"
         return LinearWork({bits: step.weights}, nbytes, piece)
     groups = int(tensor.dims[1])
-    names = itertools.takewhile(given.__contains__, (f"n{bit}" for bit in itertools.count(3)))
-    ends = [groups, *(_value(given[name], level) for name in names), 0]
+    ends = [groups, *_bounds(plan, step, level), 0]
     read = {
-        bits: step.weights * (end - below) / groups
+        str(bits): step.weights * (end - below) / groups
         for bits, (end, below) in enumerate(itertools.pairwise(ends), start=2)
         if end > below
     }
     return LinearWork(read, nbytes, piece)
 
 
-def _value(arg: Argument, level: int) -> int:
-    if isinstance(arg, Level):
-        return arg.values[level]
-    assert isinstance(arg, Const)
-    return arg.value
+def _bounds(plan: Plan, step: Step, level: int) -> list[int]:
+    """n3, n4, ... of a call of a kernel with levels."""
+    found = []
+    for name, arg in zip(plan.parameters[step.kernel], step.args, strict=True):
+        if name in ("n3", "n4", "n5", "n6") and isinstance(arg, Level):
+            found.append(arg.values[level])
+    return found
 
 
-def _moved(plan: Plan, step: Step, level: int) -> tuple[float, float]:
-    """(activations that a call reads or writes, bytes of the cache for each position)."""
-    elements, cached = 0.0, 0.0
-    for arg in step.args:
-        index = tensor_index(arg, level)
-        tensor = plan.tensors[index] if index is not None else None
-        if tensor and tensor.space == "arena":
-            elements += tensor.byte_size(1) / 4
-        elif tensor and tensor.space == "cache" and _reads_cache(plan, step):
-            cached += tensor.byte_size(1) / plan.context
-    return elements, cached
-
-
-def _reads_cache(plan: Plan, step: Step) -> bool:
-    """Whether it is attention, which has a result; what appends to the cache has none."""
-    return "out" in plan.parameters[step.kernel]
+def _tensors(plan: Plan, step: Step, level: int) -> list[tuple[str, Tensor]]:
+    """(parameter, tensor) of a call."""
+    indexes = [tensor_index(arg, level) for arg in step.args]
+    names = plan.parameters[step.kernel]
+    return [(n, plan.tensors[i]) for n, i in zip(names, indexes, strict=True) if i is not None]

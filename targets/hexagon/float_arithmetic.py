@@ -11,6 +11,8 @@ run them in numpy on what the instructions mean.
 
 from __future__ import annotations
 
+import math
+import struct
 from typing import Any, Protocol
 
 from morendo.codegen.cpu.vectors.intrinsic import Intrinsic
@@ -21,6 +23,9 @@ _SIGN, _MAGNITUDE = -(1 << 31), (1 << 31) - 1
 _FRACTION, _ONE = (1 << 23) - 1, 1 << 23  # the bits of a mantissa, and the one that is not stored
 _INFINITY = 0x7F800000
 _BIAS = 127
+_LOG2_E = 1 / math.log(2)
+_POWERS_OF_2 = (0.0013276472, 0.0096755413, 0.0555071327, 0.2402211972, 0.6931469671, 1.0000000717)
+"""2^x = ... + c_1 x + c_0 on [-1/2, 1/2], the highest power first."""
 
 
 class Machine(Protocol):
@@ -91,6 +96,29 @@ def divide(m: Machine, a: Any, b: Any) -> Any:
     return m(hvx.OR, m(hvx.CHOOSE, normal, bits, 0), sign)
 
 
+def exponential(m: Machine, a: Any) -> Any:
+    """The exponential of a, within 3e-7 of it; a is clamped to [-87.33, 88.37].
+
+    2 to the power a * log2(e), a number of 8 and 24 bits: the nearest integer is the exponent, of
+    the rest there is a polynomial (minimax on [-1/2, 1/2]).
+    """
+    limit = m(hvx.CHOOSE, m(hvx.GREATER, 0, a), _bits(87.33), _bits(88.37))
+    size = m(hvx.MIN, m(hvx.AND, a, _MAGNITUDE), limit)
+    # The mantissa * 2^30 times log2(e) * 2^30: the high word is the product * 2^28.
+    product = _product(m, m(hvx.LEFT, _mantissa(m, size), 7), round(_LOG2_E * 2**30))[1]
+    count = m(hvx.MIN, m(hvx.SUB, _BIAS + 4, m(hvx.RIGHT, size, 23)), 31)
+    power = _negated(m, m(hvx.RIGHT_EACH, product, count), a)
+    whole = m(hvx.RIGHT_SIGNED, m(hvx.ADD, power, 1 << 23), 24)
+    rest = m(hvx.LEFT, m(hvx.SUB, power, m(hvx.LEFT, whole, 24)), 8)  # * 2^32
+    value = round(_POWERS_OF_2[0] * 2**30)
+    for coefficient in _POWERS_OF_2[1:]:
+        value = m(hvx.ADD, _product(m, rest, value)[1], round(coefficient * 2**30))
+    unused = m(hvx.NORM, value)
+    mantissa = _rounded(m, m(hvx.LEFT_EACH, value, unused), 7)
+    exponent = m(hvx.ADD, m(hvx.SUB, whole, unused), _BIAS - 1)
+    return m(hvx.ADD, m(hvx.LEFT, exponent, 23), mantissa)
+
+
 def maximum(m: Machine, a: Any, b: Any) -> Any:
     """The larger of a and b."""
     return m(hvx.CHOOSE, m(hvx.GREATER, order(m, a), order(m, b)), a, b)
@@ -141,6 +169,11 @@ def _integer_part(m: Machine, a: Any, exponent: int) -> tuple[Any, Any]:
     mantissa = m(hvx.LEFT, _mantissa(m, size), 7)
     whole = m(hvx.RIGHT_EACH, mantissa, count)
     return whole, m(hvx.MIN, m(hvx.XOR, mantissa, m(hvx.LEFT_EACH, whole, count)), 1)
+
+
+def _bits(value: float) -> int:
+    """A float as a word."""
+    return struct.unpack("<i", struct.pack("<f", value))[0]
 
 
 def _mantissa(m: Machine, size: Any) -> Any:

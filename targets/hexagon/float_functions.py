@@ -26,6 +26,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "maximum": (floats.maximum, _FLOATS, (_FLOATS, _FLOATS)),
     "minimum": (floats.minimum, _FLOATS, (_FLOATS, _FLOATS)),
     "absolute": (floats.absolute, _FLOATS, (_FLOATS,)),
+    "exponential": (floats.exponential, _FLOATS, (_FLOATS,)),
     "order": (floats.order, WORDS, (_FLOATS,)),
     "from_integer": (floats.from_integer, _FLOATS, (WORDS,)),
     "to_integer": (floats.to_integer, WORDS, (_FLOATS,)),

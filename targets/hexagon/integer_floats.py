@@ -124,6 +124,7 @@ class _Rewrite:
         if isinstance(node, (Var, TensorLoad)) or not isinstance(node, Expr):
             return node
         if isinstance(node, Call):
+            self.used |= _is_own_function(node)
             args = [of(arg) if isinstance(arg, Expr) else arg for arg in node.args]
             return Call(node.op, args, node.attrs, list(node.ty_args), ret_ty=node.ty)
         if isinstance(node, tirx.Cast):
@@ -144,3 +145,9 @@ def _is_call(node: Any, name: str) -> bool:
     if not isinstance(node, Call) or str(node.ty) != _FLOATS:
         return False
     return isinstance(node.op, tvm.ir.Op) and node.op.name == name
+
+
+def _is_own_function(node: Call) -> bool:
+    """Whether it calls one of `float_functions.py`, which a kernel may name itself."""
+    name = node.args[0] if node.args else None
+    return isinstance(name, tvm.ir.StringImm) and str(name.value).startswith(PREFIX)

@@ -14,6 +14,7 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.cpu.vectors.isa import VectorISA
 
 from . import intrinsics as hvx
+from .float_functions import PREFIX
 
 _FIELDS = ((5, 0x60), (3, 0x60), (3, 0x18), (1, 0x18))
 """What is looked up instead of shifted and masked: (bits to the left, mask of the result).
@@ -45,6 +46,11 @@ class HvxISA(VectorISA):
 
     def extract_lower(self, words: Expr, left: int, mask: int) -> Expr:
         return self.extract(words, left, mask)
+
+    def exp(self, x: Expr, lanes: int) -> Expr:
+        if lanes != self.lanes:
+            return super().exp(x, lanes)
+        return T.call_pure_extern("float32x32", f"{PREFIX}exponential", x)
 
 
 def look_up(words: Expr, tables: Sequence[int], number: int) -> Expr:

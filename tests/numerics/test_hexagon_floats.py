@@ -99,3 +99,17 @@ def test_to_integers() -> None:
     words = floats.to_nearest_integer(Numpy(), x.view(np.int32))
     np.testing.assert_array_equal(words, np.rint(x).astype(np.int32))
     np.testing.assert_array_equal(floats.to_integer(Numpy(), x.view(np.int32)), x.astype(np.int32))
+
+
+def test_the_exponential_is_close_and_clamped() -> None:
+    rng = np.random.default_rng(5)
+    a = np.concatenate(
+        [rng.uniform(-87.3, 88.3, 64_000), rng.normal(size=64_000), [0.0, -0.0, 1e-38]]
+    )
+    a = a[: len(a) // 32 * 32].astype(np.float32)
+    got = floats.exponential(Numpy(), a.view(np.int32)).view(np.float32)
+    np.testing.assert_allclose(got, np.exp(a.astype(np.float64)), rtol=3e-7)
+    ends = np.array([-3e38, -88.0, -87.33, 88.37, 88.7, 3e38, 0.0, -0.0] * 4, np.float32)
+    got = floats.exponential(Numpy(), ends.view(np.int32)).view(np.float32)
+    expected = np.exp(np.clip(ends.astype(np.float64), -87.33, 88.37))
+    np.testing.assert_allclose(got, expected, rtol=3e-6)

@@ -79,8 +79,9 @@ def test_an_app_decodes_as_a_session_does(shell: Shell, toy_artifact: Path) -> N
 
 def test_what_has_not_begun_is_refused(shell: Shell, tmp_path: Path) -> None:
     room = ctypes.create_string_buffer(64)
-    for call in (("prefill", room, 1, room, 8), ("decode", 1, 0, room, 8), ("rewind", 0)):
-        assert shell.call(*call) == 1
+    calls = {"prefill": (room, 1, room, 8), "decode": (1, 0, room, 8), "rewind": (0,)}
+    for name, arguments in calls.items():
+        assert shell.call(name, *arguments) == 1
         assert shell.reason() == "start the session first"
     number = ctypes.byref(ctypes.c_int32())
     assert shell.call("start", str(tmp_path / "none").encode(), 1, number, number) == 1

@@ -23,7 +23,6 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     load_float,
     variable,
 )
-from morendo.codegen.cpu.vectors.vector_math import fast_exp
 from morendo.ir.formats import ceil_div
 
 from .attention_tile import CHUNK, MASKED, Row, Scores, Tile, most_rows
@@ -218,7 +217,7 @@ def _merge(
         T.buffer_store(scalars, T.max(scalars[0], maxima[first + s * step]), [0])
     with T.serial(0, splits) as s:
         at = index(first + s * step)
-        factor = fast_exp(variable(maxima[at] - scalars[0], 1), 1)
+        factor = p.isa.exp(variable(maxima[at] - scalars[0], 1), 1)
         T.buffer_store(maxima, factor, [at])
         T.buffer_store(scalars, scalars[1] + factor * totals[at], [1])
     inverse = variable(T.float32(1.0) / scalars[1], 1)

@@ -32,7 +32,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     reduce_lanes,
     variable,
 )
-from morendo.codegen.cpu.vectors.vector_math import fast_exp
+from morendo.codegen.cpu.vectors.vector_math import Exp
 from morendo.ir.reference_attention import CHUNK
 
 from .kv_cache import CacheBuffers, KVCache
@@ -237,7 +237,7 @@ class Tile(ABC):
         for r, row in enumerate(rows):
             value = load_float(self.state, [r, self.weight(v * lanes)], lanes)
             if scores.softcap:
-                value = _softcap(value, scores.softcap, lanes)
+                value = _softcap(value, scores.softcap, lanes, self.isa.exp)
             distance = variable(key - splat(row.position, lanes), lanes, "int32")
             if scores.alibi:
                 steps = T.cast(distance, vector_type("float32", lanes))
@@ -261,7 +261,7 @@ class Tile(ABC):
                 highest[r] = T.max(highest[r], load(self.state, [r, self.weight(v * lanes)], lanes))
         for r in range(self.count):
             new = variable(T.max(self.maximum[r], reduce_lanes(highest[r], lanes, T.max)), 1)
-            self.rescale[r] = fast_exp(variable(self.maximum[r] - new, 1), 1)
+            self.rescale[r] = self.isa.exp(variable(self.maximum[r] - new, 1), 1)
             self.maximum[r] = new
             old = load(self.state, [r, self._total], lanes)
             sums[r] = old * splat(self.rescale[r], lanes)
@@ -269,7 +269,7 @@ class Tile(ABC):
             for r in range(self.count):
                 score = load_float(self.state, [r, self.weight(v * lanes)], lanes)
                 weight = variable(score - splat(self.maximum[r], lanes), lanes)
-                weight = variable(fast_exp(weight, lanes), lanes)
+                weight = variable(self.isa.exp(weight, lanes), lanes)
                 sums[r] = sums[r] + weight
                 store(self.state, [r, self.weight(v * lanes)], weight, lanes)
         for r in range(self.count):
@@ -291,9 +291,9 @@ class Tile(ABC):
         return reduce_lanes(total, self.lanes, lambda a, b: a + b)
 
 
-def _softcap(value: Any, cap: float, lanes: int) -> Any:
+def _softcap(value: Any, cap: float, lanes: int, exp: Exp) -> Any:
     """Soft limit cap * tanh(value / cap), with tanh(y) = 1 - 2 / (exp(2y) + 1)."""
-    power = fast_exp(variable(value * splat_float(2.0 / cap, lanes), lanes), lanes)
+    power = exp(variable(value * splat_float(2.0 / cap, lanes), lanes), lanes)
     one = splat_float(1.0, lanes)
     tanh = one - splat_float(2.0, lanes) / (power + one)
     return variable(tanh * splat_float(cap, lanes), lanes)

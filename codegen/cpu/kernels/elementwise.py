@@ -35,7 +35,7 @@ def gated(isa: Any, *, max_tokens: int, features: int, activation_name: str) -> 
         with token_loop(tokens, max_tokens, features * 16) as m:
 
             def write(f: Any, lanes: int) -> None:
-                value = activation(activation_name, load_float(gate, [m, f], lanes), lanes)
+                value = activation(activation_name, load_float(gate, [m, f], lanes), lanes, isa.exp)
                 store(out, [m, f], value * load_float(up, [m, f], lanes), lanes)
 
             for_each_vector(write, features, isa.lanes)
@@ -57,7 +57,7 @@ def activate(isa: Any, *, max_tokens: int, features: int, activation_name: str) 
         with token_loop(tokens, max_tokens, features * 16) as m:
 
             def write(f: Any, lanes: int) -> None:
-                value = activation(activation_name, load_float(x, [m, f], lanes), lanes)
+                value = activation(activation_name, load_float(x, [m, f], lanes), lanes, isa.exp)
                 store(out, [m, f], value, lanes)
 
             for_each_vector(write, features, isa.lanes)

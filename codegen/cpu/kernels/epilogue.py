@@ -92,7 +92,7 @@ class Epilogue:
             ]
         value = values[0]
         if self.spec.gate:
-            value = activation(self.spec.gate, value, lanes) * values[1]
+            value = activation(self.spec.gate, value, lanes, self.isa.exp) * values[1]
         if self.residual is not None:
             value = value + _load(self.residual, (token, column), lanes, mask)
         _store(self.out, (token, column), value, lanes, mask)

@@ -14,6 +14,7 @@ from tvm.tirx.script.builder import ir as T
 
 from .matrix_block import MatrixBlock
 from .vector import shift_left, splat
+from .vector_math import fast_exp
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,7 @@ class VectorISA(ABC):
         execution units do than a combined instruction has; the mask merges with the or after it.
         """
         return shift_left(words, left, self.lanes) & splat(T.uint32(mask * 0x01010101), self.lanes)
+
+    def exp(self, x: Expr, lanes: int) -> Expr:
+        """The exponential of float32 x lanes, arguments clamped to [-87.33, 88.37]."""
+        return fast_exp(x, lanes)

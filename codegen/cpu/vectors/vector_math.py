@@ -14,6 +14,9 @@ from tvm.tirx.script.builder import ir as T
 
 from .vector import splat, splat_float, vector_type
 
+Exp = Callable[[Expr, int], Expr]
+"""An exponential of so many lanes."""
+
 _EXP_POLYNOMIAL = (
     1.9875691500e-4,
     1.3981999507e-3,
@@ -47,39 +50,39 @@ def fast_exp(x: Expr, lanes: int) -> Expr:
     return T.bind(y * power)
 
 
-def sigmoid(x: Expr, lanes: int) -> Expr:
+def sigmoid(x: Expr, lanes: int, exp: Exp) -> Expr:
     """1 / (1 + exp(-x))."""
     one = splat_float(1.0, lanes)
-    return one / (one + fast_exp(splat_float(0.0, lanes) - x, lanes))
+    return one / (one + exp(splat_float(0.0, lanes) - x, lanes))
 
 
-def silu(x: Expr, lanes: int) -> Expr:
+def silu(x: Expr, lanes: int, exp: Exp) -> Expr:
     """The product x * sigmoid(x)."""
-    return x * sigmoid(x, lanes)
+    return x * sigmoid(x, lanes, exp)
 
 
-def gelu_tanh(x: Expr, lanes: int) -> Expr:
+def gelu_tanh(x: Expr, lanes: int, exp: Exp) -> Expr:
     """0.5 x (1 + tanh(u)) = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
     two_u = x * (x * x * splat_float(0.044715, lanes) + splat_float(1.0, lanes))
-    return x * sigmoid(two_u * splat_float(2 * math.sqrt(2 / math.pi), lanes), lanes)
+    return x * sigmoid(two_u * splat_float(2 * math.sqrt(2 / math.pi), lanes), lanes, exp)
 
 
-def gelu(x: Expr, lanes: int) -> Expr:
+def gelu(x: Expr, lanes: int, exp: Exp) -> Expr:
     """0.5 x (1 + erf(x / sqrt 2)), through erfc so that the negative tail keeps its digits."""
     one, zero = splat_float(1.0, lanes), splat_float(0.0, lanes)
     a = T.bind(T.max(x, zero - x) * splat_float(math.sqrt(0.5), lanes))
     t = T.bind(one / (one + a * splat_float(_ERFC_P, lanes)))
-    erfc = _horner(t, _ERFC_POLYNOMIAL, lanes) * t * fast_exp(zero - a * a, lanes)
+    erfc = _horner(t, _ERFC_POLYNOMIAL, lanes) * t * exp(zero - a * a, lanes)
     tail = T.bind(x * erfc * splat_float(0.5, lanes))
     return T.Select(x < zero, tail, x - tail)
 
 
-def relu(x: Expr, lanes: int) -> Expr:
+def relu(x: Expr, lanes: int, exp: Exp) -> Expr:
     """max(x, 0)."""
     return T.max(x, splat_float(0.0, lanes))
 
 
-ACTIVATIONS: dict[str, Callable[[Expr, int], Expr]] = {
+ACTIVATIONS: dict[str, Callable[[Expr, int, Exp], Expr]] = {
     "silu": silu,
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
@@ -87,6 +90,10 @@ ACTIVATIONS: dict[str, Callable[[Expr, int], Expr]] = {
 }
 
 
-def activation(name: str, x: Expr, lanes: int) -> Expr:
-    """The named activation of float32 x lanes, bound to a variable."""
-    return T.bind(ACTIVATIONS[name](T.bind(x), lanes))
+def activation(name: str, x: Expr, lanes: int, exp: Exp) -> Expr:
+    """The named activation of float32 x lanes, bound to a variable.
+
+    Args:
+        exp: the vector unit's exponential.
+    """
+    return T.bind(ACTIVATIONS[name](T.bind(x), lanes, exp))
