@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from morendo.ir.plan import Level, Plan, Step, Tensor, tensor_index
+from morendo.ir.plan import Plan, Step, Tensor
+from morendo.ir.plan_arguments import Level, tensor_index
 
 from .device import HALF
 
@@ -57,15 +58,15 @@ def plan_work(plan: Plan, level: int) -> StepWork:
     """The work of a plan's decode step."""
     steps = plan.functions["decode"]
     linears = tuple(_linear(plan, step, level) for step in steps if step.weights)
-    elements, attended, cached = 0.0, 0.0, 0.0
+    elements, attended, cached, one = 0.0, 0.0, 0.0, plan.counts("decode", 1)
     for step in steps:
         tensors = [] if step.weights else _tensors(plan, step, level)
-        elements += sum(t.byte_size(1) / 4 for _, t in tensors if t.space == "arena")
+        elements += sum(t.byte_size(one) / 4 for _, t in tensors if t.space == "arena")
         keys_and_values = [t for _, t in tensors if t.space == "cache"]
         for name, result in tensors:
             if name == "out" and keys_and_values:  # attention: what appends to it has no result
-                attended += 2 * result.byte_size(1) / 4
-                cached += sum(t.byte_size(1) for t in keys_and_values) / plan.context
+                attended += 2 * result.byte_size(one) / 4
+                cached += sum(t.byte_size(one) for t in keys_and_values) / plan.context
     return StepWork(linears, elements, attended, cached)
 
 
@@ -92,12 +93,12 @@ def cache_item_bytes(plan: Plan) -> int:
 def _linear(plan: Plan, step: Step, level: int) -> LinearWork:
     tensors, nbytes = dict(_tensors(plan, step, level)), step.reads[level]
     stored = next(name for name in _STORED if name in tensors)
-    tensor = tensors[stored]
-    piece = nbytes * min(TILES_AT_A_TIME / int(tensor.dims[0]), 1)
+    tensor, shape = tensors[stored], tensors[stored].shape((1,))
+    piece = nbytes * min(TILES_AT_A_TIME / shape[0], 1)
     if stored != "w_base":
         bits = "8" if stored == "w_codes" else HALF if tensor.dtype == "float16" else "32"
         return LinearWork({bits: step.weights}, nbytes, piece)
-    groups = int(tensor.dims[1])
+    groups = shape[1]
     ends = [groups, *_bounds(plan, step, level), 0]
     read = {
         str(bits): step.weights * (end - below) / groups
