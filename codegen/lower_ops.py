@@ -12,7 +12,7 @@ from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
-from morendo.ir.pruning import StagePosition
+from morendo.ir.pruning import StagePosition, kept
 
 from .cpu.kernels import norms
 from .cpu.kernels.attention import Scores, cached_attention
@@ -307,10 +307,10 @@ def _prune_tokens(
     lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
 ) -> list[Storage]:
     tokens, count = lowering.rows(call.args[0])
-    if tokens < 3:
+    if kept(tokens, attrs["dropped"]) == tokens:
         raise CompileError(
-            f"prune-tokens: a chunk has no token to spare (got chunk {tokens}, need 3 or more)",
-            hint="leave --prune-tokens out, or take a larger --chunk",
+            f"prune-tokens: the share is less than one token of a chunk (got a chunk of {tokens})",
+            hint="drop a larger share, or take a larger --chunk",
         )
     features, heads = shape_of(call.args[0].ty)[2], shape_of(call.args[2].ty)[2]
     function = lowering.build(prune_tokens, max_tokens=tokens, features=features, heads=heads)

@@ -84,7 +84,7 @@ def check_pruning(target: Target) -> None:
     """
     if not target.capabilities.token_pruning:
         raise CompileError(
-            "there are no kernels that drop tokens for this target",
+            "there are no kernels that drop tokens",
             where=f"target {target.name}",
             hint="leave --prune-tokens out",
         )

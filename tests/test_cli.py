@@ -258,3 +258,10 @@ def test_compile_of_nothing_says_so_and_leaves_nothing(tmp_path):
 def test_an_unknown_target_is_named_with_the_known_ones(tmp_path, capsys):
     assert cli.main(["compile", "m", "--target", "pdp11", "--out", str(tmp_path / "o")]) == 1
     assert "unknown target (got 'pdp11'); known targets: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["0.6", "-1", "nan", "half"])
+def test_a_share_of_tokens_is_refused_before_anything_starts(share: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["compile", "model", "--prune-tokens", share])
+    assert f"must be a share of tokens, 0 to 0.5 (got {share})" in capsys.readouterr().err

@@ -82,8 +82,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         choices=list(CACHE_DTYPES),
         help="of the keys and values that the model remembers: 8 take half of the memory of 16, "
         "and attention computes with integers, faster for long texts; 4 take less than a third and "
-        "lose more; GPUs have 16 and 32 (default: 16, or 32 with --bits f32 and on CPUs that are "
-        "slow with 16)",
+        "lose more; GPUs have no 4 (default: 16, or 32 with --bits f32 and on CPUs that are slow "
+        "with 16)",
     )
     add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
     add(
@@ -200,12 +200,26 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
     """How much of a prompt later layers see."""
     parser.add_argument(
         "--prune-tokens",
-        type=float,
+        type=_share,
         metavar="SHARE",
         help="drop this share of a prompt's tokens on the way, 0 to 0.5, in a few layers, those "
         "that pay least attention to the first token: long prompts are computed faster and lose "
         "something (`morendo eval --prompt` says what); not on GPUs (default: 0)",
     )
+
+
+def _share(text: str) -> float:
+    from morendo.ir.pruning import MOST_DROPPED, UNIT
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MOST_DROPPED / UNIT:
+        raise argparse.ArgumentTypeError(
+            f"must be a share of tokens, 0 to {MOST_DROPPED / UNIT:g} (got {text})"
+        )
+    return value
 
 
 def _positive_float(text: str) -> float:

@@ -84,6 +84,8 @@ def _view(arguments: argparse.Namespace) -> int:
 
     if arguments.model_explorer and (arguments.serve or arguments.out):
         arguments.refuse("--model-explorer writes no page: leave out --out and --serve")
+    if arguments.model_explorer and not _can_hold_files(arguments.model_explorer):
+        arguments.refuse(f"--model-explorer needs a file's name (got '{arguments.model_explorer}')")
     if not arguments.folder.is_dir():
         raise InputError(
             f"there is no folder {arguments.folder}", hint="name a dump or an artifact"
@@ -102,6 +104,11 @@ def _view(arguments: argparse.Namespace) -> int:
     out.write_text(page, encoding="utf-8")
     print(f"wrote {printable(str(out))}: {size(len(page))}; open it in a browser")
     return 0
+
+
+def _can_hold_files(place: Path) -> bool:
+    """Whether it could be a file in a folder that is there."""
+    return bool(place.name) and place.parent.is_dir() and not place.is_dir()
 
 
 def _explore(data: dict[str, Any], out: Path) -> int:

@@ -154,6 +154,10 @@ def test_an_artifact_has_its_last_graph(compiled, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["view", str(compiled[0]), "--model-explorer", str(out), "--serve"])
     assert "--model-explorer writes no page: leave out --out and" in capsys.readouterr().err
+    for place in ("", str(tmp_path), str(tmp_path / "no" / "graphs.json")):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["view", str(compiled[0]), "--model-explorer", place])
+        assert "--model-explorer needs a file's name (got" in capsys.readouterr().err
 
 
 def test_figures_of_something_else_are_refused(compiled, tmp_path):

@@ -93,7 +93,7 @@ def test_tokens_are_pruned_once() -> None:
 def test_what_cannot_prune_is_refused(tmp_path: Path) -> None:
     save_config(*FAMILIES["llama"], tmp_path / "model")
     options: dict[str, Any] = {"out": tmp_path / "out", "bits": "f32", "prune_tokens": 0.1}
-    with pytest.raises(CompileError, match="no kernels that drop tokens for this target at target"):
+    with pytest.raises(CompileError, match="no kernels that drop tokens at target cuda"):
         morendo.compile(tmp_path / "model", target="cuda", **options)
     with pytest.raises(InputError, match="write prune-tokens{ratio=N} in --passes"):
         morendo.compile(tmp_path / "model", passes="normalize", **options)
@@ -101,8 +101,9 @@ def test_what_cannot_prune_is_refused(tmp_path: Path) -> None:
         morendo.compile(tmp_path / "model", **{**options, "prune_tokens": 1})
     kind, small = FAMILIES["llama"]
     save_config(kind, {**small, "num_hidden_layers": 3}, tmp_path / "deeper")
-    with pytest.raises(CompileError, match="a chunk has no token to spare .got chunk 2, need 3"):
-        morendo.compile(tmp_path / "deeper", chunk=2, **options)
+    for chunk in (2, 4):
+        with pytest.raises(CompileError, match=f"less than one token of a chunk .* of {chunk}"):
+            morendo.compile(tmp_path / "deeper", chunk=chunk, **options)
 
 
 def _case(family: str) -> Any:

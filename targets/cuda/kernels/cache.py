@@ -41,7 +41,7 @@ def declare_cache(k: Kernel, cache: KVCache) -> CacheBuffers:
             f"keys and values of {cache.dtype[-1]} bits have no kernels for this target "
             f"(got cache bits {cache.dtype[-1]})",
             where="attention",
-            hint="compile with --cache-bits 8 or 16",
+            hint="compile with --cache-bits 8, 16 or 32",
         )
     return CacheBuffers(*(k.buffer(a.name, a.shape, a.dtype) for a in cache.arrays))
 
