@@ -7,6 +7,7 @@ that reads or writes past an array, or that the emulator stops, fails the test, 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import functools
 import mmap
 import os
@@ -130,6 +131,7 @@ def in_fork(name: str, launch: Callable[[], object]) -> None:
     with tempfile.TemporaryFile() as errors:
         child = os.fork()
         if not child:
+            faulthandler.disable()  # what ends here shall, and the emulator says why
             os.dup2(errors.fileno(), 2)
             launch()
             os._exit(0)

@@ -100,9 +100,10 @@ def test_eval_opens_the_reference_at_the_context_that_was_asked_for(longrope) ->
     """An artifact's cache may be rounded up beyond the original length; its factors are not."""
     folder, _ = longrope
     facts = {"model": {"context": 16}, "tokenizer": {"vocabulary": VOCABULARY}}
-    session: Any = SimpleNamespace(manifest=facts, context=32)
+    plan = SimpleNamespace(pruned=())
+    session: Any = SimpleNamespace(manifest=facts, context=32, plan=plan)
     for asked, factors in ((16, "short"), (None, "long")):
         facts["model"] = {"context": asked} if asked else {}
-        measure = _Measurement(session, IDS, Progress())
+        measure = _Measurement(session, IDS, 0, Progress())
         measure.open_reference(folder, cached=False, dequantized=False, any_reference=False)
         assert measure.reference.model.factors == factors
