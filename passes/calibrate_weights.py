@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import tvm
-from tvm import relax
 
-from morendo.ir.code_store import CodeStore
-from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
-from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import CALIBRATED, readings_of
 
 from .base import Context, Pass, needed_calibration
-from .rewrite import map_functions
+from .rewrite import mark_codes
 
 if TYPE_CHECKING:
     from .quantizer.module_rounder import Rounded
@@ -116,7 +112,7 @@ class CalibrateWeights(Pass):
             for results in rounder.run(calibration.windows):
                 _report(context, results)
                 advance()
-        return _with_codes(module, weights.code_store)
+        return mark_codes(module, weights.code_store, CALIBRATED)
 
     def _reading_weights(self, readings: tuple[int, ...]) -> tuple[float, ...]:
         """How much errors of each reading count; () is as it is by default.
@@ -139,22 +135,6 @@ class CalibrateWeights(Pass):
                 f"(got {self.reading_weights}, {len(readings)} readings)"
             )
         return parts
-
-
-def _with_codes(module: tvm.IRModule, store: CodeStore) -> tvm.IRModule:
-    """Mark the linears and embeddings whose matrices are in a code store."""
-    made = store.keys()
-
-    def visit(_: Any, var: relax.Var, value: Any) -> Any:
-        name = op_name(value)
-        if name not in ("linear", "embedding"):
-            return value
-        attrs = attrs_of(value)
-        if (attrs["weight"], WeightFormat.parse(attrs["format"])) not in made:
-            return value
-        return call(name, *value.args, **{**attrs, "codes": CALIBRATED})
-
-    return map_functions(module, visit)
 
 
 def _report(context: Context, results: Sequence[Rounded]) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from morendo.ir.code_store import CodeStore
+from morendo.ir.dialect import attrs_of, call, op_name
+from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import relax_functions
 from morendo.ir.text import bindings_of
 
@@ -117,3 +120,19 @@ def map_functions(module: tvm.IRModule, visit: Visit) -> tvm.IRModule:
     for name, function in relax_functions(module).items():
         functions[name] = Rebuilder(function).run(visit, name)
     return tvm.IRModule(functions)
+
+
+def mark_codes(module: tvm.IRModule, store: CodeStore, codes: str) -> tvm.IRModule:
+    """Mark the linears and embeddings whose matrices are in a code store, by how they were made."""
+    made = store.keys()
+
+    def visit(_: Any, var: relax.Var, value: Any) -> Any:
+        name = op_name(value)
+        if name not in ("linear", "embedding"):
+            return value
+        attrs = attrs_of(value)
+        if (attrs["weight"], WeightFormat.parse(attrs["format"])) not in made:
+            return value
+        return call(name, *value.args, **{**attrs, "codes": codes})
+
+    return map_functions(module, visit)

@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import NORMS, attrs_of, call, op_name
+from morendo.ir.dialect import NORMS, attrs_of, op_name
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import SEARCHED
@@ -17,7 +17,7 @@ from morendo.ir.text import bindings_of
 from morendo.ir.weight_overlay import WeightOverlay
 
 from .base import Context, Pass
-from .rewrite import map_functions
+from .rewrite import mark_codes
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class SearchScales(Pass):
                 context.report.count("matrices searched")
                 context.report.count("of these by the gain of a norm", bool(norm))
                 advance()
-        return _with_codes(module, set(linears))
+        return mark_codes(module, weights.code_store, SEARCHED)
 
 
 def _fires(spec: str) -> bool:
@@ -129,14 +129,3 @@ def _search(attrs: dict[str, Any], squares: np.ndarray, weights: WeightOverlay) 
     figures = lost(matrix, squares[order], fmt, codes)
     weights.code_store.put(attrs["weight"], fmt, codes, figures)
     return figures
-
-
-def _with_codes(module: tvm.IRModule, names: set[str]) -> tvm.IRModule:
-    """Mark the linears whose codes are made."""
-
-    def visit(_: Any, var: relax.Var, value: Any) -> Any:
-        if op_name(value) != "linear" or attrs_of(value)["weight"] not in names:
-            return value
-        return call("linear", *value.args, **{**attrs_of(value), "codes": SEARCHED})
-
-    return map_functions(module, visit)

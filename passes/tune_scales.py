@@ -28,7 +28,7 @@ class TuneScales(Pass):
         n = M.rms_norm(x, weight="n", ...)
         y = M.linear(n, weight="w", ..., format="q4g32c", codes="calibrated")
         ->  n = M.rms_norm(x, weight="n.tuned", ...)
-            y with codes="tuned": "w" in the calibration's code store has other scales
+            y with codes="tuned": the kept "w" has other scales
 
     Of compact formats row scales are tuned, of others the scales and zeros of groups. Codes stay
     what calibrate-weights made them. Each of `steps` runs one window of text through the float and
