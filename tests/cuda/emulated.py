@@ -42,22 +42,34 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def emulate(sources: Sequence[str], out: Path, flags: Sequence[str] = ("-O1",)) -> Path:
+def emulate(sources: Sequence[str], out: Path, level: str = "-O1") -> Path:
     """Compile CUDA C++ for the CPU: a library with NAME_launch and NAME_sizes_of of each kernel."""
     body = "\n".join(sources)
     names = sorted({match[1] for match in _KERNEL.finditer(body)})
     own = r"static \2 (&\3)[\4] = *(\2(*)[\4])mr::guarded(sizeof(\2[\4])); "
     body = _SHARED.sub(own + r"mr::poison(\3, sizeof \3);", body)
-    text = f'#define MR_EMULATE\n#include "language.h"\n{prelude()}{body}\n'
-    text += "".join(f"MR_KERNEL({name})\n" for name in names)
     source = out.with_suffix(".cpp")
-    source.write_text(text)
-    command = ["g++", "-std=c++17", "-shared", "-fPIC", "-w", *flags, f"-I{HERE}"]
-    done = subprocess.run(
-        [*command, str(source), "-o", str(out)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[:4000]
+    source.write_text(body + "".join(f"\nMR_KERNEL({name})" for name in names) + "\n")
+    _compile(level, "-shared", "-include", _language(level), str(source), "-o", str(out))
     return out
+
+
+_headers = tempfile.TemporaryDirectory(prefix="morendo-emulator-")
+
+
+@functools.cache
+def _language(level: str) -> str:
+    """What stands before all kernels, compiled once: reading it takes as long as a kernel."""
+    path = Path(_headers.name) / f"language{level}.h"
+    path.write_text(f'#define MR_EMULATE\n#include "language.h"\n{prelude()}')
+    _compile(level, "-x", "c++-header", str(path), "-o", f"{path}.gch")
+    return str(path)
+
+
+def _compile(*words: str) -> None:
+    command = ["g++", "-std=c++17", "-fPIC", "-w", f"-I{HERE}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
 
 
 class Guarded:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import morendo
+from morendo.codegen.lowering import FunctionLowering, LevelStorage
 from morendo.ir.errors import CompileError
 from morendo.runtime.artifact import read_plan
 from morendo.targets import find_target
@@ -100,20 +101,28 @@ def test_debug_sees_what_the_gpu_computes(made: tuple[Path, MockGPU]) -> None:
     assert "all ops are right" in done.stdout
 
 
-def test_levels_may_have_scales_of_their_own(
-    made: tuple[Path, MockGPU], compile_tiny: Callable[..., Path], tmp_path: Path
+def norms_of_levels(self: FunctionLowering, _: object, size: int, __: object) -> LevelStorage:
+    """In the place of a norm's vector: each level reads that of another layer."""
+    names = [
+        f"model.layers.{level % 4}.input_layernorm.weight" for level in range(self.program.levels)
+    ]
+    return LevelStorage(tuple(self.program.weights.vector([name], [size]) for name in names))
+
+
+def test_levels_may_have_tensors_of_their_own(
+    made: tuple[Path, MockGPU], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Then each level has a graph of its own."""
-    options = {"readings": "4,3,2", "calibrate": "pydoc", "calibration_windows": 1}
-    options["tuning_steps"] = 0
-    artifact, dump, out = tmp_path / "artifact", tmp_path / "dump", tmp_path / "results.npz"
-    morendo.compile(TINY, "cuda:sm_80", 4, artifact, chunk=32, dump_ir=dump, **options)
-    gpu = MockGPU(tmp_path, dump)
+    """Then each level has a graph of its own; here norms, in place of readings that take a text."""
+    _, gpu = made
+    monkeypatch.setattr(FunctionLowering, "vector_at_levels", norms_of_levels)
+    morendo.compile(TINY, "cuda:sm_80", 4, tmp_path / "gpu", chunk=32)
+    morendo.compile(TINY, "native", 4, tmp_path / "cpu", chunk=32)
     ids = [int(i) for i in np.random.default_rng(2).integers(2, 512, size=9)]
-    done = gpu.run([sys.executable, "-c", LEVELS, artifact, out, json.dumps(ids)])
+    out = tmp_path / "results.npz"
+    done = gpu.run([sys.executable, "-c", LEVELS, tmp_path / "gpu", out, json.dumps(ids)])
     assert done.returncode == 0, done.stderr
     got = np.load(out)["logits"]
-    with morendo.load(compile_tiny(**options)) as session:
+    with morendo.load(tmp_path / "cpu") as session:
         assert len(got) == session.plan.levels > 1
         for level, logits in enumerate(got):
             session.set_level(level)
