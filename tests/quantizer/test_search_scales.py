@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import morendo
+from morendo.cli import entry as cli
 from morendo.frontend.weights import WeightStore
 from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of
-from morendo.cli import entry as cli
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
