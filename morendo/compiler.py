@@ -103,9 +103,9 @@ def compile(
             without one on "pydoc".
         prune_tokens: share of a prompt's tokens, 0 to 0.5, that the last layers do not see: those
             that pay least attention to the first one. Off by default; GPUs cannot do it.
-        search_scales: without any text, search the scales and zeros of 6, 5 or 4 bits that leave the
-            least error, half a minute for a hundred million weights; those of 4 bits are smaller,
-            too. By default so; False rounds to nearest.
+        search_scales: without any text, search the scales and zeros of 6, 5 or 4 bits that leave
+            the least error, half a minute for a hundred million weights; those of 4 bits are
+            smaller, too. By default so; False rounds to nearest.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, the default under a budget, "pydoc" for the text
             of Python's help. By default there is none without a budget.

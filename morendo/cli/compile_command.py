@@ -28,8 +28,8 @@ the tokenizer and a plan of kernel calls, which `morendo run` and the C runtime 
 MODEL is a Hugging Face directory, a hub id (found in the local cache or downloaded), a .gguf file,
 or an .onnx file or a folder that holds one.
 
-Without a text the scales of 4 bits are searched, half a minute for 135 million weights. With a budget
-(--average-bits, --size) or --calibrate, weights are rounded by a text: about six minutes for them on
+Without a text the scales of 4 bits are searched, half a minute for 135 million weights. With a
+budget (--average-bits, --size) or --calibrate, weights are rounded by a text: about six minutes on
 two cores, growing with weights and windows. How long it takes here is said before it starts."""
 
 _EPILOG = """\
