@@ -12,11 +12,9 @@ from typing import Any
 import torch
 import tvm
 from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
 from tvm.target.codegen import llvm_get_system_cpu
 from tvm.tirx.script.builder import ir as T
-
-from morendo.codegen.cpu.vectors.vector import Registers, load, splat, splat_float, store
-from morendo.codegen.cpu.vectors.vector_blocks import kernel, kernel_name
 
 LANES = 16
 """Rows that are worked on together."""
@@ -77,34 +75,41 @@ def pair_errors_kernel(together: int, each: bool) -> tirx.PrimFunc:
         each: whether every row has an importance of its own.
     """
     group, scales, zeros, rows = (tirx.Var(name, "int32") for name in ("g", "s", "m", "n"))
-    name = kernel_name("pair_errors", together=together, each=int(each))
-    with kernel(name) as k:
-        weight = k.buffer("weight", (group, rows))
-        inverse = k.buffer("inverse", (scales, rows))
-        shift = k.buffer("shift", (scales, zeros, rows))
-        importance = k.buffer("importance", (group, rows) if each else (group,))
-        errors = k.buffer("errors", (scales, zeros, rows))
-        least = splat(T.arg("least", T.float32()), LANES)
-        largest = splat(T.arg("largest", T.float32()), LANES)
-        with T.parallel(0, rows // LANES) as block, T.serial(0, scales) as s:
-            at = block * LANES
-            scale = T.bind(load(inverse, [s, at], LANES))
-            with T.serial(0, zeros // together) as part:
-                tried = [(s, part * together + i, at) for i in range(together)]
-                shifts = [T.bind(load(shift, place, LANES)) for place in tried]
-                sums = Registers(together, "float32", LANES)
+    shapes = {
+        "weight": (group, rows),
+        "inverse": (scales, rows),
+        "shift": (scales, zeros, rows),
+        "importance": (group, rows) if each else (group,),
+        "errors": (scales, zeros, rows),
+    }
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name("pair_errors")
+            T.func_attr({"tirx.noalias": True})
+            buffers = [T.arg(n, T.buffer(shape, "float32")) for n, shape in shapes.items()]
+            weight, inverse, shift, importance, errors = buffers
+            least, largest = (T.arg(name, T.float32()) for name in ("least", "largest"))
+            with (
+                T.parallel(0, rows // LANES) as block,
+                T.serial(0, scales) as s,
+                T.serial(0, zeros // together) as part,
+            ):
+                sums = T.alloc_buffer((together, LANES), "float32", layout=None)
+                tried = [part * together + i for i in range(together)]
                 for i in range(together):
-                    sums[i] = splat_float(0.0, LANES)
+                    with T.vectorized(0, LANES) as lane:
+                        T.buffer_store(sums, T.float32(0), [i, lane])
                 with T.serial(0, group) as c:
-                    scaled = T.bind(load(weight, [c, at], LANES) * scale)
-                    counts = (
-                        load(importance, [c, at], LANES) if each else splat(importance[c], LANES)
-                    )
-                    counts = T.bind(counts)
-                    for i, moved in enumerate(shifts):
-                        code = T.min(T.max(T.nearbyint(scaled + moved), least), largest)
-                        off = T.bind(code - moved - scaled)
-                        sums[i] = sums[i] + off * off * counts
-                for i, place in enumerate(tried):
-                    store(errors, place, sums[i], LANES)
-    return k.function
+                    for i, zero in enumerate(tried):
+                        with T.vectorized(0, LANES) as lane:
+                            row = block * LANES + lane
+                            counts = importance[c, row] if each else importance[c]
+                            scaled = weight[c, row] * inverse[s, row]
+                            moved = shift[s, zero, row]
+                            code = T.min(T.max(T.nearbyint(scaled + moved), least), largest)
+                            off = code - moved - scaled
+                            T.buffer_store(sums, sums[i, lane] + off * off * counts, [i, lane])
+                for i, zero in enumerate(tried):
+                    with T.vectorized(0, LANES) as lane:
+                        T.buffer_store(errors, sums[i, lane], [s, zero, block * LANES + lane])
+        return builder.get()
