@@ -19,9 +19,11 @@ def _products(mnemonics: str, per_512: int) -> list[tuple[re.Pattern[str], int]]
     ]
 
 
+# A multiplication of tiles counts as one product here: `tiles.products_of` knows their sizes.
 SYNTAX = Syntax(
     jump=re.compile(r"j\w+\s+(\.L\w+)"),
     classes=(
+        ("tile", re.compile(r"t(?:ile|dp)\w+")),
         ("dot", re.compile(rf"(?:{_INTEGER}|vpmaddwd)\b")),
         ("multiply-add", re.compile(_FLOAT)),
         ("prefetch", re.compile("prefetch")),
@@ -30,5 +32,5 @@ SYNTAX = Syntax(
         ("jump", re.compile(r"j\w+\s")),
         ("vector", re.compile(r".*%[xyz]mm")),
     ),
-    products=(_products(_INTEGER, 64), _products(_FLOAT, 16)),
+    products=(((re.compile("tdp"), 1),), _products(_INTEGER, 64), _products(_FLOAT, 16)),
 )

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tvm import tirx
+
+from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.cpu.target import CPUTarget
+from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import Toolchain
 from morendo.codegen.target import Device
 from morendo.ir.errors import CompileError
 from morendo.targets.host import cpu_flags
 
 from .assembly import SYNTAX
-from .isa import isa_for
+from .isa import AMX, isa_for
+from .tiles import build_tile_linear, products_of
 
 # Features of the x86-64 psABI micro-architecture levels, as LLVM spells them.
 _V3 = ("avx2", "bmi2", "f16c", "fma", "movbe")
@@ -26,6 +34,8 @@ _DESCRIPTIONS = {
 _FLAGS = {
     "avx512vnni": "avx512_vnni",
     "avxvnni": "avx_vnni",
+    "amx-tile": "amx_tile",
+    "amx-int8": "amx_int8",
 }  # those that the kernel spells its way
 _TOOLCHAIN = Toolchain(
     "x86_64-linux-gnu.2.17",  # the oldest C library that an artifact runs on
@@ -35,12 +45,26 @@ _TOOLCHAIN = Toolchain(
 )
 
 
+@dataclass(frozen=True)
+class X86Target(CPUTarget):
+    """An x86-64 processor."""
+
+    def _count(
+        self, listings: Mapping[str, str], kernels: Mapping[str, tirx.PrimFunc]
+    ) -> Mapping[str, KernelCode]:
+        codes = super()._count(listings, kernels)
+        return {
+            name: replace(code, products=code.products * products_of(kernels[name]))
+            for name, code in codes.items()
+        }
+
+
 def descriptions() -> dict[str, str]:
     """The names of this target's variants, each with one line for people."""
     return _DESCRIPTIONS
 
 
-def make(name: str) -> CPUTarget:
+def make(name: str) -> X86Target:
     """The target of a name in `descriptions()`.
 
     Raises:
@@ -56,19 +80,19 @@ def make(name: str) -> CPUTarget:
     return _target(name, features)
 
 
-def native() -> CPUTarget | None:
+def native() -> X86Target | None:
     """The target of this machine, None when it is no x86-64."""
     return _host() if platform.machine() == "x86_64" else None
 
 
-def _target(name: str, features: tuple[str, ...]) -> CPUTarget:
+def _target(name: str, features: tuple[str, ...]) -> X86Target:
     isa = isa_for(features)
     if isa is None:
         raise CompileError(
             f"the CPU has no vector unit for kernels (got {', '.join(features)}, need AVX2)",
             where=name,
         )
-    return CPUTarget(
+    return X86Target(
         name=name,
         description=_DESCRIPTIONS[name],
         device=Device("x86_64", tuple(_FLAGS.get(f, f) for f in features), "qemu-x86_64"),
@@ -79,10 +103,11 @@ def _target(name: str, features: tuple[str, ...]) -> CPUTarget:
         isa=isa,
         toolchain=_TOOLCHAIN,
         assembly=SYNTAX,
+        builders={build_quantized_linear: build_tile_linear} if isa is AMX else {},
     )
 
 
-def _host() -> CPUTarget:
+def _host() -> X86Target:
     """The best of our variants for the CPU that runs this."""
     if platform.machine() != "x86_64":
         raise CompileError(
@@ -92,6 +117,15 @@ def _host() -> CPUTarget:
         )
     flags = cpu_flags()
     wanted = (*_V4, "avx512vnni") if set(_V4) <= flags else (*_V3, "avxvnni")
-    wanted = (*wanted, "gfni")
+    wanted = (*wanted, "gfni", *(("amx-tile", "amx-int8") if tiles_allowed() else ()))
     features = tuple(f for f in wanted if _FLAGS.get(f, f) in flags)
     return _target("x86", features)
+
+
+def tiles_allowed() -> bool:
+    """Whether the system lets this process use tile registers: each process has to ask for them.
+
+    Artifacts ask by themselves (`cpu.c`).
+    """
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18  # as Linux numbers them
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0

@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
+from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.target import Builder
 from morendo.targets.arm import isa as arm
@@ -18,6 +19,8 @@ from morendo.targets.cuda.target import BUILDERS, GPU
 from morendo.targets.hexagon import target as hexagon_targets
 from morendo.targets.hexagon.isa import HVX
 from morendo.targets.x86 import isa as x86
+from morendo.targets.x86 import target as x86_targets
+from morendo.targets.x86.tiles import build_tile_linear
 from tests.cuda.emulated import EmulatedKernel as LaunchedKernel
 from tests.numerics.emulated_kernel import EmulatedKernel, can_emulate
 
@@ -49,6 +52,7 @@ def host_has(feature: str) -> bool:
 
 
 _CPUS = {
+    x86.AMX: ("sapphirerapids", ("amx-tile", "amx-int8")),
     x86.AVX512_VNNI_GFNI: ("icelake-client", ("avx512vnni", "gfni")),
     x86.AVX512_VNNI: ("cascadelake", ("avx512vnni",)),
     x86.AVX512: ("x86-64-v4", ("avx512bw",)),
@@ -63,7 +67,18 @@ _CPUS = {
 
 def native_isas() -> list[VectorISA]:
     """The vector units that this machine can run."""
-    return [isa for isa, (_, needed) in _CPUS.items() if all(map(host_has, needed))]
+    return [isa for isa in _CPUS if isa != x86.AMX and _runs_here(isa)]
+
+
+def tile_isas() -> list[VectorISA]:
+    """The one with tile registers if this machine has them: the best of `native_isas` but for
+    integer matrices and many tokens.
+    """
+    return [isa for isa in (x86.AMX,) if _runs_here(isa) and x86_targets.tiles_allowed()]
+
+
+def _runs_here(isa: VectorISA) -> bool:
+    return all(map(host_has, _CPUS[isa][1]))
 
 
 def emulated_isas() -> list[VectorISA]:
@@ -88,6 +103,7 @@ def build(builder: Builder, isa: VectorISA | GPU, **options: Any) -> tvm.tirx.Pr
     if isinstance(isa, GPU):
         return BUILDERS[builder](isa=isa, **options)
     own = _EMULATED[isa][0].builders if isa in _EMULATED else {}
+    own = {build_quantized_linear: build_tile_linear} if isa == x86.AMX else own
     return own.get(builder, builder)(isa=isa, **options)
 
 

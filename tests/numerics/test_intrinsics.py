@@ -16,6 +16,7 @@ from morendo.targets.arm import intrinsics as arm
 from morendo.targets.arm import isa as arm_isa
 from morendo.targets.x86 import intrinsics as x86
 from morendo.targets.x86.isa import (
+    AMX,
     AVX2,
     AVX512,
     AVX512_VNNI,
@@ -85,6 +86,7 @@ def test_meaning(intrinsic: Intrinsic):
         ("x86-64-v4", AVX512),
         ("cascadelake", AVX512_VNNI),
         ("znver4", AVX512_VNNI_GFNI),
+        ("sapphirerapids", AMX),
     ],
 )
 def test_isa_of_a_processor(cpu, isa):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +28,18 @@ from .quantized_kernel import QuantizedKernel
 
 
 def multiply_many_tokens(
-    kernel: QuantizedKernel, product_of: Callable[..., Product] | None = None
+    kernel: QuantizedKernel,
+    product_of: Callable[..., Product] | None = None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """The body of a kernel of more than one token: a task is a row block and a chunk of tokens.
 
     Args:
         product_of: makes what multiplies a block of tokens, a `Product` by default.
+        around: what a task does before and after the products.
     """
-    spec, isa = kernel.spec, kernel.isa
-    tiles = max(isa.block_tiles, spec.tiles_per_output)
-    registers = register_block(isa, kernel.halves, tiles, kernel.x.layout.stored_tokens, 2)
+    spec = kernel.spec
+    tiles, registers = tiles_at_a_time(kernel), registers_of(kernel)
     block = registers.tokens
     row_blocks = ceil_div(spec.tiles, tiles)
     chunk = task_tokens(row_blocks, spec.max_tokens)
@@ -54,10 +57,22 @@ def multiply_many_tokens(
             if kernel.outliers is not None:
                 sparse = MatrixSums.allocate(kernel.outliers, kernel.x, tiles, block)
             end_token = T.min(kernel.tokens, first_token + chunk)
-            with T.serial(0, T.floordiv(end_token - first_token + block - 1, block)) as i:
+            blocks = T.floordiv(end_token - first_token + block - 1, block)
+            with around(), T.serial(0, blocks) as i:
                 token = T.bind(first_token + i * block)
                 product = product_of or Product
                 _token_block(kernel, product, unpacked, sparse, first_tile, tiles, token, registers)
+
+
+def tiles_at_a_time(kernel: QuantizedKernel) -> int:
+    """Tiles of a row block."""
+    return max(kernel.isa.block_tiles, kernel.spec.tiles_per_output)
+
+
+def registers_of(kernel: QuantizedKernel) -> RegisterBlock:
+    """What a `Product` has the sums of."""
+    most = kernel.x.layout.stored_tokens
+    return register_block(kernel.isa, kernel.halves, tiles_at_a_time(kernel), most, 2)
 
 
 def last_tile(kernel: QuantizedKernel, tile: Expr, tiles: int) -> Expr:
