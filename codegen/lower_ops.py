@@ -15,7 +15,7 @@ from morendo.ir.formats import WeightFormat
 from morendo.ir.pruning import StagePosition, kept
 
 from .cpu.kernels import norms
-from .cpu.kernels.attention import Scores, cached_attention
+from .cpu.kernels.attention import KEPT, Scores, cached_attention
 from .cpu.kernels.elementwise import gated
 from .cpu.kernels.embedding import embedding
 from .cpu.kernels.kv_cache import append_kv
@@ -23,6 +23,7 @@ from .cpu.kernels.linear import build_linear
 from .cpu.kernels.linear_spec import LinearSpec
 from .cpu.kernels.quantize_activation import quantize_activation
 from .cpu.kernels.quantized_linear import build_quantized_linear
+from .cpu.kernels.received_attention import received_attention
 from .cpu.kernels.rope import Rotation, rope, rope_append_kv
 from .cpu.kernels.token_pruning import prune_tokens
 from .cpu.kernels.token_rows import copy_last_token
@@ -252,20 +253,19 @@ def _attend(
         alibi=bool(attrs["alibi"]),
     )
     slopes = [lowering.program.weights.vector([attrs["alibi"]], [heads])] if attrs["alibi"] else []
-    out = lowering.new("float32", tokens[0], heads, cache.head_dim)
-    importance = [lowering.new("float32", tokens[0], heads)] if attrs["importance"] else []
-    function = lowering.build(
-        cached_attention,
-        max_tokens=tokens[0],
-        heads=heads,
-        cache=cache,
-        scores=scores,
-        q_rows=rows,
-        **({"importance": True} if importance else {}),
-    )
-    args = [query, *stored, *slopes, out, *importance, tokens[1], _slot(attrs)]
-    lowering.call(function, args, f"layer {attrs['layer']} attention")
-    return [out, *importance] if importance else out
+    out = lowering.new("float32", 1 if attrs["last"] else tokens[0], heads, cache.head_dim)
+    kept = [lowering.new("float32", tokens[0], heads) for _ in KEPT[attrs["importance"]]]
+    shape = {"max_tokens": tokens[0], "heads": heads, "cache": cache, "scores": scores}
+    options = {key: attrs[key] for key in ("importance", "last") if attrs[key]}
+    function = lowering.build(cached_attention, **shape, q_rows=rows, **options)
+    note, read = f"layer {attrs['layer']} attention", [query, *stored, *slopes]
+    lowering.call(function, [*read, out, *kept, tokens[1], _slot(attrs)], note)
+    if attrs["importance"] == "received":
+        received = lowering.new("float32", tokens[0], heads)
+        function = lowering.build(received_attention, **shape, q_rows=rows)
+        lowering.call(function, [*read, *kept, received, tokens[1], _slot(attrs)], note)
+        kept = [received]
+    return [out, *kept] if kept else out
 
 
 def _gated(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:

@@ -14,8 +14,9 @@ a text ("calibrated"), perhaps with scales that were moved afterwards ("tuned").
 has codes; `factors` names a float32 [K] vector, one of 1, 2, 4 or 8 for each channel as stored.
 
 `stage` is the stage of prefill (`ir/pruning.py`) whose tokens the cache of an attention holds: 0,
-all of them, unless tokens are pruned before it. With `importance` an attention also gives the
-weight that each query has for the first key, of every head.
+all of them, unless tokens are pruned before it. With `importance`, one of `IMPORTANCES`, an
+attention also gives how important each of its tokens is to every head. With `last` it keeps the
+keys and values of all its tokens, but only the last one attends.
 
 `lower_weights` of a norm take the place of its weight where matrices are read at their second or
 third reading; where there are none, the weight is the same at every reading.
@@ -108,9 +109,15 @@ def _stacked(types: list[Any], attrs: Attrs) -> Any:
     return tensor([batch, tokens, attrs["heads"] * attrs["head_dim"]])
 
 
+def _last_row(types: list[Any], attrs: Attrs) -> Any:
+    return tensor([1, 1, *shape_of(types[0])[2:]])
+
+
 def _cached(infer: Infer) -> Infer:
     def infer_cached(types: list[Any], attrs: Attrs) -> Any:
         out = infer(types, attrs)
+        if attrs["last"]:
+            return _last_row([out], attrs)
         if not attrs["importance"]:
             return out
         batch, tokens, *rest = shape_of(types[0])
@@ -137,7 +144,8 @@ CACHED: Attrs = {
     **ATTENTION,
     "cache_bits": 0,  # of CACHE_DTYPES; 0 is what the target likes best
     "stage": 0,
-    "importance": False,
+    "importance": "",
+    "last": False,
 }
 ACTIVATIONS: Attrs = {"activations": "a8", "factors": ""}
 FUSED: Attrs = {
@@ -268,7 +276,7 @@ _DEFS = (
         "last_token",
         ("x",),
         {},
-        lambda types, attrs: tensor([1, 1, *shape_of(types[0])[2:]]),
+        _last_row,
         "the last token's row of (1,n,C)",
     ),
 )

@@ -122,11 +122,16 @@ def _rope(state: State, attrs: Attrs, x: Any, positions: Any) -> Any:
     return ref.rope(x, positions, frequencies, attrs["scaling"], attrs["interleaved"])
 
 
+_IMPORTANCE = {"first": ref.first_key_weights, "received": ref.received_weights}
+
+
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:
     rest = {key: attrs[key] for key in ("scale", "window", "softcap")}
+    q = q[:, -1:] if attrs.get("last") else q
     rest |= {"cache_bits": attrs.get("cache_bits", 0), "alibi": state.weight(attrs["alibi"])}
     out = ref.attention(q, k, v, **rest)
-    return (out, ref.first_key_weights(q, k, **rest)) if attrs.get("importance") else out
+    important = _IMPORTANCE.get(attrs.get("importance", ""))
+    return (out, important(q, k, **rest)) if important else out
 
 
 def _cached_attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:
@@ -144,8 +149,9 @@ def _stacked(attention: Callable[..., Any]) -> Callable[..., Any]:
         q, k, v = np.split(split, [heads, heads + kv_heads], axis=2)
         q, k = (_rope(state, attrs, x, positions) for x in (q, k))
         out = attention(state, attrs, q, k, v)
-        shape = (*qkv.shape[:2], heads * size)
-        return (out[0].reshape(shape), out[1]) if isinstance(out, tuple) else out.reshape(shape)
+        if isinstance(out, tuple):
+            return out[0].reshape(*qkv.shape[:2], heads * size), out[1]
+        return out.reshape(*out.shape[:2], heads * size)
 
     return run
 

@@ -20,6 +20,9 @@ UNIT = 10_000
 MOST_STAGES = 8
 """Prunings that a plan may have, the same as in runtime/c/internal.h."""
 MOST_DROPPED = UNIT // 2
+IMPORTANCES = ("first", "received")
+"""What makes a token important: the attention that it pays to the first key of all, or what it
+receives from the tokens of its call that see it, on average."""
 KEEP_FIRST, KEEP_UNKNOWN = np.float32(2e30), np.float32(1e30)
 """The importance of a token that is never dropped, and of one whose importance is no number."""
 

@@ -146,6 +146,24 @@ def first_key_weights(
     return (weights[..., 0] / weights.sum(axis=-1)).transpose(0, 2, 1)
 
 
+def received_weights(
+    q: Array,
+    k: Array,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    alibi: Array | None = None,
+    cache_bits: int = 0,
+) -> Array:
+    """What share of their attention the queries pay to each of the last n keys, on average over
+    those from its own on: (1, n, H). Arguments of `attention`.
+    """
+    weights = _attention_weights(q, k, scale, window, softcap, alibi, cache_bits)
+    count = q.shape[1]
+    shares = (weights / weights.sum(axis=-1, keepdims=True))[..., -count:].sum(axis=-2)
+    return (shares / np.arange(count, 0, -1, dtype=np.float32)).transpose(0, 2, 1)
+
+
 def _attention_weights(
     q: Array,
     k: Array,

@@ -24,6 +24,7 @@ _NUMBERS = {
     "cache_bits?": int,
     "activations?": (int, str),
     "prune_tokens?": float,
+    "prune_importance?": str,
     "context?": int,
     "calibration_windows?": int,
     "tuning_steps?": int,
@@ -48,6 +49,11 @@ def check_given(given: dict[str, Any]) -> None:
                 raise InputError(f"{name} must be a text or a path (got {item!r})")
     if given["passes"] is not None:
         _check_alone(given)
+    if given["prune_importance"] and not given["prune_tokens"]:
+        raise InputError(
+            f"no tokens are pruned by their importance (got {given['prune_importance']!r})",
+            hint="give --prune-tokens SHARE beside it",
+        )
 
 
 _SPELLINGS = {
@@ -59,6 +65,7 @@ _SPELLINGS = {
     "cache_bits": "specialize-phases{cache_bits=N}",
     "activations": "choose-activations{bits=4}",
     "prune_tokens": "prune-tokens{ratio=N}",
+    "prune_importance": "prune-tokens{importance=received}",
     "readings": "quantize-weights{readings=43}",
     "search_scales": "search-scales",
 }

@@ -67,7 +67,8 @@ def compile(
     cache_bits: int | None = None,
     activations: int | str | None = None,
     prune_tokens: float | None = None,
-    search_scales: bool | None = None,
+    prune_importance: str | None = None,
+    search_scales: bool = False,
     calibrate: str | Path | Sequence[str | Path] | None = None,
     calibration_windows: int | None = None,
     tuning_steps: int | None = None,
@@ -101,14 +102,15 @@ def compile(
             "mixed": 4 where the linears tolerate it. Codes of 4 bits live in bytes: they are for
             measuring, no faster and no smaller. They are measured on the text of `calibrate`, or
             without one on "pydoc".
-        prune_tokens: share of a prompt's tokens, 0 to 0.5, that the last layers do not see: those
-            that pay least attention to the first one. Off by default; GPUs cannot do it.
-        search_scales: without any text, search the scales and zeros of 6, 5 or 4 bits that leave
-            the least error, half a minute for a hundred million weights; those of 4 bits are
-            smaller, too. By default so; False rounds to nearest.
+        prune_tokens: share of a prompt's tokens, 0 to 0.5, that the last layers do not see: the
+            least important. Off by default; GPUs cannot do it.
+        prune_importance: "first", the default: how much attention a token pays to the first one;
+            "received": how much it receives from those behind it, which takes longer to compute.
+        search_scales: without any text, search the scales and zeros that leave the least error,
+            a minute for a hundred million weights; those of 4 bits then are smaller, too.
         calibrate: text file, or several, by which the weights are rounded, with error feedback;
             "self" for text that the model writes, the default under a budget, "pydoc" for the text
-            of Python's help. By default there is none without a budget.
+            of Python's help. Without a text or a budget weights are rounded to nearest.
         calibration_windows: of 512 tokens, taken evenly from the text; by default 48. More are
             better and take longer.
         tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
@@ -135,17 +137,16 @@ def compile(
     calibrating = budget.texts(calibrate)
     spec = budget.passes(bool(calibrating), tuning_steps, search_scales)
     texts = calibrating or budget.measuring_texts
-    recipe = _recipe(machine, spec, passes, cache_bits or 0, prune_tokens or 0)
+    recipe = _recipe(machine, spec, passes, cache_bits, (prune_tokens, prune_importance))
     check_calibrated(recipe, texts, calibration_windows)
-    out = Path(out or default_name(model, machine.name, budget.label))
-    out = out if out.name else out.absolute()  # "." has no name to put others beside
+    out = _named(Path(out or default_name(model, machine.name, budget.label)))
     with ExitStack() as stack:
         artifact = stack.enter_context(create_artifact(out))
         scratch = stack.enter_context(scratch_folder())
         dump = None if dump_ir is None else Dump(Path(dump_ir))
         loaded = _load(model, context, check, progress)
         tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
-        text_facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
+        facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
         options = _options(loaded, machine, bits, context, chunk)
         setting = _setting(loaded, machine, recipe, scratch, progress)
         if texts:
@@ -157,11 +158,16 @@ def compile(
             setting.calibration = Calibration(text.rounding, scratch, tuning=text.tuning)
         module, records = _run_passes(loaded, machine, recipe, setting, dump, progress)
         program, plan = _lower(module, machine, options, artifact.path, dump, progress)
-        text_facts = with_step_cost(text_facts, plan)
-        machine.build(program, plan, text_facts, artifact.path, progress.task, dump)
+        facts = with_step_cost(facts, plan)
+        machine.build(program, plan, facts, artifact.path, progress.task, dump)
         _write_data(program, plan, artifact.path, setting, dump, progress)
         artifact.finish(manifest_of(loaded, context, machine, program, plan, records, tokenizer))
     return out
+
+
+def _named(out: Path) -> Path:
+    """The same folder by a name to put others beside, which "." has none of."""
+    return out if out.name else out.absolute()
 
 
 def _load(model: str | Path, context: int | None, check: bool, progress: Progress) -> LoadedModel:
@@ -175,25 +181,35 @@ def _load(model: str | Path, context: int | None, check: bool, progress: Progres
 
 
 def _recipe(
-    machine: Target, default: str, given: str | None, cache_bits: int, pruned: float
+    machine: Target,
+    default: str,
+    given: str | None,
+    bits: int | None,
+    pruned: tuple[float | None, str | None],
 ) -> Sequence[Pass]:
-    """The passes that the user gives as they are, or the default ones as the target wants them."""
+    """The passes that the user gives as they are, or the default ones as the target wants them.
+
+    Args:
+        bits: of the cache.
+        pruned: the share of tokens, and what makes them important.
+    """
+    pruning = PruneTokens(float(pruned[0] or 0), importance=pruned[1] or "first")
     if given is not None:
         recipe = parse_spec(given, known_passes())
     else:
         steps = machine.recipe(parse_spec(default, known_passes()))
-        recipe = [each for step in steps for each in _with_options(step, cache_bits, pruned)]
+        recipe = [each for step in steps for each in _with_options(step, bits or 0, pruning)]
     if any(isinstance(step, PruneTokens) and step.ratio for step in recipe):
         check_pruning(machine)
     return recipe
 
 
-def _with_options(step: Pass, cache_bits: int, pruned: float) -> Sequence[Pass]:
+def _with_options(step: Pass, cache_bits: int, pruning: PruneTokens) -> Sequence[Pass]:
     """A default pass with what the user wants of caches and tokens."""
     if not isinstance(step, SpecializePhases):
         return [step]
     specialized = replace(step, cache_bits=cache_bits) if cache_bits else step
-    return [specialized, PruneTokens(ratio=float(pruned))] if pruned else [specialized]
+    return [specialized, pruning] if pruning.ratio else [specialized]
 
 
 def _text(

@@ -12,7 +12,7 @@ from tvm import relax
 from morendo.ir.dialect import attrs_of, call, op_name, shape_of
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.invariants import relax_functions
-from morendo.ir.pruning import MOST_DROPPED, MOST_STAGES, UNIT
+from morendo.ir.pruning import IMPORTANCES, MOST_DROPPED, MOST_STAGES, UNIT
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass
@@ -26,17 +26,18 @@ class PruneTokens(Pass):
     """Drop the tokens of a prompt that matter least, in a few of prefill's layers.
 
         o = M.cached_attention(q, k, v, layer=7); y = M.fused_linear(o, x, ...); later layers of y
-        ->  (o, w) = M.cached_attention(q, k, v, layer=7, importance=True)
+        ->  (o, w) = M.cached_attention(q, k, v, layer=7, importance="first")
             y = M.fused_linear(o, x, ...); (y, p) = M.prune_tokens(y, position_ids, w, dropped=345)
             and later layers of this y, at positions p, with caches of stage 1
 
     A token is important if it pays much attention to the first token, summed over the heads of the
-    layer: the paper's measure (its code keeps the largest sums of `attn_probs[head, :, :1]`). The
-    first and the last token stay. `ratio` is the share of tokens that the last stage has lost;
-    `prunings` equal parts of it are dropped in evenly spaced layers, behind their attention and
-    what is added to it, never in the first layer nor the last. A prompt that is longer than a
-    chunk is pruned within each chunk. score and decode keep all tokens that they are given, over
-    the shorter caches that a prefill leaves.
+    layer: the paper's measure (its code keeps the largest sums of `attn_probs[head, :, :1]`). With
+    `importance` "received" it is if tokens behind it in its chunk pay much attention to it, on
+    average. The first and the last token stay. `ratio` is the share of tokens that the last stage
+    has lost; `prunings` equal parts of it are dropped in evenly spaced layers, behind their
+    attention and what is added to it, never in the first layer nor the last. A prompt that is
+    longer than a chunk is pruned within each chunk. score and decode keep all tokens that they are
+    given, over the shorter caches that a prefill leaves.
 
     Does not fire with ratio 0. A model whose later layers have attention windows or biases by
     distance is refused, since slots of a pruned cache are no distances; so is one that no single
@@ -56,8 +57,14 @@ class PruneTokens(Pass):
 
     ratio: float = 0.0
     prunings: int = 3
+    importance: str = "first"
 
     def __post_init__(self) -> None:
+        if self.importance not in IMPORTANCES:
+            raise InputError(
+                f"{self.name}: there is no such importance of tokens (got {self.importance!r}, "
+                f"need one of {', '.join(IMPORTANCES)})"
+            )
         if not 0 <= self.ratio <= MOST_DROPPED / UNIT:
             raise InputError(
                 f"{self.name}: the ratio is out of range (got {self.ratio:g}, need 0 to "
@@ -81,7 +88,7 @@ class PruneTokens(Pass):
             for name, function in functions.items()
             if name != "prefill"
         }
-        prefill = _Pruned(functions["prefill"], stages, dropped)
+        prefill = _Pruned(functions["prefill"], stages, dropped, self.importance)
         context.report.count("prunings", len(layers))
         named = ", ".join(map(str, layers))
         context.report.summary = (
@@ -140,9 +147,11 @@ class _Stages:
 class _Pruned(Rebuilder):
     """Rebuilds prefill with fewer tokens behind each cut."""
 
-    def __init__(self, function: relax.Function, stages: _Stages, dropped: int) -> None:
+    def __init__(
+        self, function: relax.Function, stages: _Stages, dropped: int, measure: str
+    ) -> None:
         super().__init__(function)
-        self.stages, self.dropped = stages, dropped
+        self.stages, self.dropped, self.measure = stages, dropped, measure
         self.tokens = shape_of(function.params[0].ty)[1]
         self.extent: Any = self.tokens
         self.importance: Any = None
@@ -157,7 +166,8 @@ class _Pruned(Rebuilder):
     def _attention(self, value: relax.Call) -> Any:
         attrs = self.stages.attrs(value)
         important = attrs["layer"] in self.stages.layers
-        attended = call(op_name(value), *value.args, **{**attrs, "importance": important})
+        measure = self.measure if important else ""
+        attended = call(op_name(value), *value.args, **{**attrs, "importance": measure})
         if not important:
             return attended
         both = self.emit(attended)

@@ -26,6 +26,12 @@ class Rebuilder:
     Args:
         function: in administrative normal form, as importers and passes make it.
         dims: new values (expressions) of symbolic dimensions.
+
+    Attributes:
+        new: the new variable of each old one that is done.
+        uses: the old variables that read each old variable.
+        values: what each old variable is bound to.
+        current: the old variable that is being rebuilt, None while parameters are.
     """
 
     def __init__(self, function: relax.Function, dims: Mapping[Any, Any] | None = None) -> None:
@@ -36,6 +42,7 @@ class Rebuilder:
         self.analyzer = tvm.sym.Analyzer()
         for var, extent in self.dims.items():
             self.analyzer.bind(var, extent)
+        self.current: relax.Var | None = None
         self.uses: dict[relax.Var, list[relax.Var]] = {}
         self.values: dict[relax.Var, Any] = {}
         for binding in bindings_of(function):
@@ -85,6 +92,10 @@ class Rebuilder:
             return relax.TupleType([self._type(field) for field in ty.fields])
         return ty
 
+    def returned(self, result: relax.Var) -> Any:
+        """What the rebuilt function returns, from its own result."""
+        return result
+
     def run(self, visit: Visit, name: str = "main") -> relax.Function:
         """The rebuilt function; bindings that nothing reads any more are gone."""
         params = [relax.Var(p.name, self._type(p.ty)) for p in self.function.params]
@@ -92,10 +103,11 @@ class Rebuilder:
         with self.builder.function(name, params):
             with self.builder.dataflow():
                 for binding in bindings_of(self.function):
+                    self.current = binding.var
                     value = visit(self, binding.var, self.replaced(binding.value))
                     bound = isinstance(value, relax.Var)
                     self.new[binding.var] = value if bound else self.builder.emit(value)
-                out = self.builder.emit_output(self.new[self.result])
+                out = self.builder.emit_output(self.returned(self.new[self.result]))
             self.builder.emit_func_output(out)
         built = self.builder.finalize()
         return relax.transform.DeadCodeElimination([name])(built)[name]

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import tvm
 from tvm import relax
 
-from morendo.ir.dialect import NORMS, attrs_of, call, op_name
+from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.invariants import relax_functions
 from morendo.ir.layout import CACHE_DTYPES
 
 from .base import Context, Pass
+from .last_token import LastToken
 from .rewrite import Rebuilder
 
 CACHED = {"attention": "cached_attention", "stacked_attention": "cached_stacked_attention"}
@@ -29,7 +30,8 @@ class SpecializePhases(Pass):
             decode:  one token, n = 1   -> logits (1,1,V)
 
     Attention becomes attention over the layer's KV cache, which grows in place: nothing is
-    computed twice. In prefill only the last token goes through the final norm and the head.
+    computed twice. In prefill all tokens give keys and values to the last layer, but only the last
+    one attends there, and only this one goes through what comes behind.
 
     With `cache_bits` 8 or 4 the cache holds codes, and attention is of integers; 0 leaves the
     choice between float32 and float16 to the target.
@@ -66,64 +68,29 @@ class SpecializePhases(Pass):
                 where="main",
                 hint="export the model with a symbolic sequence length",
             )
-        head = _head(main)
         dtype = str(tokens.ty.dtype)
         one, fresh = tvm.tirx.IntImm(dtype, 1), tvm.tirx.Var(tokens.name, dtype)
+        tail = LastToken(main)
         functions = {
-            "prefill": Rebuilder(main).run(self._visitor(head), "prefill"),
-            "score": Rebuilder(main, {tokens: fresh}).run(self._visitor(None), "score"),
-            "decode": Rebuilder(main, {tokens: one}).run(self._visitor(None), "decode"),
+            "prefill": tail.run(self._visit, "prefill"),
+            "score": Rebuilder(main, {tokens: fresh}).run(self._visit, "score"),
+            "decode": Rebuilder(main, {tokens: one}).run(self._visit, "decode"),
         }
         for name, op in ((n, o) for n, f in functions.items() for o in _ops(f)):
             if op.startswith("cached"):
                 context.report.count(f"{op} in {name}")
-        if head is None:
-            context.report.missed("prefill", "no final linear found: logits of all tokens computed")
+        context.report.count("ops of the last token in prefill", len(tail.single))
         return tvm.IRModule(functions)
 
-    def _visitor(self, head: relax.Var | None) -> Any:
-        """Swap attention for its cached form; after `head`, later ops read its last token."""
-        last_norm: list[Any] = []
-
-        def visit(rebuilder: Rebuilder, var: relax.Var, value: Any) -> Any:
-            name = op_name(value)
-            if name in CACHED:
-                attrs = {**attrs_of(value), "cache_bits": self.cache_bits}
-                return call(CACHED[name], *value.args, **attrs)
-            if head is not None and _is_final(rebuilder, var, head):
-                if not last_norm:
-                    last_norm.append(rebuilder.emit(call("last_token", rebuilder.new[head])))
-                return call(name, last_norm[0], *value.args[1:], **attrs_of(value))
+    def _visit(self, rebuilder: Rebuilder, var: relax.Var, value: Any) -> Any:
+        """Swap attention for its cached form."""
+        name = op_name(value)
+        if name not in CACHED:
             return value
-
-        return visit
+        last = isinstance(rebuilder, LastToken) and var in rebuilder.single
+        attrs = {**attrs_of(value), "cache_bits": self.cache_bits, "last": last}
+        return call(CACHED[name], *value.args, **attrs)
 
 
 def _ops(function: relax.Function) -> list[str]:
     return [op_name(value) for value in Rebuilder(function).values.values()]
-
-
-def _head(main: relax.Function) -> relax.Var | None:
-    """The variable to cut to its last token: the input of the final linear or of its norm."""
-    values = Rebuilder(main).values
-    linears = [value for value in values.values() if op_name(value) == "fused_linear"]
-    if not linears or len(linears[-1].args) != 1:
-        return None
-    x = linears[-1].args[0]
-    producer = values.get(x)
-    return producer.args[0] if op_name(producer) in NORMS else x
-
-
-def _is_final(rebuilder: Rebuilder, var: relax.Var, head: relax.Var) -> bool:
-    """Whether `var` is the final norm (or linear) that reads `head`."""
-    value = rebuilder.values[var]
-    if op_name(value) not in (*NORMS, "fused_linear") or not value.args[0].same_as(head):
-        return False
-    reads_norm = rebuilder.uses.get(var, [])
-    if op_name(value) == "fused_linear":
-        return var.same_as(_last_linear(rebuilder))
-    return any(use.same_as(_last_linear(rebuilder)) for use in reads_norm)
-
-
-def _last_linear(rebuilder: Rebuilder) -> relax.Var:
-    return [v for v, value in rebuilder.values.items() if op_name(value) == "fused_linear"][-1]

@@ -265,3 +265,9 @@ def test_a_share_of_tokens_is_refused_before_anything_starts(share: str, capsys)
     with pytest.raises(SystemExit, match="2"):
         cli.main(["compile", "model", "--prune-tokens", share])
     assert f"must be a share of tokens, 0 to 0.5 (got {share})" in capsys.readouterr().err
+
+
+def test_an_unknown_importance_is_refused_before_anything_starts(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["compile", "model", "--prune-importance", "last"])
+    assert "must be first or received (got last)" in capsys.readouterr().err

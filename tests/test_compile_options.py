@@ -19,6 +19,8 @@ from morendo.ir.errors import InputError
         ({"chunk": "a"}, "chunk must be an integer .got 'a'."),
         ({"average_bits": "3"}, "average_bits must be a number .got '3'."),
         ({"size_mb": True}, "size_mb must be a number .got True."),
+        ({"prune_importance": 1}, "prune_importance must be a text .got 1."),
+        ({"prune_importance": "first"}, "no tokens are pruned by their importance .got 'first'."),
         ({"group_size": "a"}, "group_size must be an integer .got 'a'."),
         ({"calibration_windows": "a"}, "calibration_windows must be an integer .got 'a'."),
     ],

@@ -28,14 +28,15 @@ the tokenizer and a plan of kernel calls, which `morendo run` and the C runtime 
 MODEL is a Hugging Face directory, a hub id (found in the local cache or downloaded), a .gguf file,
 or an .onnx file or a folder that holds one.
 
-Without a text the scales of 4 bits are searched, half a minute for 135 million weights. With a
-budget (--average-bits, --size) or --calibrate, weights are rounded by a text: about six minutes on
-two cores, growing with weights and windows. How long it takes here is said before it starts."""
+Rounding to nearest takes seconds. With a budget (--average-bits, --size) or --calibrate, weights
+are rounded by a text: about six minutes for 135 million weights on two cores, growing with weights
+and windows. How long it takes here is said before it starts."""
 
 _EPILOG = """\
 examples:
   morendo compile ./Llama-3.2-1B --out llama               4-bit weights for this CPU
   morendo compile model.gguf --bits 8 --context 4096       8-bit weights, room for 4096 tokens
+  morendo compile ./model --search-scales                  better 4 bits without a text
   morendo compile ./model --calibrate book.txt             round by what the text needs
   morendo compile ./model --average-bits 2.9               2, 3 or 4 bits where they matter
   morendo compile ./model --size 90MB                      as good as fits into 90 MB
@@ -155,11 +156,11 @@ def _add_rounding(parser: argparse.ArgumentParser) -> None:
     """By what weights are rounded."""
     parser.add_argument(
         "--search-scales",
-        action=argparse.BooleanOptionalAction,
+        action="store_true",
         default=None,
         help="without any text: search the scales and zeros of 6, 5 or 4 bits that leave the least "
-        "error, a fifth less than rounding to nearest, and 4 bits get smaller; takes half a minute "
-        "for a hundred million weights (default: on; --no-search-scales rounds to nearest)",
+        "error; a quarter of it less than rounding to nearest, and 4 bits get smaller; takes a "
+        "minute for a hundred million weights",
     )
     parser.add_argument(
         "--calibrate",
@@ -201,9 +202,16 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
         "--prune-tokens",
         type=_share,
         metavar="SHARE",
-        help="drop this share of a prompt's tokens on the way, 0 to 0.5, in a few layers, those "
-        "that pay least attention to the first token: long prompts are computed faster and lose "
-        "something (`morendo eval --prompt` says what); not on GPUs (default: 0)",
+        help="drop this share of a prompt's tokens on the way, 0 to 0.5, in a few layers, the "
+        "least important: long prompts are computed faster and lose something (`morendo eval "
+        "--prompt` says what); not on GPUs (default: 0)",
+    )
+    parser.add_argument(
+        "--prune-importance",
+        type=_importance,
+        metavar="WHICH",
+        help="what makes a token important: `first`, the attention that it pays to the first "
+        "token, or `received`, what it gets from those behind it (default: first)",
     )
 
 
@@ -235,6 +243,14 @@ def _bits_or_word(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
+def _importance(text: str) -> str:
+    from morendo.ir.pruning import IMPORTANCES
+
+    if text not in IMPORTANCES:
+        raise argparse.ArgumentTypeError(f"must be {' or '.join(IMPORTANCES)} (got {text})")
+    return text
+
+
 def _size(text: str) -> float:
     from morendo.budget import parse_size
 
@@ -254,9 +270,8 @@ def _compile(arguments: argparse.Namespace) -> int:
         key: value
         for key in (
             "out", "average_bits", "group_size", "embedding_bits", "readings", "cache_bits",
-            "activations", "prune_tokens", "search_scales", "calibrate",
-            "calibration_windows",
-            "tuning_steps", "context", "chunk", "dump_ir", "passes",
+            "activations", "prune_tokens", "prune_importance", "search_scales", "calibrate",
+            "calibration_windows", "tuning_steps", "context", "chunk", "dump_ir", "passes",
         )
         if (value := getattr(arguments, key)) is not None
     }  # fmt: skip

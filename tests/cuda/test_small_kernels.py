@@ -105,7 +105,7 @@ def test_a_cache_of_4_bits_is_refused():
 def test_dropping_tokens_is_refused():
     with pytest.raises(CompileError, match="dropping tokens of a prompt has no kernels for this"):
         cached_attention(
-            ISA, max_tokens=4, heads=2, cache=HALF, scores=attention.Scores(0.1), importance=True
+            ISA, max_tokens=4, heads=2, cache=HALF, scores=attention.Scores(0.1), importance="first"
         )
 
 

@@ -120,7 +120,7 @@ def test_means_of_a_cache_are_of_the_tokens_that_it_holds(artifact: Path, meant)
 def test_executors_agree_at_all_levels_and_with_schedules(
     compile_tiny: Callable[..., Path],
 ) -> None:
-    artifact = compile_tiny(bits=4, cache_bits=8, prune_tokens=SHARE)
+    artifact = compile_tiny(bits=4, cache_bits=8, prune_tokens=SHARE, prune_importance="received")
     found: dict[str, list] = {}
     for kind in ("c", "python"):
         with Session(artifact, executor=kind) as session:  # type: ignore[arg-type]

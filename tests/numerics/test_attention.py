@@ -260,3 +260,37 @@ def test_attention_over_codes_is_the_references(isa, case: Case):
         assert off.max() < 0.06 * scale, f"at {position}"
         assert np.mean(off > 1e-4 * scale) < 0.01, f"at {position}"
         assert np.isnan(out[tokens:]).all()
+
+
+@pytest.mark.parametrize("isa", WIDTHS, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_last_query_alone_attends(isa, dtype):
+    """Some contexts are cut into parts, and the rows of the queries before hold what is no number.
+
+    The dots of integers, and what rounds, are those of `test_attention_over_codes`.
+    """
+    cache, heads, scores = KVCache(2, 24, 1040, dtype), 6, Scores(0.2, window=600, alibi=True)
+    rng, stride, offset = np.random.default_rng(0), heads * 24 + 8, 3
+    function = build(
+        cached_attention, isa, max_tokens=33, heads=heads, cache=cache, scores=scores,
+        q_rows=Rows(stride, offset), last=True,
+    )  # fmt: skip
+    kernel = compile_function(function, isa)
+    slopes = frozen(np.geomspace(0.5, 0.01, heads).astype(np.float32))
+    for tokens, position in [(33, 0), (1, 0), (1, 64), (31, 1009)]:
+        length = position + tokens
+        q = poisoned((33, stride))
+        q[tokens - 1] = rng.standard_normal(stride)
+        keys, values = rng.standard_normal((2, length, 2, 24)).astype(np.float32)
+        offset_of_codes = {"offset": isa.signed_offset} if cache.integers else {}
+        fill = filled_with_codes if cache.integers else filled
+        out = poisoned((1, heads * 24))
+        stored = fill(cache, keys, values, **offset_of_codes)
+        kernel(frozen(q), *stored, slopes, out, tokens, position)
+        query = q[None, tokens - 1 : tokens, offset : offset + heads * 24].reshape(1, 1, heads, 24)
+        expected = reference_ops.attention(
+            query, keys[None], values[None], 0.2, 600, 0.0, slopes,
+            cache_bits=8 if cache.integers else 32,
+        )[0, 0]  # fmt: skip
+        close = 0.06 if cache.integers else 1e-5
+        np.testing.assert_allclose(out.reshape(heads, 24), expected, rtol=0, atol=close)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 from morendo.codegen.cpu.kernels.attention import cached_attention
 from morendo.codegen.cpu.kernels.attention_tile import Scores
 from morendo.codegen.cpu.kernels.kv_cache import KVCache
+from morendo.codegen.cpu.kernels.received_attention import received_attention
 from morendo.codegen.cpu.kernels.rope import Rotation, rope, rope_append_kv
 from morendo.codegen.cpu.kernels.token_pruning import prune_tokens
 from morendo.codegen.cpu.vectors.vector_blocks import Rows
@@ -83,41 +87,82 @@ def test_kernel_keeps_the_rows_of_the_reference(isa, max_tokens, features, heads
 
 @ISAS
 @pytest.mark.parametrize(
-    ("dtype", "scores"),
-    [
-        ("float32", Scores(0.2, softcap=3.0)),
-        ("float16", Scores(0.2)),
-        ("int8", Scores(0.2)),
-        ("int4", Scores(0.2)),
-    ],
-    ids=["float32", "float16", "int8", "int4"],
+    ("dtype", "scores"), [("float16", Scores(0.2, softcap=3.0)), ("int8", Scores(0.2))]
 )
 def test_importance_is_the_attention_to_the_first_key(isa, dtype, scores):
-    cache, heads, most = KVCache(2, 32, 400, dtype), 4, 33
-    function = build(
-        cached_attention, isa, max_tokens=most, heads=heads, cache=cache, scores=scores,
-        importance=True,
-    )  # fmt: skip
-    kernel, rng = compile_function(function, isa), np.random.default_rng(0)
-    for tokens, position in [(33, 0), (1, 0), (32, 367), (5, 64)]:
-        q = rng.standard_normal((most, heads, 32)).astype(np.float32)
-        length = position + tokens
-        keys, values = rng.standard_normal((2, length, 2, 32)).astype(np.float32)
-        keys[0] *= 2  # a first key that some attend to
-        stored = filled_in(isa, cache, keys, values)
-        out, shares = poisoned((most, heads * 32)), poisoned((most, heads))
-        kernel(frozen(q.reshape(most, -1)), *stored, out, shares, tokens, position)
-        bits = int(dtype[-1]) if cache.integers else 32
-        keys, values = (a if cache.integers else a.astype(dtype) for a in (keys, values))
-        given = q[None, :tokens], keys[None].astype(np.float32)
-        options = {"scale": 0.2, "softcap": scores.softcap, "cache_bits": bits}
-        want = reference_ops.first_key_weights(*given, **options)[0]
+    problem = Problem(isa, KVCache(2, 32, 400, dtype), scores, 33)
+    kernel = problem.compiled(cached_attention, importance="first")
+    for tokens, position in POINTS:
+        q, stored, given, values = problem.at(tokens, position)
+        out, shares = poisoned((33, 4 * 32)), poisoned((33, 4))
+        kernel(q, *stored, out, shares, tokens, position)
+        want = reference_ops.first_key_weights(*given, **problem.options)[0]
         np.testing.assert_allclose(shares[:tokens], want, rtol=2e-5, atol=1e-7)
-        attended = reference_ops.attention(*given, values[None].astype(np.float32), **options)[0]
-        close = 0.06 if cache.integers else 1e-5
+        queries, keys = given
+        attended = reference_ops.attention(queries, keys, values, **problem.options)[0]
+        close = 0.06 if problem.cache.integers else 1e-5
         np.testing.assert_allclose(out[:tokens].reshape(attended.shape), attended, atol=close)
         assert np.isnan(shares[tokens:]).all()
         assert np.isnan(out[tokens:]).all()
+
+
+@ISAS
+@pytest.mark.parametrize(
+    ("dtype", "scores"), [("float32", Scores(0.2, softcap=3.0)), ("int4", Scores(0.2))]
+)
+def test_importance_is_the_attention_that_is_received(isa, dtype, scores):
+    problem = Problem(isa, KVCache(2, 32, 400, dtype), scores, 33)
+    attend = problem.compiled(cached_attention, importance="received")
+    count = problem.compiled(received_attention)
+    for tokens, position in POINTS:
+        q, stored, given, _ = problem.at(tokens, position)
+        out, *kept, shares = (poisoned((33, n)) for n in (4 * 32, 4, 4, 4))
+        attend(q, *stored, out, *kept, tokens, position)
+        count(q, *stored, *map(frozen, kept), shares, tokens, position)
+        want = reference_ops.received_weights(*given, **problem.options)[0]
+        np.testing.assert_allclose(shares[:tokens], want, rtol=2e-5, atol=1e-7)
+        assert np.isnan(shares[tokens:]).all()
+        assert all(np.isnan(each[tokens:]).all() for each in kept)
+
+
+POINTS = [(33, 0), (1, 0), (32, 367), (5, 64), (33, 60)]
+"""(tokens, position): some chunks of keys begin before the call, or end behind it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Four heads of 32, and a first key that some attend to."""
+
+    isa: Any
+    cache: KVCache
+    scores: Scores
+    most: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the reference."""
+        bits = int(self.cache.dtype[-1]) if self.cache.integers else 32
+        return {"scale": self.scores.scale, "softcap": self.scores.softcap, "cache_bits": bits}
+
+    def compiled(self, builder: Any, **options: Any) -> Any:
+        shape = {"max_tokens": self.most, "heads": 4, "cache": self.cache, "scores": self.scores}
+        return compile_function(build(builder, self.isa, **shape, **options), self.isa)
+
+    def at(self, tokens: int, position: int) -> tuple[NDArray, tuple[NDArray, ...], Any, NDArray]:
+        """(q, the cache, q and keys and then values as the reference takes them)."""
+        rng = np.random.default_rng(tokens)
+        q = rng.standard_normal((self.most, 4, 32)).astype(np.float32)
+        keys, values = rng.standard_normal((2, position + tokens, 2, 32)).astype(np.float32)
+        keys[0] *= 2
+        stored = filled_in(self.isa, self.cache, keys, values)
+        if not self.cache.integers:
+            keys, values = (a.astype(self.cache.dtype).astype(np.float32) for a in (keys, values))
+        return (
+            frozen(q.reshape(self.most, -1)),
+            stored,
+            (q[None, :tokens], keys[None]),
+            values[None],
+        )
 
 
 def filled_in(isa, cache: KVCache, keys: NDArray, values: NDArray) -> tuple[NDArray, ...]:

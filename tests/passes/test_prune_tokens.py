@@ -47,6 +47,11 @@ def test_a_number_of_prunings_out_of_range_is_refused(prunings: int) -> None:
         PruneTokens(ratio=0.1, prunings=prunings)
 
 
+def test_an_unknown_importance_is_refused() -> None:
+    with pytest.raises(InputError, match="no such importance of tokens .got 'l', need one of fir"):
+        PruneTokens(ratio=0.1, importance="l")
+
+
 @pytest.mark.parametrize(("prunings", "layers"), [(1, [2]), (2, [1, 2]), (3, [1, 2]), (8, [1, 2])])
 def test_neither_the_first_layer_nor_the_last_prunes(prunings: int, layers: list[int]) -> None:
     module = prune(four_layers(), f"prune-tokens{{ratio=0.2,prunings={prunings}}}")
@@ -126,6 +131,7 @@ def test_families_compute_what_their_graphs_mean(family: str, tmp_path: Path) ->
         chunk=16,
         context=48,
         prune_tokens=0.4,
+        prune_importance="received" if family == "qwen3" else "first",
     )
     weights, cache = load_model(tmp_path / "model").weights, {}
     module = parse_module((artifact / "graph.py").read_text(encoding="utf-8"))

@@ -37,8 +37,12 @@ _PARALLEL_BYTES = 131072
 """Bytes of keys and values from which on decode starts the other threads: about 5 us of work."""
 
 
+KEPT = {"": (), "first": ("importance",), "received": ("maxima", "inverses")}
+"""What an attention keeps besides its result, by what makes a token important."""
+
+
 @dataclass
-class _Problem:
+class Problem:
     """What one kernel works on: shapes, buffers and run-time scalars."""
 
     isa: Any
@@ -50,7 +54,7 @@ class _Problem:
     buffers: CacheBuffers
     slopes: Any
     out: Any
-    importance: Any
+    kept: list[Any]
     tokens: Any
     position: Any
 
@@ -62,7 +66,7 @@ class _Problem:
     def tile(self, rows: int, prefetch: bool) -> Tile:
         """The tile of query rows that reads this cache."""
         kind = IntegerTile if self.cache.integers else FloatTile
-        return kind(self.cache, self.scores, self.isa, rows, prefetch, self.importance is not None)
+        return kind(self.cache, self.scores, self.isa, rows, prefetch, len(self.kept) == 1)
 
     def row(self, position: Any, head: Any) -> Row:
         """The row of a query head at an absolute position."""
@@ -85,41 +89,48 @@ def cached_attention(
     cache: KVCache,
     scores: Scores,
     q_rows: Rows | None = None,
-    importance: bool = False,
+    importance: str = "",
+    last: bool = False,
 ) -> tirx.PrimFunc:
     """Causal attention of the queries at position..position+tokens-1 over the cache.
 
     Parameters of the kernel: q f32[M, H, D], the cache, [slopes f32[H] with alibi,]
-    out f32[M, H, D], [importance f32[M, H],] tokens, position. The keys and values of the new
-    tokens are in the cache already; what lies beyond them may hold anything. With `q_rows` q is
-    f32[M, stride], read from the offset on. `importance` is what share of its attention each
-    query of several pays to the first key, for scores without a window.
+    out f32[M, H, D], [importance f32[M, H] or maxima and inverses f32[M, H],] tokens, position.
+    The keys and values of the new tokens are in the cache already; what lies beyond them may hold
+    anything. With `q_rows` q is f32[M, stride], read from the offset on. Of several queries,
+    `importance` "first" is what share of its attention each pays to the first key; "received" gives
+    the largest score of each and 1 / its sum of exponentials, from which `received_attention`
+    counts. With `last` only the last query attends, and out is f32[1, H, D].
     """
     width = heads * cache.head_dim
     q_rows = q_rows or Rows(width)
     name = kernel_name(
         "attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
-        q=f"{q_rows.stride}o{q_rows.offset}", **({"i": "first"} if importance else {}),
+        q=f"{q_rows.stride}o{q_rows.offset}", **({"i": importance} if importance else {}),
+        **({"t": "last"} if last else {}),
     )  # fmt: skip
     with kernel(name) as k:
         q = k.buffer("q", (max_tokens, q_rows.stride), used=width)
         buffers = cache.declare(k)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
-        out = k.buffer("out", (max_tokens, width))
-        shares = k.buffer("importance", (max_tokens, heads)) if importance else None
+        out = k.buffer("out", (1 if last else max_tokens, width))
+        kept = [k.buffer(each, (max_tokens, heads)) for each in KEPT[importance]]
         tokens, position = k.scalar("tokens"), k.scalar("position")
-        problem = _Problem(
-            isa, heads, cache, scores, q, q_rows.offset, buffers, slopes, out, shares, tokens,
+        problem = Problem(
+            isa, heads, cache, scores, q, q_rows.offset, buffers, slopes, out, kept, tokens,
             position,
         )  # fmt: skip
         if max_tokens == 1:
-            _decode(problem)
+            _decode(problem, T.int32(0))
+        elif last:
+            problem.position = index(position + tokens - 1)
+            _decode(problem, index(tokens - 1))
         else:
             _prefill(problem, max_tokens)
     return k.function
 
 
-def _prefill(p: _Problem, max_tokens: int) -> None:
+def _prefill(p: Problem, max_tokens: int) -> None:
     """All heads and query blocks in parallel; long and short blocks alternate for balance."""
     rows = min(most_rows(p.isa, p.cache.tile), max_tokens)
     dim = p.cache.head_dim
@@ -140,7 +151,7 @@ def _prefill(p: _Problem, max_tokens: int) -> None:
             _store_row(p, tile, r, m, head)
 
 
-def _store_row(p: _Problem, tile: Tile, r: int, m: Any, head: Any) -> None:
+def _store_row(p: Problem, tile: Tile, r: int, m: Any, head: Any) -> None:
     """Divide row r by its sum of weights and write it out."""
     dim = p.cache.head_dim
     lanes = common_lanes(dim, p.isa.lanes)
@@ -148,12 +159,15 @@ def _store_row(p: _Problem, tile: Tile, r: int, m: Any, head: Any) -> None:
     with T.serial(0, dim // lanes) as i:
         value = tile.output(r, i * lanes, lanes) * splat(inverse, lanes)
         store(p.out, [m, head * dim + i * lanes], value, lanes)
-    if p.importance is not None:
-        T.buffer_store(p.importance, tile.first_weight[r] * inverse, [m, head])
+    if len(p.kept) == 1:
+        T.buffer_store(p.kept[0], tile.first_weight[r] * inverse, [m, head])
+    elif p.kept:
+        for buffer, value in zip(p.kept, (tile.maximum[r], inverse), strict=True):
+            T.buffer_store(buffer, value, [m, head])
 
 
-def _decode(p: _Problem) -> None:
-    """Split the context over tasks; one thread alone does it while the context is short."""
+def _decode(p: Problem, query_row: Any) -> None:
+    """One query: split the context over tasks; one thread alone does it while it is short."""
     dim, group, kv_heads = p.cache.head_dim, p.group, p.cache.kv_heads
     tiles = ceil_div(group, most_rows(p.isa, p.cache.tile))
     rows = ceil_div(group, tiles)
@@ -177,7 +191,7 @@ def _decode(p: _Problem) -> None:
         heads = [index(kv_head * group + query) for query in queries]
         tile = p.tile(rows, prefetch)
         tile.allocate()
-        tile.start(p.q, [(0, p.q_offset + head * dim) for head in heads])
+        tile.start(p.q, [(query_row, p.q_offset + head * dim) for head in heads])
         start = index(low + chunks * split // splits * CHUNK)
         end = index(T.min(low + chunks * (split + 1) // splits * CHUNK, p.position + 1))
         lines = [p.row(p.position, head) for head in heads]
@@ -204,7 +218,7 @@ def _decode(p: _Problem) -> None:
 
 
 def _merge(
-    p: _Problem, state: tuple[Any, Any, Any], first: Any, step: int, splits: Any, head: Any
+    p: Problem, state: tuple[Any, Any, Any], first: Any, step: int, splits: Any, head: Any
 ) -> None:
     """Combine the parts first, first+step, ... of one query head and write its output."""
     parts, maxima, totals = state

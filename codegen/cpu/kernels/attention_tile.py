@@ -207,16 +207,28 @@ class Tile(ABC):
         with T.serial(0, (high - low + (CHUNK - 1)) // CHUNK) as chunk:
             start = index(low + chunk * CHUNK)
             keys = index(T.min(high - start, T.int32(CHUNK)))
-            block = self.key_tiles * self.cache.tile
-            blocks = index((keys + (block - 1)) // block)
-            with T.serial(0, blocks) as i:
-                self.score_block(buffers, head, start, i)
-            vectors = index(blocks * (block // self.lanes))
-            self._adjust(rows, start, vectors)
+            vectors = self.score_chunk(buffers, head, rows, start, keys)
             self._softmax(vectors)
             if self.importance:
                 self._keep_first_weight(start)
             self.add_values(buffers, (head, start, keys), vectors)
+
+    def score_chunk(
+        self, buffers: CacheBuffers, head: Any, rows: list[Row], start: Any, keys: Any
+    ) -> Any:
+        """Put the scores of a chunk's keys where weights are, masked; gives how many vectors.
+
+        Args:
+            start: the first key, a multiple of CHUNK.
+            keys: how many are written, at most CHUNK; those beyond them are masked.
+        """
+        block = self.key_tiles * self.cache.tile
+        blocks = index((keys + (block - 1)) // block)
+        with T.serial(0, blocks) as i:
+            self.score_block(buffers, head, start, i)
+        vectors = index(blocks * (block // self.lanes))
+        self._adjust(rows, start, vectors)
+        return vectors
 
     def _adjust(self, rows: list[Row], start: Any, vectors: Any) -> None:
         """Apply softcap, alibi and the mask to the scores of the chunk, where needed."""

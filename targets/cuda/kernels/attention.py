@@ -144,14 +144,15 @@ def cached_attention(
     cache: KVCache,
     scores: Scores,
     q_rows: Rows | None = None,
-    importance: bool = False,
+    importance: str = "",
+    last: bool = False,
 ) -> tirx.PrimFunc:
     """Causal attention of the queries at position..position+tokens-1 over the cache.
 
     Parameters of the kernel: q f32[M, H, D], the cache, [slopes f32[H] with alibi,]
     out f32[M, H, D], tokens, position. The keys and values of the new tokens are in the cache
     already; what lies beyond them may hold anything. With `q_rows` q is f32[M, stride], read
-    from the offset on.
+    from the offset on. With `last` only the last query attends, and out is f32[1, H, D].
 
     Raises:
         CompileError: where tokens are to be dropped by importance, which no kernel here measures.
@@ -166,17 +167,19 @@ def cached_attention(
     q_rows = q_rows or Rows(heads * dim)
     name = kernel_name(
         "attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
-        q=f"{q_rows.stride}o{q_rows.offset}",
+        q=f"{q_rows.stride}o{q_rows.offset}", **({"t": "last"} if last else {}),
     )  # fmt: skip
-    warps = _DECODE_WARPS if max_tokens == 1 else _PREFILL_WARPS
+    rows = 1 if last else max_tokens
+    warps = _DECODE_WARPS if rows == 1 else _PREFILL_WARPS
     with kernel(name) as k:
         q = k.buffer("q", (max_tokens, q_rows.stride))
         stored = declare_cache(k, cache)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
-        out = k.buffer("out", (max_tokens, heads * dim))
+        out = k.buffer("out", (rows, heads * dim))
         tokens, position = k.state("tokens"), k.state("position")
-        grid, threads = [heads, max_tokens], warps * WARP
-        with launch(grid, threads) as (head, m, thread), when(m < tokens.read()):
+        grid, threads = [heads, rows], warps * WARP
+        with launch(grid, threads) as (head, row, thread), when(row < tokens.read()):
+            m = T.bind(tokens.read() - 1) if last else row
             kv_head = T.bind(head // (heads // cache.kv_heads))
             kind = CodeChunks if cache.integers else FloatChunks
             chunks = kind(cache, scores, stored, kv_head, thread, threads)
@@ -184,7 +187,7 @@ def cached_attention(
             slope = T.bind(slopes[head]) if slopes is not None else None
             query = _Query(scores, slope, T.bind(position.read() + m))
             _Block(chunks, query, dim, warps, thread).run(
-                lambda d, value: T.buffer_store(out, value, [m, head * dim + d])
+                lambda d, value: T.buffer_store(out, value, [row, head * dim + d])
             )
     return k.function.with_attr(USED, {"q": heads * dim})
 

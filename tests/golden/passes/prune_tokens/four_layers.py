@@ -136,7 +136,7 @@ class Module:
             lv2: R.Tensor((1, n, 32), dtype="float32") = M.cached_stacked_attention(lv1, position_ids, heads=2, kv_heads=2, head_dim=16, inv_freq="inv_freq", rotary_dim=16, layer=0, scale=0.25)
             lv3: R.Tensor((1, n, 32), dtype="float32") = M.fused_linear(lv2, lv, weights=["o.0"], out_features=[32], in_features=32)
             lv4: R.Tensor((1, n, 96), dtype="float32") = M.fused_linear(lv3, weights=["qkv.1"], out_features=[96], in_features=32)
-            lv5: R.Tuple(R.Tensor((1, n, 32), dtype="float32"), R.Tensor((1, n, 2), dtype="float32")) = M.cached_stacked_attention(lv4, position_ids, heads=2, kv_heads=2, head_dim=16, inv_freq="inv_freq", rotary_dim=16, layer=1, scale=0.25, importance=True)
+            lv5: R.Tuple(R.Tensor((1, n, 32), dtype="float32"), R.Tensor((1, n, 2), dtype="float32")) = M.cached_stacked_attention(lv4, position_ids, heads=2, kv_heads=2, head_dim=16, inv_freq="inv_freq", rotary_dim=16, layer=1, scale=0.25, importance="first")
             lv6: R.Tensor((1, n, 2), dtype="float32") = lv5[1]
             lv7: R.Tensor((1, n, 32), dtype="float32") = lv5[0]
             lv8: R.Tensor((1, n, 32), dtype="float32") = M.fused_linear(lv7, lv3, weights=["o.1"], out_features=[32], in_features=32)
@@ -144,7 +144,7 @@ class Module:
             lv10: R.Tensor((1, (n * 8944 + 11055) // 10000), dtype="int64") = lv9[1]
             lv11: R.Tensor((1, (n * 8944 + 11055) // 10000, 32), dtype="float32") = lv9[0]
             lv12: R.Tensor((1, (n * 8944 + 11055) // 10000, 96), dtype="float32") = M.fused_linear(lv11, weights=["qkv.2"], out_features=[96], in_features=32)
-            lv13: R.Tuple(R.Tensor((1, (n * 8944 + 11055) // 10000, 32), dtype="float32"), R.Tensor((1, (n * 8944 + 11055) // 10000, 2), dtype="float32")) = M.cached_stacked_attention(lv12, lv10, heads=2, kv_heads=2, head_dim=16, inv_freq="inv_freq", rotary_dim=16, layer=2, scale=0.25, stage=1, importance=True)
+            lv13: R.Tuple(R.Tensor((1, (n * 8944 + 11055) // 10000, 32), dtype="float32"), R.Tensor((1, (n * 8944 + 11055) // 10000, 2), dtype="float32")) = M.cached_stacked_attention(lv12, lv10, heads=2, kv_heads=2, head_dim=16, inv_freq="inv_freq", rotary_dim=16, layer=2, scale=0.25, stage=1, importance="first")
             lv14: R.Tensor((1, (n * 8944 + 11055) // 10000, 2), dtype="float32") = lv13[1]
             lv15: R.Tensor((1, (n * 8944 + 11055) // 10000, 32), dtype="float32") = lv13[0]
             lv16: R.Tensor((1, (n * 8944 + 11055) // 10000, 32), dtype="float32") = M.fused_linear(lv15, lv11, weights=["o.2"], out_features=[32], in_features=32)
