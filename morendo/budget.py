@@ -17,6 +17,8 @@ BITS_OF_HEADS = 0.5
 """What heads of 6 bits add to a budget that counts them: more than that only in few models."""
 BITS_WITHOUT_TUNING = 4.0
 """From here on tuning takes off perplexity and adds divergence on other text: not by default."""
+SEARCHED_BITS = ("6", "5", "4")
+"""Of weights whose scales are searched without a text; rounding 8 bits to nearest loses nothing."""
 DEFAULT_TEXT = "self"
 MEASURING_TEXT = "pydoc"
 """What activations are measured on where weights are rounded without a text: read at once."""
@@ -154,7 +156,7 @@ class Budget:
         return [] if self.activations == 8 else [MEASURING_TEXT]
 
     def passes(
-        self, calibrated: bool, tuning_steps: int | None = None, searched: bool = False
+        self, calibrated: bool, tuning_steps: int | None = None, searched: bool | None = None
     ) -> str:
         """The spec of the passes that `compile` runs.
 
@@ -162,14 +164,16 @@ class Budget:
             calibrated: whether there is text.
             tuning_steps: of tune-scales; by default its own number under a budget below
                 `BITS_WITHOUT_TUNING` and for readings below it, else none.
-            searched: whether scales are searched without text.
+            searched: whether scales are searched without text; by default wherever they can be.
 
         Raises:
             InputError: for tuning without text, or a search that finds nothing to do.
         """
         if tuning_steps and not calibrated:
             raise InputError("tuning needs text", hint="give --calibrate FILE or --calibrate self")
-        if searched:
+        if searched is None:
+            searched = not calibrated and str(self.bits) in SEARCHED_BITS
+        elif searched:
             self._check_search(calibrated)
         steps = self._formats(calibrated or searched)
         if self.activations != 8:
@@ -215,7 +219,7 @@ class Budget:
                 "scales are searched with a text anyway (one is given, or default under a budget)",
                 hint="leave --search-scales out",
             )
-        if str(self.bits) not in ("6", "5", "4"):
+        if str(self.bits) not in SEARCHED_BITS:
             raise InputError(
                 f"scales are searched for weights of 6, 5 or 4 bits (got bits {self.bits!r})",
                 hint="leave --search-scales out: with 8 bits rounding to nearest loses next to "

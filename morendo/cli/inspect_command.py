@@ -209,8 +209,9 @@ def _matrices(artifact: Path) -> str:
     notes = [
         "6 to 2 bit: groups of input channels stored with so many. The last three: part of the",
         "output that is lost on the calibration text, rounded to nearest with all bits in all",
-        "groups, with the bits that they have, and as calibrate-weights rounded them; - where the",
-        "matrix was not calibrated. Codes made for several readings (r43) lose so much in each.",
+        "groups, with the bits that they have, and as calibrate-weights rounded them. Where scales",
+        "were searched without a text: what would be lost to nearest and is lost, channels apart;",
+        "- where neither was. Codes made for several readings (r43) lose so much in each.",
     ]
     return "\n".join([_title(str(artifact)), table(rows, _MATRIX_HEADER), "", *notes])
 
@@ -229,7 +230,9 @@ def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
     for name, rows, figures in zip(entry["names"], entry["rows"], entry["figures"], strict=True):
         outliers = fmt.slots * fmt.tiles(rows) if fmt.slots else "-"
         errors = ("-", "-", "-")
-        if figures:
+        if figures and "searched" in figures:
+            errors = f"{figures['nearest']:.2e}", "-", f"{figures['searched']:.2e}"
+        elif figures:
             nearest, promoted = (f"{figures[key]:.2e}" for key in ("nearest", "promoted"))
             readings = ["feedback", *(f"feedback_{bits}" for bits in fmt.readings[1:])]
             errors = nearest, promoted, " ".join(f"{figures[key]:.2e}" for key in readings)

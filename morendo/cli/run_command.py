@@ -25,10 +25,10 @@ otherwise: the likeliest token each time where it makes none. The repetition pen
 then temperature, top-k, top-p and min-p, as in transformers; --stats tells what was in effect.
 
 Lower precision levels of a 4-bit artifact (--level 1 to 4) read fewer bits of the same weights:
-they are faster and lose quality, the most where the weights were rounded to nearest, as `morendo
-compile` does without a text. A schedule reads the prompt at the most precise level and lets the
-level fall as the answer goes on, no lower than the bound that `morendo tune` was given; fixed:L is
-level L for the whole answer. `morendo eval` measures levels and schedules."""
+they are faster and lose quality, the most where the weights were rounded without a text. A schedule
+reads the prompt at the most precise level and lets the level fall as the answer goes on, no lower
+than the bound that `morendo tune` was given; fixed:L is level L for the whole answer. `morendo
+eval` measures levels and schedules."""
 
 _EPILOG = """\
 examples:

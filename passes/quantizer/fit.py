@@ -15,6 +15,8 @@ import torch
 from morendo.ir.formats import BYTE_BITS
 from morendo.ir.ladders import SCALE_STEPS, SCALES, ZEROS, Ladder
 
+from .pair_errors import pair_errors
+
 ROUNDS = 2  # of least squares
 SHRINK = 0.05
 """Scales that are tried are this part of the range's, or one rung, below the last."""
@@ -37,7 +39,6 @@ class Effort:
 THOROUGH = Effort()
 QUICK = Effort(shrinks=4, moves=1)
 """Leaves a hundredth more of the error, and takes half to a fifth of the time."""
-_CACHED = 1 << 19  # numbers
 
 
 def nearest(values: torch.Tensor, ladder: Ladder) -> torch.Tensor:
@@ -201,47 +202,26 @@ def _tried_pairs(
     largest = grid.code_of(step, row_scale)
     stride = (largest * SHRINK).clamp_min_(grid.scales.step)
     high = weight.amax(0).clamp_min(0)
+    shrinks = torch.arange(-1, effort.shrinks)[:, None]
     count = effort.moves if grid.nested else 0
     moves = torch.arange(-count, count + 1)[:, None] * MOVE
-    best, least = grid.fit(step, low, row_scale), None
-    for shrink in range(-1, effort.shrinks):
-        code = nearest(largest - shrink * stride, grid.scales)
-        exact = row_scale * (code / SCALE_STEPS)
-        inverse = torch.where(exact > 0, 1 / exact, 0.0)
-        centered = nearest((grid.center - (high + low) / 2 * inverse) * grid.unit, grid.zeros)
-        zeros = (centered + moves).clamp_(grid.zeros.first, grid.zeros.last)
-        zeros = zeros if grid.nested else torch.zeros_like(zeros)
-        scaled = weight * (inverse / grid.spacing)
-        errors, places = _errors(scaled, importance, zeros, grid).min(0)
-        error = errors.mul_((exact * grid.spacing).square_())
-        fit = GroupFit(grid, code, zeros.gather(0, places[None])[0], exact)
-        if least is None:
-            best, least = fit, error
-            continue
-        best = fit.where(error < least, best)
-        least = torch.minimum(error, least)
-    return best
-
-
-def _errors(
-    scaled: torch.Tensor, importance: torch.Tensor, zeros: torch.Tensor, grid: Grid
-) -> torch.Tensor:
-    """Weighted squared errors float32 [M, N] of a group [g, N], in spacings, for zeros [M, N].
-
-    All zeros at once where that fits a cache: a small operation costs more to start than to do.
-    """
-    errors = torch.empty_like(zeros)
-    at_once = max(_CACHED // scaled.numel(), 1)
-    for start in range(0, len(zeros), at_once):
-        part = zeros[start : start + at_once]
-        shift = ((part / grid.unit - grid.middle) / grid.spacing)[:, None]
-        codes = (scaled + shift).round_().clamp_(*grid.limits)
-        off = codes.sub_(shift).sub_(scaled).square_()
-        if importance.shape[1] == 1:
-            errors[start : start + at_once] = torch.matmul(importance.T, off)[:, 0]
-        else:
-            errors[start : start + at_once] = off.mul_(importance).sum(1)
-    return errors
+    codes = nearest(largest - shrinks * stride, grid.scales)
+    exact = row_scale * (codes / SCALE_STEPS)
+    inverse = torch.where(exact > 0, 1 / exact, 0.0)
+    centered = nearest((grid.center - (high + low) / 2 * inverse) * grid.unit, grid.zeros)
+    zeros = (centered[:, None] + moves).clamp_(grid.zeros.first, grid.zeros.last)
+    zeros = zeros if grid.nested else torch.zeros_like(zeros)
+    shift = (zeros / grid.unit - grid.middle) / grid.spacing
+    errors = pair_errors(weight, importance, inverse / grid.spacing, shift, grid.limits)
+    errors *= (exact * grid.spacing).square()[:, None]
+    place = errors.flatten(0, 1).argmin(0)[None]
+    scale = place // len(moves)
+    return GroupFit(
+        grid,
+        codes.gather(0, scale)[0],
+        zeros.flatten(0, 1).gather(0, place)[0],
+        exact.gather(0, scale)[0],
+    )
 
 
 def _least_squares(

@@ -143,7 +143,7 @@ def test_a_norm_without_its_offset_is_named_with_its_pass(gemma, tmp_path, monke
         return found and (found[0], 0.0)
 
     monkeypatch.setattr(norms, "_gain", without)
-    morendo.compile(gemma, out=tmp_path / "a", chunk=32)
+    morendo.compile(gemma, out=tmp_path / "a", chunk=32, search_scales=False)
     words = ["debug", str(tmp_path / "a"), "--against", str(gemma), "3,14,15,9,26", "--ids", "-q"]
     assert cli.main([*words, "--bisect"]) == 1
     said = capsys.readouterr().out
@@ -204,7 +204,8 @@ def test_a_token_outside_the_vocabulary_is_named_by_its_place(compiled):
 
 @pytest.mark.parametrize("options", [{}, {"cache_bits": 8, "embedding_bits": 6}], ids=str)
 def test_an_emulated_machine_is_compared_too(tmp_path, options):
-    morendo.compile(TINY, emulated("arm"), out=tmp_path / "a", chunk=32, **options)
+    nearest = {"search_scales": False, **options}
+    morendo.compile(TINY, emulated("arm"), out=tmp_path / "a", chunk=32, **nearest)
     report = debug(tmp_path / "a", str(TINY), IDS)
     assert report.first_wrong is None
     assert {"graph", "prefill", "decode"} == {c.function for c in report.checks}

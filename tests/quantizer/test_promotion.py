@@ -121,8 +121,8 @@ def test_more_bits_keep_what_fewer_had(loaded, windows, tmp_path) -> None:
 
 
 def test_a_size_counts_all_weights(loaded, tmp_path) -> None:
-    options = {"group_size": 32, "chunk": 32, "calibrate": "pydoc"}
-    out = morendo.compile(TINY, out=tmp_path / "out", size_mb=0.4, **options)
+    few = {"calibrate": "pydoc", "calibration_windows": 4, "tuning_steps": 2}
+    out = morendo.compile(TINY, out=tmp_path / "out", size_mb=0.4, group_size=32, chunk=32, **few)
     size = (out / "weights.bin").stat().st_size
     assert 0.38e6 < size < 0.41e6  # what is aligned may be a little more
 
@@ -199,10 +199,11 @@ def test_outliers_only_where_2_bits_are_read() -> None:
 def test_an_artifact_computes_with_what_was_chosen(tmp_path, outliers: bool) -> None:
     """Kernels with orders, plane counts and outliers against the dequantized weights in torch."""
     text = prose(0.6, 0.62)
-    passes = Budget.of(4, 2.9, None, 32).passes(True)
+    passes = Budget.of(4, 2.9, None, 32).passes(True, tuning_steps=4)
     if outliers:
         passes = passes.replace("calibrate-", "split-outliers,calibrate-")
-    out = morendo.compile(TINY, out=tmp_path / "out", chunk=32, passes=passes, calibrate="pydoc")
+    few = {"calibrate": "pydoc", "calibration_windows": 6}
+    out = morendo.compile(TINY, out=tmp_path / "out", chunk=32, passes=passes, **few)
     report = evaluate(
         out, text, reference=TINY, window=128, windows=2, dequantized=True, cached=False
     )
@@ -218,7 +219,8 @@ def test_budget_options() -> None:
     compact = "quantize-weights{bits=4,group_size=32,compact=True}"
     for bits, calibrated in ((2.9, True), (4.49, True), (None, True), (4.5, True), (None, False)):
         found = compact in Budget.of(4, bits, None, None).passes(calibrated)
-        assert found == (calibrated and (bits or 0) < 4.5)
+        assert found == ((bits or 0) < 4.5)
+    assert compact not in Budget.of(4, None, None, None).passes(False, searched=False)
     assert "compact" not in Budget.of(8, None, None, None).passes(True)
     assert Budget.of(4, 2.9, None, None).texts(None) == ["self"]
     assert Budget.of(4, None, None, None).texts(None) == []

@@ -30,20 +30,25 @@ class Notes(Progress):
         self.said.append(text)
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(prose(0, 0.08), encoding="utf-8")  # some windows are not rounded by
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(prose(0, 0.04), encoding="utf-8")  # some windows are not rounded by
     return path
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """What comes of a calibration that nothing interrupts."""
+    return compile_tiny(tmp_path_factory.mktemp("whole") / "out", text)
+
+
 def compile_tiny(out: Path, text: Path, notes: Notes | None = None) -> Path:
-    options = {"average_bits": 2.6, "calibrate": text, "calibration_windows": 24, "chunk": 32}
-    return morendo.compile(TINY, out=out, progress=notes, **options)
+    options = {"average_bits": 2.6, "calibrate": text, "calibration_windows": 8, "chunk": 32}
+    return morendo.compile(TINY, out=out, progress=notes, tuning_steps=8, **options)
 
 
-def test_an_interrupted_calibration_goes_on(tmp_path, text, monkeypatch) -> None:
-    whole = compile_tiny(tmp_path / "whole", text)
+def test_an_interrupted_calibration_goes_on(tmp_path, text, whole, monkeypatch) -> None:
     out, put, count = tmp_path / "out", CodeStore.put, 0
 
     def put_some(self, *arguments) -> None:
@@ -69,8 +74,8 @@ def test_an_interrupted_calibration_goes_on(tmp_path, text, monkeypatch) -> None
     assert (out / "weights.bin").read_bytes() == (whole / "weights.bin").read_bytes()
 
 
-def test_tuned_codes_are_not_tuned_again(tmp_path, text, monkeypatch) -> None:
-    whole, out = compile_tiny(tmp_path / "whole", text), tmp_path / "out"
+def test_tuned_codes_are_not_tuned_again(tmp_path, text, whole, monkeypatch) -> None:
+    out = tmp_path / "out"
 
     def full(*arguments) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import morendo
+from morendo.cli import entry as cli
 from morendo.frontend.weights import WeightStore
 from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of
@@ -112,7 +113,9 @@ def test_codes_of_a_search_are_not_those_of_a_text(loaded, tmp_path: Path) -> No
         run_passes(loaded.module, parse_spec(SPEC, known_passes()), Context())
 
 
-def test_an_artifact_of_searched_scales_is_closer_to_the_model(tmp_path: Path) -> None:
+def test_an_artifact_of_searched_scales_is_closer_to_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Smaller than rounding to nearest, and closer to the float artifact's logits."""
     ids = np.random.default_rng(0).integers(2, 512, size=96)
 
@@ -122,12 +125,16 @@ def test_an_artifact_of_searched_scales_is_closer_to_the_model(tmp_path: Path) -
             return session.logits(ids), (out / "weights.bin").stat().st_size
 
     want, _ = logits("float", bits="f32")
-    nearest, size = logits("nearest")
-    searched, smaller = logits("searched", search_scales=True)
+    nearest, size = logits("nearest", search_scales=False)
+    searched, smaller = logits("searched")
     assert smaller < size
     assert np.square(searched - want).mean() < 0.9 * np.square(nearest - want).mean()
     manifest = json.loads((tmp_path / "searched" / "manifest.json").read_text("utf-8"))
     assert "search-scales" in json.dumps(manifest)
+    assert cli.main(["inspect", str(tmp_path / "searched"), "--weights"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "0.mlp.up_proj" in line)
+    lost, promoted, kept = row.split()[-3:]
+    assert 0 < float(kept) < float(lost) and promoted == "-"
 
 
 @pytest.mark.parametrize(
