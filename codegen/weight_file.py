@@ -67,7 +67,17 @@ class WeightFile:
         return storage
 
     def matrix(self, matrix: Matrix) -> list[Storage]:
-        """The places of a packed matrix's arrays, in the order in which kernels take them."""
+        """The places of a packed matrix's arrays, in the order in which kernels take them.
+
+        Raises:
+            CompileError: for nibbles where the layout has none.
+        """
+        if matrix.format.nibbles and not self.layout.nibbles:
+            raise CompileError(
+                f"kernels of this target read 4-bit codes from planes (got {matrix.format.name})",
+                where=matrix.names[0],
+                hint="leave the n out of the format",
+            )
         if matrix not in self._matrices:
             self._matrices[matrix] = [self._place(a.nbytes) for a in matrix.arrays]
         return self._matrices[matrix]

@@ -6,6 +6,7 @@ and column groups of `group_size` channels. `docs/artifact_format.md` draws the 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ OUTLIER_CHANNELS = 1 << 16  # what 16 bits can number
 BITS = (4, 3, 2)
 """What readings with scales of their own can read of 4-bit codes, the most first."""
 
+WHOLE = (4,)
+"""The readings of 4-bit codes of which all bits are always read."""
+
 
 def ceil_div(a: int, b: int) -> int:
     """The least integer that is not below a / b."""
@@ -51,10 +55,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        size = int(re.sub(r"\D", "", self.dtype)) // 8
-        for extent in self.shape:
-            size *= extent
-        return size
+        return int(re.sub(r"\D", "", self.dtype)) // 8 * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class WeightFormat:
         readings: for "q4", the most bits of a code that each reading of the matrix reads, falling;
             each has scales, zeros and row scales of its own. () is one reading of all bits.
         row_tile: rows of a tile, as the target's layout has it.
+        nibbles: for "q4", whole codes lie two in a byte; there are no planes, so all bits of them
+            are always read.
     """
 
     kind: str
@@ -82,6 +85,7 @@ class WeightFormat:
     compact: bool = False
     row_tile: int = DEFAULT_LAYOUT.row_tile
     readings: tuple[int, ...] = ()
+    nibbles: bool = False
 
     KINDS: ClassVar[tuple[str, ...]] = ("f32", "f16", "q8", *reversed(NESTED))
 
@@ -93,6 +97,10 @@ class WeightFormat:
         if self.quantized and self.group_size not in GROUP_SIZES:
             raise InputError(
                 f"unsupported group size (got {self.group_size}, need one of {GROUP_SIZES})"
+            )
+        if self.nibbles and (self.kind != "q4" or self.planes or self.slots or self.readings):
+            raise InputError(
+                f"only whole codes of 4 bits and one reading lie in nibbles (got {self.name})"
             )
         self._check_planes()
         if self.slots and not (self.nested and 0 <= self.slots < 1 << 16):
@@ -132,8 +140,13 @@ class WeightFormat:
 
     @property
     def nested(self) -> bool:
-        """Whether codes are stored as planes, so that fewer of their bits can be read."""
+        """Whether codes count steps from a zero point; in planes, fewer of their bits can be read."""
         return self.kind in NESTED
+
+    @property
+    def base_bits(self) -> int:
+        """Upper bits of a nested code that lie together, in the array "base"."""
+        return 4 if self.nibbles else 2
 
     @property
     def bits(self) -> int:
@@ -147,8 +160,9 @@ class WeightFormat:
 
     @property
     def plane_names(self) -> tuple[str, ...]:
-        """The arrays of bits below the upper two, of each as many groups as `planes` says."""
-        return tuple(f"plane{bit}" for bit in range(3, self.bits + 1)) if self.nested else ()
+        """The arrays of bits below those of the base, of each as many groups as `planes` says."""
+        bits = range(self.base_bits + 1, self.bits + 1) if self.nested else ()
+        return tuple(f"plane{bit}" for bit in bits)
 
     def middle(self, bits: int) -> int:
         """Where a code lies among those that have the same upper `bits`, in units of zeros: what
@@ -159,12 +173,12 @@ class WeightFormat:
     @property
     def name(self) -> str:
         """The spelling used in the IR, such as "q4g32" or "q4g32cp12,5o28"; t32 are 32 rows a tile,
-        r43 are readings of 4 and of 3 bits.
+        n are nibbles, r43 are readings of 4 and of 3 bits.
         """
         suffix = f"t{self.row_tile}" if self.row_tile != DEFAULT_LAYOUT.row_tile else ""
         if not self.quantized:
             return self.kind + suffix
-        suffix += "c" if self.compact else ""
+        suffix += "n" * self.nibbles + "c" * self.compact
         suffix += "r" + "".join(map(str, self.readings)) if self.readings else ""
         suffix += f"p{','.join(map(str, self.planes))}" if self.planes else ""
         suffix += f"o{self.slots}" if self.slots else ""
@@ -177,16 +191,15 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        kinds = "|".join(cls.KINDS)
-        parts = rf"({kinds})(?:g(\d+))?(?:t(\d+))?(c)?(?:r(\d+))?(?:p(\d+(?:,\d+)*))?(?:o(\d+))?"
+        parts = rf"({'|'.join(cls.KINDS)})(?:g(\d+))?(?:t(\d+))?(n)?(c)?(?:r(\d+))?(?:p(\d+(?:,\d+)*))?(?:o(\d+))?"
         match = re.fullmatch(parts, name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")
-        kind, group, tile, compact, readings, counts, slots = match.groups()
+        kind, group, tile, nibbles, compact, readings, counts, slots = match.groups()
         planes = tuple(map(int, counts.split(","))) if counts else None
-        tile = int(tile or DEFAULT_LAYOUT.row_tile)
-        caps = tuple(map(int, readings or ""))
-        return cls(kind, int(group or 0), planes, int(slots or 0), bool(compact), tile, caps)
+        tile, caps = int(tile or DEFAULT_LAYOUT.row_tile), tuple(map(int, readings or ""))
+        more = int(slots or 0), bool(compact), tile, caps, bool(nibbles)
+        return cls(kind, int(group or 0), planes, *more)
 
     @property
     def scales(self) -> Ladder:
@@ -243,8 +256,8 @@ class WeightFormat:
             InputError: when the matrix has fewer groups.
         """
         groups = self.groups(in_features)
-        whole = (groups * (bit <= self.most_bits) for bit in range(3, self.bits + 1))
-        planes = self.planes or tuple(whole if self.nested else ())
+        bits = range(self.base_bits + 1, self.bits + 1) if self.nested else ()
+        planes = self.planes or tuple(groups * (bit <= self.most_bits) for bit in bits)
         if planes and planes[0] > groups:
             raise InputError(
                 f"format {self.name} has too many planes "
@@ -261,7 +274,8 @@ class WeightFormat:
     def group_bits(self, in_features: int, reading: int = 0) -> list[int]:
         """Bits that a reading reads of the codes of each group of a nested format, in order."""
         bounds = self.bounds(in_features, reading)
-        return [2 + sum(g < n for n in bounds) for g in range(self.groups(in_features))]
+        lowest = self.base_bits
+        return [lowest + sum(g < n for n in bounds) for g in range(self.groups(in_features))]
 
     def tiles(self, rows: int) -> int:
         """Row tiles T of a matrix with N = `rows`; the last one may be padded."""
@@ -283,7 +297,7 @@ class WeightFormat:
         chunk = self.row_tile * 4  # bytes: 4 channels of every row of the tile
         stored = zip(self.plane_names, self.plane_groups(in_features), strict=True)
         return (
-            Array("base", "uint8", (tiles, groups, size // 16, chunk)),
+            Array("base", "uint8", (tiles, groups, size * self.base_bits // 32, chunk)),
             *(Array(name, "uint8", (tiles, count, size // 32, chunk)) for name, count in stored),
             *self._scale_arrays(tiles, groups),
             *self._outlier_arrays(tiles, in_features),

@@ -126,7 +126,8 @@ def _formats_whole(module: tvm.IRModule) -> str:
     for _, call in calls(module):
         attrs = attrs_of(call)
         fmt = WeightFormat.parse(attrs.get("format", "f32"))
-        if fmt.of_one_reading != fmt.of_kernel or ("format" in attrs and attrs.get("order")):
+        parted = fmt.of_one_reading != fmt.of_kernel or fmt.nibbles
+        if parted or ("format" in attrs and attrs.get("order")):
             return f"{attrs.get('weight') or attrs['weights'][0]} has {fmt.name} already"
     return ""
 
@@ -201,7 +202,7 @@ def wrong_levels(attrs: Attrs) -> str:
             "" if good else f"{attrs['weight']} has levels {attrs['levels']}, weights 0 to {most}"
         )
     fmt = WeightFormat.parse(attrs["format"])
-    if not fmt.nested:
+    if not fmt.plane_names:
         return f"{attrs['weights'][0]} has levels, but no planes in {fmt.name}"
     stored = fmt.plane_groups(attrs["in_features"])
     try:

@@ -19,6 +19,8 @@ class TileLayout:
         row_tile: output rows of a matrix that lie side by side; every 32-bit lane of a vector
             has one, so it is a multiple of a vector's lanes. Two powers, 4 to 128.
         key_tile: neighbouring positions that lie side by side in the key cache, likewise.
+        nibbles: whether linears unpack whole 4-bit codes faster where they lie two in a byte than
+            from planes; those that are read with all of their bits lie so then.
         alignment_bytes: what every buffer starts at a multiple of: a cache line or the widest
             vector, 64 at least.
     """
@@ -26,6 +28,7 @@ class TileLayout:
     row_tile: int = 16
     key_tile: int = 16
     alignment_bytes: int = 64
+    nibbles: bool = False
 
     def __post_init__(self) -> None:
         bounds = {"row_tile": (4, 128), "key_tile": (4, 64), "alignment_bytes": (64, 4096)}

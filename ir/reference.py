@@ -220,7 +220,7 @@ def reading(
     if fmt.nested:
         codes, zero = codes * fmt.unit, zero.copy()
         ends = [groups, *(fmt.plane_groups(columns) if level is None else level), 0]
-        for bits, (end, start) in enumerate(itertools.pairwise(ends), start=2):
+        for bits, (end, start) in enumerate(itertools.pairwise(ends), start=fmt.base_bits):
             codes[:, start:end] &= -1 << BYTE_BITS - bits
             zero[:, start:end] -= fmt.middle(bits)
     return codes, zero
@@ -290,7 +290,7 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
         for name, count, bit in _planes(fmt, columns)
     }
     return {
-        "base": _plane(steps >> np.uint8(fmt.bits - 2), 2),
+        "base": _plane(steps >> np.uint8(fmt.bits - fmt.base_bits), fmt.base_bits),
         **planes,
         **_pack_scales(q, fmt),
         **pack_outliers(q.outliers, fmt, rows, fmt.groups(columns)),
@@ -299,7 +299,7 @@ def pack_quantized(q: Quantized, fmt: WeightFormat) -> Arrays:
 
 def _planes(fmt: WeightFormat, columns: int) -> Iterator[tuple[str, int, int]]:
     """Name, groups and bit of the code of each plane."""
-    bits = range(fmt.bits - 3, -1, -1)
+    bits = range(fmt.bits - fmt.base_bits - 1, -1, -1)
     return zip(fmt.plane_names, fmt.plane_groups(columns), bits, strict=True)
 
 
@@ -345,7 +345,7 @@ def unpack_quantized(arrays: Arrays, fmt: WeightFormat, out_features: int) -> Qu
     if fmt.kind == "q8":
         codes = arrays["codes"].reshape(*arrays["codes"].shape[:3], fmt.row_tile * 4)
     else:
-        codes = _unplane(arrays["base"], 2) << np.uint8(fmt.bits - 2)
+        codes = _unplane(arrays["base"], fmt.base_bits) << np.uint8(fmt.bits - fmt.base_bits)
         for bit, name in enumerate(reversed(fmt.plane_names)):
             plane = _unplane(arrays[name], 1)
             codes[:, : plane.shape[1]] |= plane << np.uint8(bit)

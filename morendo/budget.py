@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from morendo.ir.errors import InputError
-from morendo.ir.formats import check_readings, format_for_bits
+from morendo.ir.formats import WHOLE, check_readings, format_for_bits
 
 GROUP_SIZE = 32
 BITS_FOR_FINE_SCALES = 4.5
@@ -41,7 +41,8 @@ class Budget:
         group_size: input channels that share a scale.
         embedding_bits: of the table of tokens and the output head where weights are no floats.
             AUTO is the default of a size, which counts them anyway.
-        readings: bits of each reading that 4-bit codes are made for, falling; () for one.
+        readings: bits of each reading that 4-bit codes are made for, falling; () for one that
+            lower levels read fewer bits of, (4,) for one that is read whole at the only level.
         activations: one of `ACTIVATIONS`.
     """
 
@@ -96,7 +97,12 @@ class Budget:
         chosen = embedding_bits or (AUTO if size_mb else 8)
         several = () if readings is None else parse_readings(readings)
         if several and str(bits) != "4":
-            raise InputError(f"only 4-bit codes have several readings (got bits {bits!r})")
+            raise InputError(f"only 4-bit codes have readings (got bits {bits!r})")
+        if given and several == WHOLE:
+            raise InputError(
+                "a budget gives groups 2 or 3 bits, the one reading 4 needs all of them",
+                hint="leave --readings out, or the budget",
+            )
         inputs = 8 if activations is None else activations
         if inputs not in ACTIVATIONS:
             choices = ", ".join(map(str, ACTIVATIONS))
@@ -114,8 +120,13 @@ class Budget:
         return bool(self.average_bits or self.size_mb)
 
     @property
+    def whole(self) -> bool:
+        """Whether codes are read with all of their bits only, so that there is one level."""
+        return self.readings == WHOLE
+
+    @property
     def label(self) -> str:
-        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit, 4bit-a4, 4bit-mixed."""
+        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit, 4bit-whole, 4bit-mixed."""
         if self.activations == 8:
             return self._weights_label
         return f"{self._weights_label}-{'a4' if self.activations == 4 else self.activations}"
@@ -127,7 +138,7 @@ class Budget:
         if self.size_mb:
             return f"{_plain(self.size_mb)}MB"
         if self.readings:
-            return f"{'-'.join(map(str, self.readings))}bit"
+            return f"{'-'.join(map(str, self.readings))}bit" + "-whole" * self.whole
         return f"{self.bits}{'bit' if str(self.bits).isdigit() else ''}"
 
     def texts(self, calibrate: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
@@ -137,7 +148,7 @@ class Budget:
             InputError: for text where weights stay floats.
         """
         if calibrate is None:
-            if self.readings and not self.limited:
+            if self.readings and not self.whole and not self.limited:
                 raise InputError(
                     "codes are made for several readings by a text, rounding to nearest has one",
                     hint="give --calibrate self or --calibrate FILE",
@@ -187,7 +198,7 @@ class Budget:
         elif calibrated and tuning_steps is None:
             steps += self._default_tuning(self.embedding_bits == AUTO)
         steps += ["fuse-attention", "fuse-linears", "specialize-phases"]
-        steps += ["quantize-activations", "choose-levels"]
+        steps += ["quantize-activations", "choose-levels" + "{top_only=True}" * self.whole]
         return ",".join(steps)
 
     def _formats(self, fitted: bool) -> list[str]:
@@ -228,7 +239,7 @@ class Budget:
 
     def _default_tuning(self, heads: bool) -> list[str]:
         """tune-scales where it is worth its time, with a text and nothing said about it."""
-        if self.size_mb or self.readings or heads:
+        if self.size_mb or (self.readings and not self.whole) or heads:
             return [f"tune-scales{{below_bits={BITS_WITHOUT_TUNING:g}}}"]
         return ["tune-scales"] if 0 < self.average_bits < BITS_WITHOUT_TUNING else []
 
@@ -237,7 +248,7 @@ def parse_readings(readings: str | Sequence[int]) -> tuple[int, ...]:
     """The bits of each reading of a text such as 4,3 or of numbers.
 
     Raises:
-        InputError: when they are not two or three falling numbers from 4 to 2.
+        InputError: when they are neither 4 nor two or three falling numbers from 4 to 2.
     """
     given = readings.split(",") if isinstance(readings, str) else readings
     try:
@@ -246,7 +257,8 @@ def parse_readings(readings: str | Sequence[int]) -> tuple[int, ...]:
         raise InputError(
             f"readings are numbers of bits (got {readings!r})", hint="such as 4,3 or 4,3,2"
         ) from None
-    check_readings(found)
+    if found != WHOLE:
+        check_readings(found)
     return found
 
 

@@ -91,8 +91,9 @@ def compile(
         embedding_bits: of the table of tokens and the output head, 8, 6, 5 or 4, or "auto": 4 to 6,
             as the budget gives them, which then counts them. By default 8, under a size "auto".
         readings: bits that 4-bit codes are made to be read with, falling, such as "4,3" or
-            (4, 3, 2): every reading is a precision level, with scales of its own. By default codes
-            are made for all bits that they have.
+            (4, 3, 2): every reading is a precision level, with scales of its own. "4": codes are
+            read whole at the only level, and CPUs unpack them faster. By default codes are made for
+            all bits that they have.
         context: positions of the KV cache; by default the model's, at most 4096.
         chunk: tokens that one prefill call takes.
         cache_bits: of keys and values, 32, 16, 8 or 4; with 8 and 4, attention computes with

@@ -44,13 +44,13 @@ ReadingsRead = dict[tuple[str, ...], list[int]]
 
 @dataclass(frozen=True)
 class ChooseLevels(Pass):
-    """Say of every matrix of nested codes what each precision level reads of it.
+    """Say of every matrix with planes of bits what each precision level reads of it.
 
         y = M.quantized_linear(..., weights=["w"], format="q4g32")
         ->  y = M.quantized_linear(..., weights=["w"], format="q4g32", levels=["18,18", "18,0"])
 
     The first level reads all. Without this pass, or with `top_only`, there is no other. Does not
-    fire where no matrix has nested codes.
+    fire where no matrix has planes.
 
     Source: progressive precision of PMPD, arXiv 2410.13461, section 3.
     """
@@ -64,7 +64,7 @@ class ChooseLevels(Pass):
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         levels = levels_of(nested_matrices(module))
         if levels.count == 1:
-            context.report.missed("the model", "no weights have nested codes")
+            context.report.missed("the model", "no weights have planes of bits")
         count = 1 if self.top_only else levels.count
         context.report.count("levels", count)
 
@@ -86,7 +86,7 @@ class ChooseLevels(Pass):
 
 @dataclass(frozen=True)
 class NestedMatrix:
-    """A matrix of nested codes, as far as levels are concerned.
+    """A matrix of nested codes in planes, as far as levels are concerned.
 
     Attributes:
         weights: the names that are stored as one.
@@ -104,12 +104,12 @@ class NestedMatrix:
 
 
 def nested_matrices(module: tvm.IRModule) -> list[NestedMatrix]:
-    """Every matrix of nested codes once, in the model's order."""
+    """Every matrix of nested codes in planes once, in the model's order."""
     linears = [attrs for _, value in calls(module) if "weights" in (attrs := attrs_of(value))]
     found: dict[tuple[str, ...], NestedMatrix] = {}
     for attrs in linears:
         fmt, weights = WeightFormat.parse(attrs["format"]), tuple(attrs["weights"])
-        if fmt.nested:
+        if fmt.plane_names:
             stored = fmt.plane_groups(attrs["in_features"])
             group = sum(attrs["out_features"]) * fmt.group_size // 8
             head = attrs["weights"] == linears[-1]["weights"]

@@ -10,13 +10,12 @@ from tvm import relax
 
 from morendo.ir.dialect import attrs_of, call, op_name
 from morendo.ir.errors import InputError
-from morendo.ir.formats import WeightFormat, check_readings, format_for_bits
+from morendo.ir.formats import WHOLE, WeightFormat, check_readings, format_for_bits
 from morendo.ir.invariants import calls, relax_functions
 from morendo.ir.text import bindings_of
 
 from .base import Context, Pass
 from .rewrite import map_functions
-
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
@@ -31,7 +30,8 @@ class QuantizeWeights(Pass):
     positions, which are small, get 8 bits where `head_bits` are less. With bits f32 or f16 the head
     follows the rest. `compact` gives nested codes 4-bit scales and zeros instead of 8-bit ones.
     `readings`, such as 43 or 432, gives 4-bit codes scales for reading 4, 3 or 2 of their bits,
-    and calibrate-weights makes the codes for all of them; tables and heads have one reading.
+    and calibrate-weights makes the codes for all of them; tables and heads have one reading. The
+    one reading 4 says that codes are read whole: they lie in nibbles where the target wants it.
     Does not fire on weights of generic ops, which stay float32.
 
     Source: nested 2/3/4-bit codes with second-order scales as in arXiv 2311.16442.
@@ -70,13 +70,14 @@ class QuantizeWeights(Pass):
             raise InputError(
                 f"{self.name}: only 4-bit codes have several readings, such as 43 (got {self.spec})"
             )
-        if self.readings:
+        if self.readings_of_codes:
             check_readings(self.readings_of_codes)
 
     @property
     def readings_of_codes(self) -> tuple[int, ...]:
-        """`readings` as numbers of bits."""
-        return tuple(map(int, self.readings))
+        """`readings` as numbers of bits where there are several, each with scales of its own."""
+        found = tuple(map(int, self.readings))
+        return () if found == WHOLE else found
 
     def apply(self, module: tvm.IRModule, context: Context) -> tvm.IRModule:
         size, layout = self.group_size, context.layout
@@ -84,6 +85,8 @@ class QuantizeWeights(Pass):
         body = replace(body, compact=self.compact, readings=self.readings_of_codes)
         head = format_for_bits(self.head_bits, size, layout) if body.quantized else body
         head = replace(head, compact=self.compact and head.nested)
+        if self.readings and not self.readings_of_codes and layout.nibbles:
+            body, head = (replace(fmt, nibbles=fmt.kind == "q4") for fmt in (body, head))
         positions = format_for_bits(8, size, layout) if head.nested else head
         heads, position_tables = head_weights(module), _position_tables(module)
 

@@ -90,6 +90,6 @@ def outlier_slots(fmt: WeightFormat, rows: int, columns: int, fraction: float) -
 
 
 def _channels_at_2_bits(fmt: WeightFormat, columns: int) -> int:
-    if not fmt.nested:
+    if not fmt.plane_names:
         return 0
     return max(columns - fmt.plane_groups(columns)[0] * fmt.group_size, 0)

@@ -44,7 +44,7 @@ _MANIFEST = {
         "emulator": str,
         "emulated_cpu?": str,
         "isa?": str,
-        "layout?": {str: int},
+        "layout?": {str: (int, bool)},
     },
     "tokenizer": {
         "stop": [int],

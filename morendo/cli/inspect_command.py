@@ -224,7 +224,9 @@ def _matrix_rows(entry: dict[str, Any]) -> list[tuple[str | int, ...]]:
     if fmt.nested:
         ends = [fmt.groups(columns), *fmt.plane_groups(columns), 0]
         counts = [end - above for end, above in itertools.pairwise(ends)]
-        groups = (*("" for _ in groups[len(counts) :]), *reversed(counts))
+        lowest = ("",) * (fmt.base_bits - 2)
+        above = ("",) * (len(groups) - len(counts) - len(lowest))
+        groups = (*above, *reversed(counts), *lowest)
     bits = f"{8 * entry['nbytes'] / (sum(entry['rows']) * columns):.2f}"
     found: list[tuple[str | int, ...]] = []
     for name, rows, figures in zip(entry["names"], entry["rows"], entry["figures"], strict=True):

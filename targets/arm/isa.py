@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -11,12 +11,27 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.matrix_block import MatrixBlock
+from morendo.codegen.cpu.vectors.vector import lanes_of, splat, vector_type
 
 from . import intrinsics as arm
 
 
 @dataclass(frozen=True)
-class DotISA(VectorISA):
+class NeonISA(VectorISA):
+    """What all have in common."""
+
+    def widen(self, values: Expr, count: int) -> list[Expr]:
+        """By way of 16 bits: one instruction for each vector of either width."""
+        kind = str(values.ty).partition("x")[0].replace("8", "16")
+        shorts = [
+            T.bind(T.cast(lanes_of(values, first, 8), vector_type(kind, 8)))
+            for first in range(0, count, 8)
+        ]
+        return [T.cast(lanes_of(s, i, 4), "int32x4") for s in shorts for i in (0, 4)]
+
+
+@dataclass(frozen=True)
+class DotISA(NeonISA):
     """Processors with sdot (signed bytes, four to a lane); codes below 128 are signed bytes too."""
 
     def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
@@ -39,7 +54,7 @@ class MatrixISA(DotISA):
 
 
 @dataclass(frozen=True)
-class MultiplyISA(VectorISA):
+class MultiplyISA(NeonISA):
     """Processors of armv8.0: products of 16 bits, added in pairs to 16 and then to 32 bits.
 
     Two products of 127 * 128 fit 16 bits with their sign.
@@ -53,13 +68,27 @@ class MultiplyISA(VectorISA):
         )
         return acc + arm.ADD_PAIRS_LONG(arm.ADD_PAIRS(low, high))
 
+    def dot_small(self, acc: Expr, codes: Sequence[Expr], x: Sequence[Expr]) -> Expr:
+        """Products of eight words, then pairs of them, fit 16 bits: 2 * 8 * 15 * 127 = 30480."""
+        assert len(codes) <= 8
+        sums = [splat(T.int16(0), 8)] * 2
+        for words, activations in zip(codes, x, strict=True):
+            a, b = (T.bind(T.reinterpret("int8x16", value)) for value in (words, activations))
+            for i, total in enumerate(sums):
+                lanes = list(range(8 * i, 8 * i + 8))
+                product = arm.MULTIPLY(*(tirx.Shuffle([value], lanes) for value in (a, b)))
+                sums[i] = T.bind(total + product)
+        return acc + arm.ADD_PAIRS_LONG(arm.ADD_PAIRS(*sums))
+
     def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
         return self.dot(acc, codes, x)
 
 
-NEON_I8MM = MatrixISA("neon_i8mm", 4, 32, 1, 0, True, takes_lanes=True, masked_stores=False)
-NEON_DOT = DotISA("neon_dot", 4, 32, 1, 0, True, takes_lanes=True, masked_stores=False)
-NEON = MultiplyISA("neon", 4, 32, 1, 0, True, masked_stores=False)
+_ALL = {"integer_scales": True, "masked_stores": False}
+
+NEON_I8MM = MatrixISA("neon_i8mm", 4, 32, 1, 0, True, takes_lanes=True, **_ALL)
+NEON_DOT = DotISA("neon_dot", 4, 32, 1, 0, True, takes_lanes=True, **_ALL)
+NEON = MultiplyISA("neon", 4, 32, 1, 0, True, **_ALL)
 
 _BY_FEATURES = (
     (NEON_I8MM, frozenset({"neon", "dotprod", "i8mm"})),

@@ -9,6 +9,7 @@ from morendo.codegen.cpu.target import CPUTarget
 from morendo.codegen.link import Toolchain
 from morendo.codegen.target import Device
 from morendo.ir.errors import CompileError
+from morendo.ir.layout import TileLayout
 from morendo.targets.host import cpu_flags
 
 from .assembly import SYNTAX
@@ -57,6 +58,7 @@ def make(name: str) -> CPUTarget:
         isa=isa,
         toolchain=_TOOLCHAIN,
         assembly=SYNTAX,
+        layout=TileLayout(nibbles=True),
     )
 
 

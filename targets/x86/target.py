@@ -16,6 +16,7 @@ from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import Toolchain
 from morendo.codegen.target import Device
 from morendo.ir.errors import CompileError
+from morendo.ir.layout import TileLayout
 from morendo.targets.host import cpu_flags
 
 from .assembly import SYNTAX
@@ -104,6 +105,7 @@ def _target(name: str, features: tuple[str, ...]) -> X86Target:
         toolchain=_TOOLCHAIN,
         assembly=SYNTAX,
         builders={build_quantized_linear: build_tile_linear} if isa is AMX else {},
+        layout=TileLayout(nibbles=True),
     )
 
 

@@ -14,8 +14,9 @@ import pytest
 import morendo
 from morendo.cli.compile_command import _summarize
 from morendo.ir.errors import ArtifactError, CompileError, InputError
+from morendo.ir.formats import WeightFormat
 from morendo.ir.layout import TileLayout
-from morendo.runtime.artifact import read_plan
+from morendo.runtime.artifact import read_plan, read_weight_list
 from morendo.runtime.session import Session
 from morendo.targets import find_target, known_targets
 from tests.e2e.conftest import SAME_KERNELS, TINY, target_cases
@@ -228,6 +229,20 @@ def test_lower_levels_read_fewer_bits(
             divergences.append(kl_divergence(want, session.logits(ids)))
     assert divergences == sorted(divergences)
     assert divergences[0] < 0.1 < divergences[-1]
+
+
+def test_whole_codes_are_the_same_in_nibbles(
+    compile_tiny: Callable[..., Path], ids: np.ndarray
+) -> None:
+    """Heads and tables among them; only the order of float sums may differ."""
+    artifact = compile_tiny(bits=4, readings="4", embedding_bits=4)
+    stored = [WeightFormat.parse(each["format"]) for each in read_weight_list(artifact)["matrices"]]
+    assert stored and all(fmt.nibbles for fmt in stored)
+    with morendo.load(artifact) as session:
+        assert session.levels == 1
+        nibbles = session.logits(ids)
+    with morendo.load(compile_tiny(bits=4, embedding_bits=4)) as session:
+        assert relative_error(nibbles, session.logits(ids)) < 1e-5
 
 
 def test_generation_is_repeatable_and_stops(compile_tiny: Callable[..., Path]) -> None:

@@ -14,7 +14,7 @@ from morendo.ir.formats import WeightFormat, format_for_bits
 SHAPES = [(16, 32), (1, 1), (17, 33), (100, 577), (48, 256)]
 QUANTIZED = ["q8g32", "q4g32", "q4g64", "q4g128", "q4g32p1,0", "q4g32o3", "q4g32p1,1o28"]
 QUANTIZED += ["q4g32c", "q4g64cp1,0", "q4g32cp1,1o28", "q4g32cr43", "q4g64r432p1,0", "q4g32cr32"]
-QUANTIZED += ["q5g32", "q5g64cp1,1,0", "q6g32", "q6g128c", "q6g32p1,1,1,0o3"]
+QUANTIZED += ["q5g32", "q5g64cp1,1,0", "q6g32", "q6g128c", "q6g32p1,1,1,0o3", "q4g64n", "q4g32nc"]
 
 
 def random_weight(shape: tuple[int, int]) -> np.ndarray:
@@ -202,6 +202,21 @@ def test_planes_of_more_groups_than_there_are_are_refused() -> None:
     assert fmt.plane_groups(128) == (4, 1)
     with pytest.raises(InputError, match=r"too many planes \(got P3 = 4, need at most the 3 gr"):
         fmt.arrays(16, 96)
+
+
+@pytest.mark.parametrize("name", ["q5g32n", "q4g32np1,0", "q4g32no3", "q4g32nr43"])
+def test_nibbles_of_parts_of_codes_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="only whole codes of 4 bits and one reading lie in nibb"):
+        WeightFormat.parse(name)
+
+
+def test_nibbles_are_read_with_all_bits() -> None:
+    fmt = WeightFormat.parse("q4g32n")
+    assert (fmt.plane_groups(96), fmt.group_bits(96)) == ((), [4, 4, 4])
+    assert fmt.nbytes(40, 96) == WeightFormat.parse("q4g32").nbytes(40, 96)
+    q = reference.quantize(random_weight((3, 96)), fmt)
+    planes = reference.dequantize(q, WeightFormat.parse("q4g32"), 96)
+    assert np.array_equal(reference.dequantize(q, fmt, 96), planes)
 
 
 def test_unknown_bits_are_refused() -> None:

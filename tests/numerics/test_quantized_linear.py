@@ -29,8 +29,8 @@ ISAS = [*NATIVE, *EMULATED]
 ONE_OF_A_SHAPE = [*NATIVE, *EMULATED[::2]]
 """For outliers and epilogues, which see of a unit's products only how the sums lie."""
 CASES = [  # every vector unit reads every kind of code; the best one also other groups
-    *((isa, f) for isa in ISAS for f in ("q4g32", "q4g64", "q4g32c", "q6g32", "q8g32")),
-    *((isa, f) for isa in ISAS[:1] for f in ("q4g128", "q4g128c", "q5g32c", "q6g64c", "q8g64")),
+    *((isa, f) for isa in ISAS for f in ("q4g32", "q4g64", "q4g32n", "q4g32c", "q6g32", "q8g32")),
+    *((isa, f) for isa in ISAS[:1] for f in ("q4g128", "q4g128nc", "q5g32c", "q6g64c", "q8g64")),
 ]
 GATES = [
     *((isa, "silu", fmt) for isa in ONE_OF_A_SHAPE for fmt in ("q4g32", "q4g32c", "q8g32")),
@@ -45,7 +45,7 @@ def label(value) -> str | None:
 
 def stored_formats(spec: LinearSpec) -> list[WeightFormat]:
     """The kernel's format with all planes, some groups of them, and none."""
-    if not spec.format.nested:
+    if not spec.format.plane_names:
         return [spec.format]
     groups, more = spec.groups, spec.format.bits - 4
     counts = {(groups, groups // 2), (groups * 2 // 3, groups // 3), (groups // 2, 0), (0, 0)}
@@ -55,6 +55,8 @@ def stored_formats(spec: LinearSpec) -> list[WeightFormat]:
 
 def levels(spec: LinearSpec, fmt: WeightFormat) -> list[tuple[int, ...]]:
     """Levels (n3, n4, ...) that mix all precisions that the planes allow."""
+    if not fmt.plane_names:
+        return [()]
     n3, n4, *more = fmt.plane_groups(spec.in_features)
     mixes = [(n3, n4), (n3, n4 // 2), (n3 // 2, n3 // 3), (n3, 0), (0, 0)]
     pairs = {(a, min(b, a, n4)) for a, b in mixes}

@@ -139,7 +139,8 @@ def test_levels_that_read_what_is_not_stored_are_refused(levels: list[str], matc
     linear = {"weights": ["w"], "out_features": [8], "in_features": 576, "format": "q4g32"}
     assert re.search(match, wrong_levels({**linear, "levels": levels}))
     assert not wrong_levels({**linear, "levels": ["18,18", "18,0"]})
-    assert "no planes" in wrong_levels({**linear, "format": "q8g32", "levels": ["18,18"]})
+    for fmt in ("q8g32", "q4g32n"):
+        assert "no planes" in wrong_levels({**linear, "format": fmt, "levels": ["18,18"]})
     norm = {"weight": "n", "lower_weights": ["n1"], "levels": [0, 1, 2]}
     assert "weights 0 to 1" in wrong_levels(norm)
 

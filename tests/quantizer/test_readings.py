@@ -128,7 +128,7 @@ def test_bad_options_of_rounding_are_refused(spec: str, match: str, loaded, cali
         ("bits=8,readings=43", "only 4-bit codes have several readings"),
         ("readings=4-3", "only 4-bit codes have several readings"),
         ("readings=34", r"falling numbers of bits from 4 to 2 \(got 3,4\)"),
-        ("readings=4", r"falling numbers of bits from 4 to 2 \(got 4\)"),
+        ("readings=3", r"falling numbers of bits from 4 to 2 \(got 3\)"),
     ],
 )
 def test_bad_readings_are_refused_before_a_model_is_loaded(options: str, match: str) -> None:

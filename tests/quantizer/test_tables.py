@@ -16,9 +16,10 @@ from morendo.codegen.weight_file import WeightFile
 from morendo.frontend import WeightStore, load_model
 from morendo.ir.code_store import CodeStore
 from morendo.ir.dialect import attrs_of
-from morendo.ir.errors import InputError
+from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
 from morendo.ir.invariants import calls
+from morendo.ir.layout import TileLayout
 from morendo.ir.reference import dequantize, quantize
 from morendo.ir.weight_overlay import WeightOverlay
 from morendo.passes.base import Calibration, Context, parse_spec
@@ -142,14 +143,14 @@ def test_embedding_bits_are_checked() -> None:
         morendo.compile("x", passes="normalize", embedding_bits=4)
 
 
-@pytest.mark.parametrize("spec", ["q4g32c", "q8g32", "f16", "q4g32", "q6g32", "q5g32c"])
+@pytest.mark.parametrize("spec", ["q4g32c", "q8g32", "f16", "q4g32n", "q6g32", "q5g32c"])
 def test_packing_by_rows_is_packing_at_once(spec: str, tmp_path: Path, monkeypatch) -> None:
     fmt = WeightFormat.parse(spec)
     rng = np.random.default_rng(0)
     weights = WeightStore.of({"w": rng.standard_normal((200, 72), np.float32)})
     codes = CodeStore(tmp_path)
     codes.put("w", fmt, quantize(2 * weights.get("w"), fmt)) if fmt.nested else None
-    layout = WeightFile()
+    layout = WeightFile(TileLayout(nibbles=True))
     layout.matrix(Matrix(("w",), (200,), 72, fmt, calibrated=fmt.nested))
     found = []
     for rows in (4096, 64):
@@ -158,6 +159,12 @@ def test_packing_by_rows_is_packing_at_once(spec: str, tmp_path: Path, monkeypat
             layout.write(file, WeightOverlay(weights, codes), lambda: None)
         found.append((tmp_path / "weights.bin").read_bytes())
     assert found[0] == found[1]
+
+
+def test_nibbles_are_refused_where_kernels_read_planes() -> None:
+    nibbles = Matrix(("w",), (16,), 32, WeightFormat.parse("q4g32n"))
+    with pytest.raises(CompileError, match=r"4-bit codes from planes \(got q4g32n\) at w; leave"):
+        WeightFile().matrix(nibbles)
 
 
 def test_of_a_large_vocabulary_some_tokens_are_compared(loaded, prose_windows, tmp_path) -> None:

@@ -23,7 +23,7 @@ from morendo.codegen.cpu.vectors.vector import (
     shift_left,
     splat,
 )
-from morendo.ir.formats import WeightFormat
+from morendo.ir.formats import BYTE_BITS, WeightFormat
 from morendo.ir.ladders import SCALE_STEPS
 
 from .scales import GroupScales, group_scales
@@ -32,7 +32,6 @@ BLOCK = 32
 """Input channels that are fetched together: one byte of a one-bit plane holds 8 steps of 4."""
 STEPS = BLOCK // 4
 
-_BASE_MASK = 0x60
 _ODD_BITS = 0xAAAAAAAA
 
 Level = Sequence[Expr]
@@ -51,6 +50,9 @@ class CodeReader(Protocol):
 
     def unpack(self, fetched: list[Expr], step: int) -> Expr: ...
 
+    @property
+    def middle(self) -> int: ...  # what zero points are lowered by, since lower bits are not read
+
     def minus_zero(self, tile: Expr, group: Expr, half: int) -> Expr: ...
 
 
@@ -61,6 +63,7 @@ class ByteReader:
     isa: VectorISA
     codes: Any  # int8 [T, G, g/4, R, 4]
     unsigned: bool = False
+    middle: int = 0
 
     def prefetch(self, tile, group, block) -> None:
         """Leave it to the hardware: it follows a single stream better without help (measured)."""
@@ -94,7 +97,7 @@ class PlaneReader:
 
     isa: VectorISA
     format: WeightFormat
-    base: Any  # uint8 [T, G, g/16, 4R]
+    base: Any  # uint8 [T, G, g/16, 4R], of nibbles [T, G, g/8, 4R]
     planes: Sequence[Any]  # uint8 [T, P, g/32, 4R] each, P known at run time
     scales: GroupScales
     unsigned: bool = True
@@ -103,13 +106,18 @@ class PlaneReader:
         ahead = self.isa.prefetch_bytes
         if not ahead:
             return
-        for chunk in range(2):
-            prefetch(self.base, (tile, group, 2 * block + chunk, ahead))
+        for chunk in range(self.chunks):
+            prefetch(self.base, (tile, group, self.chunks * block + chunk, ahead))
         for plane in self.planes:
             prefetch(plane, (tile, group, block, ahead // 2))
 
+    @property
+    def chunks(self) -> int:
+        """Words of a block in the base."""
+        return STEPS * self.format.base_bits // 8
+
     def fetch(self, tile, group, block, half) -> list[Expr]:
-        """Two chunks of the base plane, then the lower planes.
+        """The chunks of the base, then the lower planes.
 
         Two lower planes have their bits paired up first, for even steps and for odd steps:
         two shifts and two selections here save one shift and one mask in each of the 8 steps.
@@ -117,7 +125,8 @@ class PlaneReader:
         lanes = self.isa.lanes
         byte = half * lanes * 4
         chunks = [
-            load_words(self.base, (tile, group, 2 * block + i, byte), lanes) for i in range(2)
+            load_words(self.base, (tile, group, self.chunks * block + i, byte), lanes)
+            for i in range(self.chunks)
         ]
         lower = [
             T.bind(load_words(plane, (tile, group, block, byte), lanes)) for plane in self.planes
@@ -130,11 +139,15 @@ class PlaneReader:
         return [T.bind(chunk) for chunk in chunks + lower]
 
     def unpack(self, fetched, step) -> Expr:
-        """The byte of a code: base bits to 6..5, plane 3 to bit 4, plane 4 to bit 3, and so on."""
-        words = self.isa.extract(fetched[step // 4], 5 - 2 * (step % 4), _BASE_MASK)
+        """The byte of a code: base bits to 6 and below, plane 3 to bit 4, plane 4 to bit 3, ..."""
+        width = self.format.base_bits
+        chunk, field = divmod(step, 8 // width)
+        place = BYTE_BITS - width
+        mask = (1 << width) - 1 << place
+        words = self.isa.extract(fetched[chunk], place - width * field, mask)
         for i in range(0, len(self.planes) - 1, 2):
             low_bit, pair_at = 3 - i, step - step % 2
-            pair = fetched[2 + i + step % 2]
+            pair = fetched[self.chunks + i + step % 2]
             words = words | self.isa.extract_lower(pair, low_bit - pair_at, 3 << low_bit)
         if len(self.planes) % 2:
             bit = 5 - len(self.planes)
@@ -149,14 +162,13 @@ class PlaneReader:
     @property
     def middle(self) -> int:
         """What zero points are lowered by, since lower bits are not read."""
-        return self.format.middle(2 + len(self.planes))
+        return self.format.middle(self.format.base_bits + len(self.planes))
 
     def minus_zero(self, tile, group, half) -> Expr:
         """The negated zero points: int32 x lanes in the units of the bytes."""
         lanes = self.isa.lanes
-        return splat(T.int32(self.middle), lanes) - self.scales.zero(
-            tile, group, half * lanes, lanes
-        )
+        zero = self.scales.zero(tile, group, half * lanes, lanes)
+        return splat(T.int32(self.middle), lanes) - zero
 
 
 @dataclass(frozen=True)
@@ -201,8 +213,9 @@ class QuantizedWeights:
 
     def minus_zero(self, tile: Expr, group: Expr, half: int, level: Level) -> Expr:
         """The negated zero points at a level: int32 x lanes, in the units of the bytes."""
-        middle = T.int32(self.format.middle(2))
-        for bits, end in enumerate(level, start=3):
+        lowest = self.format.base_bits
+        middle = T.int32(self.format.middle(lowest))
+        for bits, end in enumerate(level, start=lowest + 1):
             middle = T.Select(group < end, T.int32(self.format.middle(bits)), middle)
         lanes = self.isa.lanes
         return splat(middle, lanes) - self.scales.zero(tile, group, half * lanes, lanes)

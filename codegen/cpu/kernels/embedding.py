@@ -82,9 +82,10 @@ def _code(
     arrays: dict[str, Any], fmt: WeightFormat, tile: Any, group: Any, row: Any, c: Any
 ) -> Any:
     """The code of channel `c` of a group, all planes read."""
-    byte, step = row * 4 + c % 4, c // 4
-    base = T.cast(arrays["base"][tile, group, step // 4, byte], "int32")
-    code = ((base >> (step % 4 * 2)) & 3) << (fmt.bits - 2)
+    byte, step, width = row * 4 + c % 4, c // 4, fmt.base_bits
+    steps = 8 // width
+    base = T.cast(arrays["base"][tile, group, step // steps, byte], "int32")
+    code = ((base >> (step % steps * width)) & ((1 << width) - 1)) << (fmt.bits - width)
     for shift, plane in enumerate(reversed(fmt.plane_names)):
         bits = T.cast(arrays[plane][tile, group, step // 8, byte], "int32")
         code = code | (((bits >> (step % 8)) & 1) << shift)

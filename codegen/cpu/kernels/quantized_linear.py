@@ -16,7 +16,8 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import Registers, splat, vector_type
 
-from .dequantize import STEPS, CodeReader
+from .dequantize import CodeReader
+from .group_dot import group_dot
 from .linear_spec import LinearSpec, kernel_builder
 from .matrix_product import multiply_many_tokens
 from .outliers import add_to_vector
@@ -52,8 +53,7 @@ def _matrix_vector(kernel: QuantizedKernel) -> None:
             tile = task * tiles + i
             for reader, first, end in kernel.weights.ranges(kernel.level):
                 with T.serial(first, end) as group:
-                    for half in range(kernel.halves):
-                        _add_group(kernel, reader, tile, group, half, sums, i)
+                    _add_group(kernel, reader, tile, group, sums, i * kernel.halves)
         for i, half in itertools.product(range(tiles), range(kernel.halves)):
             j = i * kernel.halves + half
             scale = T.bind(kernel.weights.row_scale(task * tiles + i, half))
@@ -67,22 +67,20 @@ def _matrix_vector(kernel: QuantizedKernel) -> None:
         kernel.epilogue.write(0, task * tiles, rows)
 
 
-def _add_group(kernel: QuantizedKernel, reader: CodeReader, tile, group, half, sums, i) -> None:
-    """Add to sums: scale of the row and of the token * exact dot product of one group."""
-    x, lanes = kernel.x, kernel.isa.lanes
-    acc = Registers(1, "int32", lanes)
-    if reader.unsigned:
-        acc[0] = reader.minus_zero(tile, group, half) * x.sum(0, group)
-    else:
-        acc[0] = x.sum(0, group) * splat(T.int32(-kernel.isa.signed_offset), lanes)
-    dot = kernel.isa.dot if reader.unsigned else kernel.isa.dot_signed
-    with T.serial(0, kernel.weights.blocks) as block:
-        reader.prefetch(tile, group, block)
-        fetched = reader.fetch(tile, group, block, half)
-        for step in range(STEPS):
-            codes = reader.unpack(fetched, step)
-            acc[0] = dot(acc[0], codes, x.words(0, group, block, step))
-    scale = kernel.weights.scale(tile, group, half) * x.scale(0, group)
-    dot_float = T.cast(acc[0], vector_type("float32", lanes))
-    at = i * kernel.halves + half
-    sums[at] = sums[at] + dot_float * scale
+def _add_group(kernel: QuantizedKernel, reader: CodeReader, tile, group, sums, first) -> None:
+    """Add to the sums from `first` on: scales of rows and token * exact dot products of a group."""
+    weights, x, lanes = kernel.weights, kernel.x, kernel.isa.lanes
+    dot = group_dot(kernel.isa, x, reader, kernel.halves)
+    dot.start(tile, group)
+    with T.serial(0, weights.blocks) as block:
+        dot.add_block(tile, group, block)
+    products, as_float = dot.products(), vector_type("float32", lanes)
+    if kernel.isa.integer_scales:  # products are below 2**21, scale codes below 2**8
+        rows = kernel.spec.format.row_tile
+        codes = kernel.isa.widen(T.bind(weights.scales.scale_bytes(tile, group, 0, rows)), rows)
+        products = [product * code for product, code in zip(products, codes, strict=True)]
+    for half, product in enumerate(products):
+        scale = x.scale(0, group)
+        if not kernel.isa.integer_scales:
+            scale = weights.scale(tile, group, half) * scale
+        sums[first + half] = sums[first + half] + T.cast(product, as_float) * scale

@@ -10,6 +10,7 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector import load, shift_left, splat, splat_float, vector_type
 from morendo.ir.formats import WeightFormat
+from morendo.ir.ladders import Ladder
 
 
 class GroupScales(Protocol):
@@ -17,6 +18,14 @@ class GroupScales(Protocol):
 
     def scale(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
         """Scale codes, 255ths of the row scale: float32 x lanes."""
+        ...
+
+    def scale_bytes(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
+        """Scale codes as bytes: uint8 x lanes."""
+        ...
+
+    def zero_bytes(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
+        """Zero points as bytes: int8 x lanes."""
         ...
 
     def zero(self, tile: Any, group: Any, row: Any, lanes: int) -> Expr:
@@ -39,6 +48,12 @@ class SeparateScales:
     def scale(self, tile, group, row, lanes) -> Expr:
         return _float(_int(load(self.scales, (tile, group, row), lanes), lanes), lanes)
 
+    def scale_bytes(self, tile, group, row, lanes) -> Expr:
+        return load(self.scales, (tile, group, row), lanes)
+
+    def zero_bytes(self, tile, group, row, lanes) -> Expr:
+        return load(self.zeros, (tile, group, row), lanes)
+
     def zero(self, tile, group, row, lanes) -> Expr:
         return _int(load(self.zeros, (tile, group, row), lanes), lanes)
 
@@ -60,6 +75,15 @@ class CompactScales:
         step, first = (splat_float(value, lanes) for value in (ladder.step, ladder.first))
         return _float(nibble, lanes) * step + first
 
+    def scale_bytes(self, tile, group, row, lanes) -> Expr:
+        nibble = load(self.both, (tile, group, row), lanes) & splat(T.uint8(15), lanes)
+        return _rung_byte(nibble, self.format.scales, lanes)
+
+    def zero_bytes(self, tile, group, row, lanes) -> Expr:
+        nibble = load(self.both, (tile, group, row), lanes) >> splat(T.uint8(4), lanes)
+        zero = _rung_byte(nibble, self.format.zeros, lanes)
+        return T.reinterpret(vector_type("int8", lanes), zero)
+
     def zero(self, tile, group, row, lanes) -> Expr:
         nibble = self._both(tile, group, row, lanes) >> splat(T.int32(4), lanes)
         ladder = self.format.zeros
@@ -72,6 +96,12 @@ class CompactScales:
     def row_scale(self, row, lanes) -> Expr:
         upper = T.cast(load(self.row_scales, (row,), lanes), vector_type("uint32", lanes))
         return T.reinterpret(vector_type("float32", lanes), shift_left(upper, 16, lanes))
+
+
+def _rung_byte(steps: Expr, ladder: Ladder, lanes: int) -> Expr:
+    """The numbers of a ladder, which end below 256: uint8 x lanes."""
+    step, first = (splat(T.uint8(value), lanes) for value in (ladder.step, ladder.first))
+    return steps * step + first
 
 
 def _int(values: Expr, lanes: int) -> Expr:

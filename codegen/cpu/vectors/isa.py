@@ -7,13 +7,14 @@ A kernel asks for these operations and never for a processor. Codes travel as *w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from .matrix_block import MatrixBlock
-from .vector import shift_left, splat
+from .vector import lanes_of, shift_left, splat, vector_type
 from .vector_math import fast_exp
 
 
@@ -31,6 +32,10 @@ class VectorISA(ABC):
         folds_zeros: whether a matrix product turns unsigned codes into signed ones when it
             unpacks them (when `dot_signed` costs no more than `dot`), or else subtracts
             `zero * sum(x)` from every sum.
+        upper_in_place: whether `dot` takes bytes of up to 240, so that the upper of two codes in a
+            byte need not be shifted down.
+        integer_scales: whether a kernel of one token widens the scales and zeros of all rows of a
+            tile together and scales in int32, where that saves converting the scales.
         takes_lanes: whether the dot takes one lane of a vector of activations for all of its
             lanes, so that activations of several steps are loaded together.
         masked_stores: whether one instruction stores the lanes that a mask chooses.
@@ -45,6 +50,8 @@ class VectorISA(ABC):
     block_tiles: int
     signed_offset: int
     folds_zeros: bool
+    upper_in_place: bool = False
+    integer_scales: bool = False
     takes_lanes: bool = False
     masked_stores: bool = True
     block_sums: int | None = None
@@ -59,6 +66,14 @@ class VectorISA(ABC):
             codes: words of unsigned codes 0..126.
             x: int32 x lanes, the same four int8 activations (-127..127) in every lane.
         """
+
+    def dot_small(self, acc: Expr, codes: Sequence[Expr], x: Sequence[Expr]) -> Expr:
+        """acc and the dots of up to eight words of codes 0..15, or 0..240 where `upper_in_place`,
+        each with its activations.
+        """
+        for words, activations in zip(codes, x, strict=True):
+            acc = T.bind(self.dot(acc, words, activations))
+        return acc
 
     @abstractmethod
     def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
@@ -88,6 +103,12 @@ class VectorISA(ABC):
         execution units do than a combined instruction has; the mask merges with the or after it.
         """
         return shift_left(words, left, self.lanes) & splat(T.uint32(mask * 0x01010101), self.lanes)
+
+    def widen(self, values: Expr, count: int) -> list[Expr]:
+        """`count` bytes as vectors of int32."""
+        firsts = range(0, count, self.lanes)
+        parts = [lanes_of(values, first, self.lanes) for first in firsts]
+        return [T.cast(part, vector_type("int32", self.lanes)) for part in parts]
 
     def exp(self, x: Expr, lanes: int) -> Expr:
         """The exponential of float32 x lanes, arguments clamped to [-87.33, 88.37]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
@@ -48,6 +49,11 @@ def splat(value: Expr, lanes: int) -> Expr:
 def splat_float(value: float, lanes: int) -> Expr:
     """A float32 constant in every lane."""
     return splat(T.float32(value), lanes)
+
+
+def lanes_of(values: Expr, first: int, count: int) -> Expr:
+    """`count` lanes of a vector from `first` on."""
+    return tirx.Shuffle([values], list(range(first, first + count)))
 
 
 def shift_left(words: Expr, left: int, lanes: int) -> Expr:
