@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+PIPELINE = "morendo.pipeline"
+"""The attribute of a kernel that says how deep its stages are, as a printed kernel shows them."""
+
 
 @dataclass(frozen=True)
 class KernelCode:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morendo.ir.errors import CompileError
 from morendo.ir.layout import DEFAULT_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
@@ -115,6 +116,21 @@ class Target(ABC):
             CompileError: saying what to install.
         """
         return self
+
+    def with_stages(self, depths: str) -> Target:
+        """This target with other depths of its kernels' pipeline, which its name then says.
+
+        Args:
+            depths: such as fetch=0.
+
+        Raises:
+            InputError: when there are no such stages.
+            CompileError: when no depth can be chosen.
+        """
+        raise CompileError(
+            f"no depth of its kernels' pipeline can be chosen (got {depths})",
+            where=f"target {self.name}",
+        )
 
     @abstractmethod
     def build(

@@ -99,9 +99,7 @@ class WeightFormat:
                 f"unsupported group size (got {self.group_size}, need one of {GROUP_SIZES})"
             )
         if self.nibbles and (self.kind != "q4" or self.planes or self.slots or self.readings):
-            raise InputError(
-                f"only whole codes of 4 bits and one reading lie in nibbles (got {self.name})"
-            )
+            raise InputError(f"only whole 4-bit codes of one reading lie in nibbles ({self.name})")
         self._check_planes()
         if self.slots and not (self.nested and 0 <= self.slots < 1 << 16):
             raise InputError(f"bad outliers (got {self.slots}, need 0 to 65535 in a q4 format)")
@@ -140,7 +138,7 @@ class WeightFormat:
 
     @property
     def nested(self) -> bool:
-        """Whether codes count steps from a zero point; in planes, fewer of their bits can be read."""
+        """Whether codes count steps from a zero point, most in planes: fewer bits can be read."""
         return self.kind in NESTED
 
     @property
@@ -191,7 +189,8 @@ class WeightFormat:
         Raises:
             InputError: when the text is no format.
         """
-        parts = rf"({'|'.join(cls.KINDS)})(?:g(\d+))?(?:t(\d+))?(n)?(c)?(?:r(\d+))?(?:p(\d+(?:,\d+)*))?(?:o(\d+))?"
+        parts = rf"({'|'.join(cls.KINDS)})(?:g(\d+))?(?:t(\d+))?(n)?(c)?(?:r(\d+))?"
+        parts += r"(?:p(\d+(?:,\d+)*))?(?:o(\d+))?"
         match = re.fullmatch(parts, name)
         if not match:
             raise InputError(f"unknown weight format (got {name!r}, need one such as f16 or q4g32)")

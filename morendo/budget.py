@@ -126,7 +126,7 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit, 4bit-whole, 4bit-mixed."""
+        """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit, 4bit-whole, 4bit-a4."""
         if self.activations == 8:
             return self._weights_label
         return f"{self._weights_label}-{'a4' if self.activations == 4 else self.activations}"

@@ -17,6 +17,7 @@ from morendo.ir.text import bindings_of
 from .base import Context, Pass
 from .rewrite import map_functions
 
+
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
     """Give linears and embeddings a weight format; the codes are made when weights are packed.

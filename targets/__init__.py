@@ -46,6 +46,8 @@ def known_targets() -> list[KnownTarget]:
 def find_target(name: str) -> Target:
     """The target that `--target NAME` means; "native" is that of this machine.
 
+    NAME:fetch=0 is NAME with another depth of a stage of its kernels' pipeline.
+
     Raises:
         InputError: for an unknown name, listing the known ones.
         CompileError: when the target cannot be used here.
@@ -55,6 +57,9 @@ def find_target(name: str) -> Target:
     for package in _packages():
         if name in package.descriptions():
             return package.make(name)
+    base, _, depths = name.rpartition(":")
+    if base and "=" in depths:
+        return find_target(base).with_stages(depths)
     known = ", ".join([NATIVE, *(target.name for target in known_targets())])
     raise InputError(f"unknown target (got {name!r})", hint=f"known targets: {known}")
 

@@ -271,3 +271,9 @@ def test_an_unknown_importance_is_refused_before_anything_starts(capsys) -> None
     with pytest.raises(SystemExit, match="2"):
         cli.main(["compile", "model", "--prune-importance", "last"])
     assert "must be first or received (got last)" in capsys.readouterr().err
+
+
+def test_a_pipeline_without_a_depth_is_refused_before_anything_starts(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["compile", "model", "--pipeline", "fetch"])
+    assert "must be stages with depths, such as fetch=0 (got fetch)" in capsys.readouterr().err

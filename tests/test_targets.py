@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,7 @@ import morendo
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.cpu.machine_code import compile_kernels
+from morendo.codegen.cpu.pipeline import Pipeline
 from morendo.codegen.cpu.target import CPUTarget
 from morendo.codegen.lowering import Options, Program
 from morendo.ir.errors import CompileError, InputError
@@ -121,6 +123,34 @@ def test_kernels_carry_the_vector_unit_in_their_names(name: str) -> None:
     program = Program(target, Options(chunk=8, context=64, half_cache=True))
     function = program.build(build_quantized_linear, spec=spec)
     assert str(function.attrs["global_symbol"]).endswith(target.isa.name)
+
+
+def test_the_pipeline_of_a_target_has_the_depths_that_its_name_says() -> None:
+    target = cast(CPUTarget, find_target("x86-64-v4:fetch=0,unpack=32"))
+    assert target.isa.pipeline == Pipeline(fetch=0, unpack=32)
+    assert find_target(target.name) == target
+    kernels = []
+    for tokens in (1, 64):
+        spec = LinearSpec(64, 64, WeightFormat("q4", 32, nibbles=True), max_tokens=tokens)
+        kernels.append(build_quantized_linear(spec, target.isa).script())
+    assert "prefetch" not in kernels[0]
+    assert '"morendo.pipeline": {"fetch": 0, "multiply": 64, "unpack": 32}' in kernels[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("x86-64-v4:fetch=63", r"fetch is no multiple of 64 up to 65536 \(got 63\)"),
+        ("x86-64-v4:unpack=8", r"unpack is no multiple of 16 up to 65536 \(got 8\)"),
+        ("x86-64-v4:speed=9", r"no stage of the pipeline \(got 'speed=9', need fetch=N or unpack"),
+        ("x86-64-v4:fetch=-1", r"no stage of the pipeline \(got 'fetch=-1'"),
+        ("hexagon:v67:fetch=0", r"no depth of its kernels' pipeline can be chosen \(got fetch=0\)"),
+        ("cuda:fetch=1", r"no depth of its kernels' pipeline can be chosen .* at target cuda"),
+    ],
+)
+def test_depths_that_no_pipeline_has_are_refused(name: str, match: str) -> None:
+    with pytest.raises((InputError, CompileError), match=match):
+        find_target(name)
 
 
 def test_unknown_targets_are_refused_with_the_known_ones() -> None:

@@ -64,19 +64,27 @@ def readable(listing: str) -> str:
 
 
 def kernel_code(listing: str, syntax: Syntax) -> KernelCode:
-    """Count a kernel's instructions, and those of its hot loop.
-
-    That is the innermost loop with the most products, and of such loops the one with the most
-    instructions: of a kernel with precision levels, the one that reads all bits.
-    """
-    functions = [body for name, body in _functions(syntax.lines(listing)) if _KERNEL.match(name)]
+    """Count a kernel's instructions, and those of its hot loop."""
+    functions = _kernel_functions(listing, syntax)
     total = sum(not _LABEL.fullmatch(line) for body in functions for line in body)
-    loops = [loop for body in functions for loop in _innermost_loops(body, syntax)]
-    if not loops:
+    hot = hot_loop(listing, syntax)
+    if not hot:
         return KernelCode(total)
-    hot = max(loops, key=lambda loop: (syntax.products_of(loop), len(loop)))
     classes = Counter(map(syntax.class_of, hot))
     return KernelCode(total, dict(classes.most_common()), syntax.products_of(hot))
+
+
+def hot_loop(listing: str, syntax: Syntax) -> list[str]:
+    """The innermost loop with the most products, and of such loops the one with the most
+    instructions: of a kernel with precision levels, the one that reads all bits. [] without loops.
+    """
+    functions = _kernel_functions(listing, syntax)
+    loops = [loop for body in functions for loop in _innermost_loops(body, syntax)]
+    return max(loops, key=lambda loop: (syntax.products_of(loop), len(loop)), default=[])
+
+
+def _kernel_functions(listing: str, syntax: Syntax) -> list[list[str]]:
+    return [body for name, body in _functions(syntax.lines(listing)) if _KERNEL.match(name)]
 
 
 def _functions(listing: str) -> Iterator[tuple[str, list[str]]]:

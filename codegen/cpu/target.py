@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tvm
@@ -75,6 +75,10 @@ class CPUTarget(Target):
     @property
     def toolkit(self) -> str:
         return self.triple
+
+    def with_stages(self, depths: str) -> Target:
+        isa = replace(self.isa, pipeline=self.isa.pipeline.with_depths(depths))
+        return replace(self, name=f"{self.name}:{depths}", isa=isa)
 
     def machine_form(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         """A kernel as this processor computes it best, where LLVM does not see that itself."""

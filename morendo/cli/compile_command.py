@@ -62,7 +62,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="Hugging Face directory, hub id, .gguf or .onnx file")
     add("--target", default="native", help="what to compile for (default: native, this machine)")
-    for add_some in (_add_quantization, _add_rounding, _add_activations, _add_pruning):
+    for add_some in (
+        _add_quantization,
+        _add_rounding,
+        _add_activations,
+        _add_pruning,
+        _add_pipeline,
+    ):
         add_some(parser)
     add(
         "--context",
@@ -216,6 +222,18 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """How deep the stages of kernels are."""
+    parser.add_argument(
+        "--pipeline",
+        type=_stages,
+        metavar="STAGE=N",
+        help="for comparing on CPUs: how deep the stages of the linears' pipeline are; fetch=0: "
+        "nothing is fetched ahead in decode (bytes; the default follows the CPU); unpack=16: in "
+        "prefill weights are unpacked again for every 16 tokens (default: for all)",
+    )
+
+
 def _share(text: str) -> float:
     from morendo.ir.pruning import MOST_DROPPED, UNIT
 
@@ -228,6 +246,14 @@ def _share(text: str) -> float:
             f"must be a share of tokens, 0 to {MOST_DROPPED / UNIT:g} (got {text})"
         )
     return value
+
+
+def _stages(text: str) -> str:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(
+            f"must be stages with depths, such as fetch=0 (got {text})"
+        )
+    return text
 
 
 def _positive_float(text: str) -> float:
@@ -285,7 +311,7 @@ def _compile(arguments: argparse.Namespace) -> int:
             from morendo import compile
         out = compile(
             arguments.model,
-            target=arguments.target,
+            target=":".join(filter(None, (arguments.target, arguments.pipeline))),
             bits=_BITS[arguments.bits or "4"],
             check=arguments.check,
             progress=progress,

@@ -84,11 +84,9 @@ class MultiplyISA(NeonISA):
         return self.dot(acc, codes, x)
 
 
-_ALL = {"integer_scales": True, "masked_stores": False}
-
-NEON_I8MM = MatrixISA("neon_i8mm", 4, 32, 1, 0, True, takes_lanes=True, **_ALL)
-NEON_DOT = DotISA("neon_dot", 4, 32, 1, 0, True, takes_lanes=True, **_ALL)
-NEON = MultiplyISA("neon", 4, 32, 1, 0, True, **_ALL)
+NEON = MultiplyISA("neon", 4, 32, 1, 0, True, integer_scales=True, masked_stores=False)
+NEON_DOT = DotISA(**{**vars(NEON), "name": "neon_dot", "takes_lanes": True})
+NEON_I8MM = MatrixISA(**{**vars(NEON_DOT), "name": "neon_i8mm"})
 
 _BY_FEATURES = (
     (NEON_I8MM, frozenset({"neon", "dotprod", "i8mm"})),

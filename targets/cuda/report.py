@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tvm import tirx
 from tvm_ffi import structural_walk
 
-from morendo.codegen.kernel_code import KernelCode
+from morendo.codegen.kernel_code import PIPELINE, KernelCode
 
 from .cost import Work, known_gpus, predict
 from .disassembly import Instruction, Loop, disassemble, find_disassembler, loops
-from .kernels.pipeline import ATTRIBUTE
 from .nvrtc import Image
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def device_code(function: tirx.PrimFunc, images: Mapping[str, Image]) -> DeviceC
     loop = one.loop.units if one.loop else {}
     products = one.loop.products if one.loop else 0
     grid, threads = launch_sizes(function)
-    pipeline = function.attrs.get(ATTRIBUTE, {}) if function.attrs else {}
+    pipeline = function.attrs.get(PIPELINE, {}) if function.attrs else {}
     ahead = int(pipeline.get("fetch", 1))
     return DeviceCode(len(one.code), loop, products, own, machines, grid, threads, ahead)
 

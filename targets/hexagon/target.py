@@ -14,7 +14,7 @@ from morendo.codegen.cpu.target import CPUTarget
 from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import Toolchain
 from morendo.codegen.lowering import Program
-from morendo.codegen.target import Capabilities, Device, Track
+from morendo.codegen.target import Capabilities, Device, Target, Track
 from morendo.codegen.text_facts import TextFacts
 from morendo.ir.dump import Dump
 from morendo.ir.errors import CompileError
@@ -58,6 +58,10 @@ class HexagonTarget(CPUTarget):
             replace(step, cache_bits=8) if isinstance(step, SpecializePhases) else step
             for step in passes
         ]
+
+    def with_stages(self, depths: str) -> Target:
+        """Its linears fetch whole tiles ahead, whatever the description of CPUs says."""
+        return Target.with_stages(self, depths)
 
     def machine_form(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         return without_float_vectors(with_aligned_buffers(function))

@@ -45,7 +45,8 @@ def build_tile_linear(spec: LinearSpec, isa: VectorISA) -> tirx.PrimFunc:
         kernel = declare_kernel(spec, signed)
         tokens, depth = registers_of(kernel).tokens, min(spec.format.group_size, _LINE)
         multiply_many_tokens(kernel, TileProduct, partial(_configured, tokens, depth))
-    return builder.get().with_attr(_PRODUCTS, tokens * ROWS * depth)
+    stages = isa.pipeline.attribute(spec.max_tokens)
+    return builder.get().with_attr({_PRODUCTS: tokens * ROWS * depth, PIPELINE: stages})
 
 
 def products_of(kernel: tirx.PrimFunc) -> int:

@@ -206,7 +206,7 @@ def test_planes_of_more_groups_than_there_are_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["q5g32n", "q4g32np1,0", "q4g32no3", "q4g32nr43"])
 def test_nibbles_of_parts_of_codes_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="only whole codes of 4 bits and one reading lie in nibb"):
+    with pytest.raises(InputError, match="only whole 4-bit codes of one reading lie in nibbles"):
         WeightFormat.parse(name)
 
 

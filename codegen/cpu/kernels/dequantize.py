@@ -50,9 +50,6 @@ class CodeReader(Protocol):
 
     def unpack(self, fetched: list[Expr], step: int) -> Expr: ...
 
-    @property
-    def middle(self) -> int: ...  # what zero points are lowered by, since lower bits are not read
-
     def minus_zero(self, tile: Expr, group: Expr, half: int) -> Expr: ...
 
 
@@ -63,7 +60,6 @@ class ByteReader:
     isa: VectorISA
     codes: Any  # int8 [T, G, g/4, R, 4]
     unsigned: bool = False
-    middle: int = 0
 
     def prefetch(self, tile, group, block) -> None:
         """Leave it to the hardware: it follows a single stream better without help (measured)."""
@@ -103,7 +99,7 @@ class PlaneReader:
     unsigned: bool = True
 
     def prefetch(self, tile, group, block) -> None:
-        ahead = self.isa.prefetch_bytes
+        ahead = self.isa.pipeline.fetch
         if not ahead:
             return
         for chunk in range(self.chunks):

@@ -51,7 +51,7 @@ class GroupDot:
         vector of rows: a multiple of the sum of the token's codes.
         """
         lanes, total = self.isa.lanes, self.x.sum(0, group)
-        if not self.reader.unsigned:
+        if not isinstance(self.reader, PlaneReader):
             return [total * splat(T.int32(self.isa.signed_offset), lanes)] * self.halves
         if not self.isa.integer_scales:
             return [

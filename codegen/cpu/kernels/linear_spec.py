@@ -100,11 +100,14 @@ def scalar_argument(name: str, variable: Any = None):
     return T.arg(name, T.int32() if variable is None else variable)
 
 
-def task_tokens(row_blocks: int, max_tokens: int) -> int:
+def task_tokens(row_blocks: int, max_tokens: int, wanted: int = 0) -> int:
     """Tokens of one task: small matrices are also cut along tokens, so that all threads work.
 
-    Tasks are whole token blocks, so that no two of them write the same token.
+    Tasks are whole token blocks, so that no two of them write the same token; `wanted`, a number of
+    tokens, comes before the threads.
     """
+    if wanted:
+        return min(wanted, ceil_div(max_tokens, _TASK_TOKENS_MULTIPLE) * _TASK_TOKENS_MULTIPLE)
     cuts = min(ceil_div(_MIN_TASKS, row_blocks), max(max_tokens // _MIN_TASK_TOKENS, 1))
     return ceil_div(ceil_div(max_tokens, cuts), _TASK_TOKENS_MULTIPLE) * _TASK_TOKENS_MULTIPLE
 

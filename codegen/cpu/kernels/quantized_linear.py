@@ -1,9 +1,10 @@
 """Linear kernels on quantized weights: int8 activations, 8-bit codes or nested codes in planes.
 
-The dequantization pipeline has three stages: fetch packed codes, unpack them to bytes (both in
-`dequantize.py`), multiply-accumulate with the target's dot instruction (here). One token runs them
-back to back in registers, limited by memory. More tokens unpack a block of row tiles once into a
-workspace that fits the L2 cache, then multiply it with blocks of tokens held in registers.
+The dequantization pipeline (`pipeline.py`) has three stages: fetch packed codes, unpack them to
+bytes (both in `dequantize.py`), multiply-accumulate with the target's dot instruction. One token
+runs them back to back in registers (`group_dot.py`), limited by memory. More tokens unpack a block
+of row tiles once into a workspace that fits the L2 cache, then multiply it with blocks of tokens
+held in registers (`matrix_product.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import Registers, splat, vector_type
+from morendo.codegen.kernel_code import PIPELINE
 
 from .dequantize import CodeReader
 from .group_dot import group_dot
@@ -37,7 +39,7 @@ def build_quantized_linear(spec: LinearSpec, isa: VectorISA) -> tirx.PrimFunc:
             _matrix_vector(kernel)
         else:
             multiply_many_tokens(kernel)
-    return builder.get()
+    return builder.get().with_attr(PIPELINE, isa.pipeline.attribute(spec.max_tokens))
 
 
 # One token: fetch, unpack and multiply-accumulate in registers.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.cpu.pipeline import DEFAULT_PIPELINE, Pipeline
+
 from .matrix_block import MatrixBlock
 from .vector import lanes_of, shift_left, splat, vector_type
 from .vector_math import fast_exp
@@ -41,7 +43,7 @@ class VectorISA(ABC):
         masked_stores: whether one instruction stores the lanes that a mask chooses.
         block_sums: vectors of sums of a register block of a product with integers, where another
             number than those that fit the registers was measured to be best.
-        prefetch_bytes: how far ahead of its reads a memory-bound kernel asks for weights; 0 = off.
+        pipeline: of linears on packed codes, as deep as was measured to be best.
     """
 
     name: str
@@ -55,7 +57,7 @@ class VectorISA(ABC):
     takes_lanes: bool = False
     masked_stores: bool = True
     block_sums: int | None = None
-    prefetch_bytes: int = 0
+    pipeline: Pipeline = DEFAULT_PIPELINE
 
     @abstractmethod
     def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:

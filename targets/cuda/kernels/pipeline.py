@@ -16,9 +16,6 @@ from tvm.tirx.script.builder import ir as T
 from morendo.targets.cuda.blocks import barrier, call, when
 from morendo.targets.cuda.intrinsics import COMMIT_COPIES, wait_copies
 
-ATTRIBUTE = "morendo.pipeline"
-"""Of a kernel: its stages with their depths, as a printed kernel shows them."""
-
 
 @dataclass(frozen=True)
 class Pipeline:

@@ -16,6 +16,7 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
+from morendo.codegen.kernel_code import PIPELINE
 from morendo.ir.formats import Array
 from morendo.targets.cuda.blocks import (
     WARP,
@@ -38,7 +39,7 @@ from morendo.targets.cuda.intrinsics import (
 )
 
 from .fragments import BLOCK, Lane, Packed
-from .pipeline import ATTRIBUTE, run_stages
+from .pipeline import run_stages
 from .problem import Problem
 from .tensor_finish import Finish
 from .tensor_shape import (
@@ -67,7 +68,7 @@ def build_tensor_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
     """The kernel of `spec` that multiplies tiles of tokens."""
     shape = Shape.of(spec, isa.pipeline, isa.few_blocks)
     with kernel(spec.kernel_name(isa)) as k:
-        T.func_attr({ATTRIBUTE: shape.pipeline.attribute})
+        T.func_attr({PIPELINE: shape.pipeline.attribute})
         if spec.format.group_size > BLOCK or spec.format.bits > 4:  # which take more registers
             T.func_attr({RESIDENT_BLOCKS: 2})
         problem = Problem.declare(k, spec)

@@ -1,0 +1,63 @@
+"""The dequantization pipeline of a CPU's linears as a description: fetch, unpack, multiply.
+
+Packed codes are fetched from memory, unpacked to bytes, and multiplied. One token runs the stages
+back to back in registers, so that only the first has a depth; more tokens unpack a row block once
+into a workspace. Other depths are for comparing; a kernel carries those that it was built with.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+from morendo.ir.errors import InputError
+
+_MOST = 1 << 16
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How deep the stages are.
+
+    Attributes:
+        fetch: bytes ahead of its reads that a kernel of one token asks memory for codes in planes
+            and nibbles; 0: it leaves that to the processor.
+        unpack: tokens that codes, unpacked once, are multiplied with, a multiple of 16; 0: all of
+            them, unless more threads need work.
+    """
+
+    fetch: int = 0
+    unpack: int = 0
+
+    def __post_init__(self) -> None:
+        steps = {"fetch": 64, "unpack": 16}  # bytes of a cache line; tokens of all register blocks
+        for stage, step in steps.items():
+            depth = getattr(self, stage)
+            if not 0 <= depth <= _MOST or depth % step:
+                raise InputError(
+                    f"bad pipeline: {stage} is no multiple of {step} up to {_MOST} (got {depth})"
+                )
+
+    def with_depths(self, text: str) -> Pipeline:
+        """The same with what a text such as fetch=0,unpack=16 says.
+
+        Raises:
+            InputError: when it says anything else.
+        """
+        depths = {each.name: getattr(self, each.name) for each in fields(self)}
+        for part in text.split(","):
+            match = re.fullmatch(r"(\w+)=(\d{1,6})", part)
+            if not match or match[1] not in depths:
+                known = " or ".join(f"{name}=N" for name in depths)
+                raise InputError(f"no stage of the pipeline (got {part!r}, need {known})")
+            depths[match[1]] = int(match[2])
+        return Pipeline(**depths)
+
+    def attribute(self, tokens: int) -> dict[str, int]:
+        """What a kernel of so many tokens at most carries of it: bytes, then tokens."""
+        if tokens == 1:
+            return {"fetch": self.fetch, "unpack": 1, "multiply": 1}
+        return {"fetch": 0, "unpack": self.unpack or tokens, "multiply": tokens}
+
+
+DEFAULT_PIPELINE = Pipeline()
