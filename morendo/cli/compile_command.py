@@ -62,13 +62,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="Hugging Face directory, hub id, .gguf or .onnx file")
     add("--target", default="native", help="what to compile for (default: native, this machine)")
-    for add_some in (
-        _add_quantization,
-        _add_rounding,
-        _add_activations,
-        _add_pruning,
-        _add_pipeline,
-    ):
+    rounding, running = (_add_quantization, _add_rounding), (_add_activations, _add_pruning)
+    for add_some in (*rounding, *running, _add_pipeline):
         add_some(parser)
     add(
         "--context",

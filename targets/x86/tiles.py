@@ -25,6 +25,7 @@ from morendo.codegen.cpu.kernels.quantized_kernel import declare_kernel
 from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import load, splat, vector_type
+from morendo.codegen.kernel_code import PIPELINE
 
 ROWS = 16
 """Tokens of a tile, and rows of weights: lines, and 32-bit columns, that a tile has at most."""

@@ -42,7 +42,7 @@ def multiply_many_tokens(
     tiles, registers = tiles_at_a_time(kernel), registers_of(kernel)
     block = registers.tokens
     row_blocks = ceil_div(spec.tiles, tiles)
-    chunk = task_tokens(row_blocks, spec.max_tokens, isa.pipeline.unpack)
+    chunk = task_tokens(row_blocks, spec.max_tokens, kernel.isa.pipeline.unpack)
     chunks = ceil_div(spec.max_tokens, chunk)
     with T.parallel(0, row_blocks * chunks) as task:
         first_tile = T.bind(T.floordiv(task, chunks) * tiles)
