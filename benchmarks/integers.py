@@ -40,6 +40,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--activations", default="8,4,mixed")
     parser.add_argument("--caches", default=",".join(CACHES))
     parser.add_argument("--shares", default=",".join(SHARES))
+    parser.add_argument("--importance", default="first", help="of tokens: first or received")
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--prompts", default="512,2048,4000", help="tokens, for times")
     parser.add_argument("--rounds", type=int, default=7)
@@ -58,6 +59,7 @@ def compiled(options: argparse.Namespace, variant: tuple[str, str, str], folder:
         chunk=options.chunk,
         activations=activations if activations == "mixed" else int(activations),
         prune_tokens=float(share),
+        prune_importance=options.importance if float(share) else None,
         cache_bits=int(cache),
     )
 
@@ -70,7 +72,8 @@ def quality(options: argparse.Namespace) -> None:
     text = options.text.read_text(encoding="utf-8")
     setting = f"{options.bits} {options.window} {options.prompt} {options.windows} {options.chunk}"
     for variant in variants(options):
-        key = " ".join([setting, *variant])
+        measure = [options.importance] * (options.importance != "first" and variant[1] != "0")
+        key = " ".join([setting, *variant, *measure])
         if key not in done:
             with TemporaryDirectory() as folder:
                 report = evaluate(
