@@ -136,6 +136,11 @@ def test_attention_is_close_to_float64(case):
     attention.test_cached_attention_is_close_to_float64(ISA, case)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_last_query_alone_attends(dtype):
+    attention.test_the_last_query_alone_attends(ISA, dtype)
+
+
 @pytest.mark.parametrize("fmt", ["f32", "f16"])
 def test_float_linears_are_close_to_float64(fmt):
     linear.run_case(LinearSpec(71, 123, WeightFormat(fmt), 3), ISA, 2)

@@ -18,8 +18,8 @@ ISAS = pytest.mark.parametrize("isa", tile_isas(), ids=lambda isa: isa.name)
 
 
 @ISAS
-@pytest.mark.parametrize("fmt", ["q4g32", "q4g64", "q4g128c", "q6g32", "q8g32"])
-@pytest.mark.parametrize("tokens", [1, 15, 16, 17, 37])
+@pytest.mark.parametrize("fmt", ["q4g32", "q4g128c", "q8g64"])
+@pytest.mark.parametrize("tokens", [1, 15, 16, 37])
 def test_many_tokens_are_exact(isa, fmt, tokens):
     spec = LinearSpec(71, 416, WeightFormat.parse(fmt), max_tokens=37)
     run_case(spec, isa, tokens, exact=True, seed=tokens)
@@ -40,11 +40,10 @@ def test_wide_tiles_of_rows_are_exact(isa):
 
 
 @ISAS
-@pytest.mark.parametrize("gate", ["", "silu"])
-def test_outliers_with_epilogues(isa, gate):
+def test_outliers_with_epilogues(isa):
     spec = LinearSpec(
         2 * 45, 200, WeightFormat("q4", 32), 37,
-        bias=True, residual=True, gate=gate, outliers=True,
+        bias=True, residual=True, gate="silu", outliers=True,
     )  # fmt: skip
     run_case(spec, isa, 35, exact=False, seed=7)
 
