@@ -15,7 +15,7 @@ import torch
 from morendo.ir.formats import BYTE_BITS
 from morendo.ir.ladders import SCALE_STEPS, SCALES, ZEROS, Ladder
 
-from .pair_errors import pair_errors
+from .best_pairs import best_pairs
 
 ROUNDS = 2  # of least squares
 SHRINK = 0.05
@@ -212,9 +212,8 @@ def _tried_pairs(
     zeros = (centered[:, None] + moves).clamp_(grid.zeros.first, grid.zeros.last)
     zeros = zeros if grid.nested else torch.zeros_like(zeros)
     shift = (zeros / grid.unit - grid.middle) / grid.spacing
-    errors = pair_errors(weight, importance, inverse / grid.spacing, shift, grid.limits)
-    errors *= (exact * grid.spacing).square()[:, None]
-    place = errors.flatten(0, 1).argmin(0)[None]
+    parts = inverse / grid.spacing, shift, exact * grid.spacing
+    place = best_pairs(weight, importance, *parts, grid.limits)[None]
     scale = place // len(moves)
     return GroupFit(
         grid,
