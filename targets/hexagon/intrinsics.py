@@ -49,6 +49,19 @@ def _shuffled_bytes(a: NDArray) -> NDArray:
     return np.stack([lower, upper], axis=1).reshape(-1).view(np.int32)
 
 
+def _zipped(a: NDArray, b: NDArray, size: NDArray) -> NDArray:
+    """vshuffvdd: for each bit of `size`, bytes of b with it change places with a's without it; -4
+    makes words of b and of a in turn.
+    """
+    pair = np.concatenate([b, a]).view(np.uint8)
+    for bit in range(7):
+        if int(size[0]) >> bit & 1:
+            low = [k for k in range(128) if not k >> bit & 1]
+            lower, upper = np.array(low) + (1 << bit), np.array(low) + 128
+            pair[lower], pair[upper] = pair[upper].copy(), pair[lower].copy()
+    return pair.view(np.int32)
+
+
 def _looked_up(a: NDArray, table: NDArray, number: NDArray) -> NDArray:
     """vlut32 without match: for the low 5 bits of every byte, a byte of one of 4 tables of 32.
 
@@ -119,6 +132,20 @@ def _unsigned_right(a: NDArray, count: NDArray) -> NDArray:
     return (a.view(np.uint32) >> count.astype(np.uint32)).view(np.int32)
 
 
+ZIP = Intrinsic(
+    "llvm.hexagon.V6.vshuffvdd.128B",
+    PAIR,
+    (WORDS, WORDS, SCALAR),
+    _zipped,
+    _FEATURES,
+)
+ROTATE = Intrinsic(
+    "llvm.hexagon.V6.vror.128B",
+    WORDS,
+    (WORDS, SCALAR),
+    lambda a, count: np.roll(a.view(np.uint8), -int(count[0])).view(np.int32),
+    _FEATURES,
+)
 DOT = _words("vrmpybusv.acc", 3, _dot)
 DOT_SCALAR = Intrinsic(
     "llvm.hexagon.V6.vrmpybus.acc.128B",
@@ -201,6 +228,6 @@ ALL = (
     *(DOT, DOT_SCALAR, ADD, SUB, AND, OR, XOR, MAX, MIN, ABS, NORM, LEFT, RIGHT, RIGHT_SIGNED),
     *(LEFT_EACH, RIGHT_EACH, TIMES_LOW_HALVES, TIMES_HIGH_HALVES, LOW, HIGH),
     *(SHUFFLE_BYTES, LOOK_UP, TIMES_HALF, PLUS_TIMES_HALF, TIMES_EVEN, TIMES_EVEN_HIGH),
-    *(PRODUCT_SCALAR, PLUS_LEFT, PLUS_RIGHT_SIGNED),
+    *(PRODUCT_SCALAR, PLUS_LEFT, PLUS_RIGHT_SIGNED, ZIP, ROTATE),
 )
 """Those that a test can call alone; GREATER and CHOOSE hand a predicate on."""

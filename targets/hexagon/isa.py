@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
+from morendo.codegen.cpu.vectors.vector import load, store
+from morendo.codegen.cpu.vectors.vector_blocks import variable
 
 from . import intrinsics as hvx
 from .float_functions import PREFIX
@@ -47,6 +49,49 @@ class HvxISA(VectorISA):
     def extract_lower(self, words: Expr, left: int, mask: int) -> Expr:
         return self.extract(words, left, mask)
 
+    def fold_lanes(
+        self,
+        vectors: Sequence[Expr],
+        lanes: int,
+        combine: Callable[[Expr, Expr], Expr],
+        dtype: str = "float32",
+    ) -> list[Expr]:
+        """Two vectors become one by a shuffle and one operation, until a lane of one is a fold of
+        a whole vector: vectors of fewer lanes would be taken apart, lane by lane.
+        """
+        if lanes != self.lanes:
+            return super().fold_lanes(vectors, lanes, combine, dtype)
+        whole = f"{dtype}x{lanes}"
+        level = [variable(vector, lanes, dtype) for vector in vectors]
+        level += level[-1:] * ((1 << (len(level) - 1).bit_length()) - len(level))
+
+        def combined(*words: Expr) -> Expr:
+            return variable(combine(*(T.reinterpret(whole, x) for x in words)), lanes, dtype)
+
+        count = len(level)
+        while len(level) > 1:
+            half = len(level) // 2
+            pairs = [
+                T.bind(hvx.ZIP(*x, T.int32(-4)))
+                for x in zip(level[half:], level[:half], strict=True)
+            ]
+            level = [combined(hvx.LOW(pair), hvx.HIGH(pair)) for pair in pairs]
+        for step in range(1, (lanes // count).bit_length()):
+            turned = hvx.ROTATE(level[0], T.int32(4 * (lanes >> step)))
+            level = [combined(level[0], turned)]
+        kept = T.alloc_buffer((lanes,), dtype, layout=None)
+        store(kept, (0,), level[0], lanes)
+        return [variable(kept[i], 1, dtype) for i in range(len(vectors))]
+
+    def of_each(self, function: Callable[[Expr, int], Expr], scalars: Sequence[Expr]) -> list[Expr]:
+        """All of them in one vector: quotients and exponentials of scalars are library calls."""
+        kept = T.alloc_buffer((self.lanes,), "float32", layout=None)
+        for i, scalar in enumerate(scalars):
+            T.buffer_store(kept, scalar, [i])
+        together = variable(load(kept, (0,), self.lanes), self.lanes)
+        store(kept, (0,), function(together, self.lanes), self.lanes)
+        return [variable(kept[i], 1) for i in range(len(scalars))]
+
     def exp(self, x: Expr, lanes: int) -> Expr:
         if lanes != self.lanes:
             return super().exp(x, lanes)
@@ -70,4 +115,4 @@ def _field_tables() -> tuple[int, ...]:
     return tables_of([[(i << left) & mask for i in range(32)] for left, mask in _FIELDS])
 
 
-HVX = HvxISA("hvx", 32, 32, 1, 128, True, masked_stores=False)
+HVX = HvxISA("hvx", 32, 32, 1, 128, True, masked_stores=False, side_by_side=8)

@@ -165,7 +165,7 @@ class IntegerTile(Tile):
         for r in range(self.count):
             largest = variable(reduce_lanes(highest[r], lanes, T.max), 1)
             self.weight_step[r] = largest / T.float32(CODE_LIMIT)
-            inverses.append(codes_per_unit(largest))
+            inverses.append(variable(codes_per_unit(largest, 1), 1))
         with T.serial(0, vectors) as v:
             for r in range(self.count):
                 scaled = load_float(self.state, [r, self.weight(v * lanes)], lanes)

@@ -126,7 +126,7 @@ def rms_norm_quantize(
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             normed = _rms_row(x, m, 0, weight, features, eps, offset, isa.lanes, order)
-            quantize_row(normed, outputs, m, features, group_size, isa.lanes)
+            quantize_row(normed, outputs, m, features, group_size, isa)
     return k.function
 
 
@@ -156,7 +156,7 @@ def layer_norm_quantize(
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
             normed = _layer_row(x, m, 0, weight, bias, features, eps, offset, isa.lanes, order)
-            quantize_row(normed, outputs, m, features, group_size, isa.lanes)
+            quantize_row(normed, outputs, m, features, group_size, isa)
     return k.function
 
 

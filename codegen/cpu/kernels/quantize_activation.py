@@ -6,7 +6,8 @@ one product and one rounding per element, nothing that a compiler may contract.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,13 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
-from morendo.codegen.cpu.vectors.vector import Registers, splat, splat_float, store, vector_type
+from morendo.codegen.cpu.vectors.vector import (
+    Registers,
+    splat,
+    splat_float,
+    store,
+    vector_type,
+)
 from morendo.codegen.cpu.vectors.vector_blocks import (
     Element,
     KernelBuilder,
@@ -107,7 +114,7 @@ def quantize_activation(
         with token_loop(tokens, max_tokens, features * 8) as m:
             quantize_row(
                 lambda c, lanes: load_ordered(x, [m, c], order, lanes),
-                outputs, m, features, group_size, isa.lanes,
+                outputs, m, features, group_size, isa,
             )  # fmt: skip
     return k.function
 
@@ -118,10 +125,10 @@ def quantize_row(
     m: Any,
     features: int,
     group_size: int,
-    lanes: int,
+    isa: VectorISA,
 ) -> None:
     """Quantize one token's row, given element by element, to codes, scales and sums."""
-    lanes = common_lanes(group_size, lanes)
+    lanes = common_lanes(group_size, isa.lanes)
     whole = features // group_size
     steps = range(0, group_size, lanes)
 
@@ -133,12 +140,19 @@ def quantize_row(
             else value
         )
 
-    if whole:
-        with T.serial(0, whole) as group:
-            start = group * group_size
+    def quantize(first: Any, count: int) -> None:
+        groups = []
+        for start in [(first + i) * group_size for i in range(count)]:
             vectors = [variable(scaled(start + i, lanes), lanes) for i in steps]
-            factors = [outputs.factor(start + i, lanes) for i in steps]
-            _quantize_group(vectors, factors, outputs, m, group, lanes)
+            groups.append((vectors, [outputs.factor(start + i, lanes) for i in steps]))
+        _quantize_groups(isa, groups, outputs, m, first, lanes)
+
+    if whole:
+        together = ceil_div(whole, ceil_div(whole, isa.side_by_side))  # about as many each time
+        with T.serial(0, whole // together) as block:
+            quantize(block * together, together)
+        if whole % together:
+            quantize(T.int32(whole - whole % together), whole % together)
     if features % group_size:
         first = whole * group_size
         vectors = _padded(lambda c: scaled(first + c, 1), 0.0, features - first, group_size, lanes)
@@ -149,7 +163,7 @@ def quantize_row(
                 1.0, features - first, group_size, lanes,
             )  # fmt: skip
             factors = [T.cast(f, vector_type("int32", lanes)) for f in padded]
-        _quantize_group(vectors, factors, outputs, m, whole, lanes)
+        _quantize_groups(isa, [(vectors, factors)], outputs, m, T.int32(whole), lanes)
 
 
 def _padded(
@@ -164,44 +178,77 @@ def _padded(
     return [load_float(padded, [i], lanes) for i in range(0, size, lanes)]
 
 
-def _quantize_group(
-    vectors: list[Any],
-    factors: list[Any],
+def _quantize_groups(
+    isa: VectorISA,
+    groups: list[tuple[list[Any], list[Any]]],
     outputs: GroupOutputs,
     m: Any,
-    group: Any,
+    first: Any,
     lanes: int,
 ) -> None:
-    """Quantize one group, held as vectors that cover it, with int32 factors of codes or None."""
-    round_vectors = _sixteen_steps if outputs.format.bits == 4 else _by_largest
-    rounded, scale = round_vectors(vectors, lanes)
-    rounded = [
-        code if factor is None else variable(code * factor, lanes, "int32")
-        for code, factor in zip(rounded, factors, strict=True)
+    """Quantize neighbouring groups from one on: (vectors that cover it, int32 factors of codes or
+    None) of each.
+    """
+    vectors = [vectors for vectors, _ in groups]
+    if outputs.format.bits == 4:
+        rounded = [_sixteen_steps(isa, group, lanes) for group in vectors]
+    else:
+        rounded = _by_largest(isa, vectors, lanes)
+    codes = [
+        [
+            code if factor is None else variable(code * factor, lanes, "int32")
+            for code, factor in zip(of_group, factors, strict=True)
+        ]
+        for (of_group, _), (_, factors) in zip(rounded, groups, strict=True)
     ]
-    layout, group_size = outputs.layout, len(vectors) * lanes
-    for i, value in enumerate(rounded):
-        at = layout.code_at(m, group * group_size + i * lanes)
-        store(outputs.codes, at, T.cast(value, vector_type("int8", lanes)), lanes)
-    at = layout.group_at(m, group)
-    store(outputs.scales, at, scale, 1)
-    store(outputs.sums, at, reduce_lanes(fold(rounded, _add), lanes, _add, "int32"), 1)
+    layout, start = outputs.layout, first * (len(vectors[0]) * lanes)
+    _store_bytes(
+        isa, outputs.codes, lambda i: layout.code_at(m, start + i), itertools.chain(*codes), lanes
+    )
+    sums = isa.fold_lanes([fold(of_group, _add) for of_group in codes], lanes, _add, "int32")
+    for i, ((_, scale), total) in enumerate(zip(rounded, sums, strict=True)):
+        at = layout.group_at(m, first + i)
+        store(outputs.scales, at, scale, 1)
+        store(outputs.sums, at, total, 1)
 
 
-def _by_largest(vectors: list[Any], lanes: int) -> tuple[list[Any], Any]:
-    """(codes int32, scale) of a group by its largest magnitude."""
-    largest = reduce_lanes(fold([T.abs(v) for v in vectors], T.max), lanes, T.max)
-    inverse = codes_per_unit(largest)
-    return [rounded_codes(v, inverse, lanes) for v in vectors], largest / T.float32(CODE_LIMIT)
+def _store_bytes(
+    isa: VectorISA, buffer: Any, place: Callable[[int], list[Any]], words: Iterable[Any], lanes: int
+) -> None:
+    """Write vectors of int32 codes as bytes, element i at `place(i)`.
+
+    Where rows are rounded side by side, the bytes of four vectors, which lie together, are made at
+    once: they are a whole vector.
+    """
+    vectors = list(words)
+    most = 4 if isa.side_by_side > 1 and lanes == isa.lanes else 1
+    for i in range(0, len(vectors), most):
+        part = vectors[i : i + most]
+        width = lanes * len(part)
+        joined = part[0] if len(part) == 1 else tirx.Shuffle(part, list(range(width)))
+        dtype = vector_type(str(buffer.ty.dtype), width)
+        store(buffer, place(i * lanes), T.cast(joined, dtype), width)
 
 
-def _sixteen_steps(vectors: list[Any], lanes: int) -> tuple[list[Any], Any]:
+def _by_largest(isa: VectorISA, groups: list[list[Any]], lanes: int) -> list[tuple[list[Any], Any]]:
+    """(codes int32, scale) of each group by its largest magnitude."""
+    magnitudes = [fold([T.abs(v) for v in vectors], T.max) for vectors in groups]
+    largest = isa.fold_lanes(magnitudes, lanes, T.max)
+    inverses = isa.of_each(codes_per_unit, largest)
+    scales = isa.of_each(code_step, largest)
+    return [
+        ([rounded_codes(v, inverse, lanes) for v in vectors], scale)
+        for vectors, inverse, scale in zip(groups, inverses, scales, strict=True)
+    ]
+
+
+def _sixteen_steps(isa: VectorISA, vectors: list[Any], lanes: int) -> tuple[list[Any], Any]:
     """(codes int32, scale) of a group by its smallest and its largest value."""
     zero = T.float32(0.0)
-    low = variable(T.min(reduce_lanes(fold(vectors, T.min), lanes, T.min), zero), 1)
-    high = T.max(reduce_lanes(fold(vectors, T.max), lanes, T.max), zero)
+    low = variable(T.min(*isa.fold_lanes([fold(vectors, T.min)], lanes, T.min), zero), 1)
+    high = T.max(*isa.fold_lanes([fold(vectors, T.max)], lanes, T.max), zero)
     spread = variable(high - low, 1)
-    inverse = codes_per_unit(spread, STEPS)
+    inverse = variable(codes_per_unit(spread, 1, STEPS), 1)
     first = rounded_codes(low, inverse, 1)
     lowest = variable(splat(first, lanes), lanes, "int32")
     highest = variable(splat(first + T.int32(STEPS), lanes), lanes, "int32")
@@ -212,12 +259,18 @@ def _sixteen_steps(vectors: list[Any], lanes: int) -> tuple[list[Any], Any]:
     return codes, spread / T.float32(STEPS)
 
 
-def codes_per_unit(largest: Any, limit: int = CODE_LIMIT) -> Any:
+def codes_per_unit(largest: Any, lanes: int, limit: int = CODE_LIMIT) -> Any:
     """What values are multiplied with to become codes, by the largest magnitude of their group, or
     whatever `limit` codes are to cover.
     """
-    usable = largest >= T.float32(SMALLEST_MAXIMUM)
-    return variable(tirx.Select(usable, T.float32(limit) / largest, T.float32(0.0)), 1)
+    usable = largest >= splat_float(SMALLEST_MAXIMUM, lanes)
+    inverse = splat_float(limit, lanes) / largest
+    return tirx.Select(usable, inverse, splat_float(0.0, lanes))
+
+
+def code_step(largest: Any, lanes: int) -> Any:
+    """What a code stands for, by the largest magnitude of its group."""
+    return largest / splat_float(CODE_LIMIT, lanes)
 
 
 def rounded_codes(values: Any, inverse: Any, lanes: int) -> Any:
@@ -241,12 +294,12 @@ def quantize_vector(
     with T.serial(0, length // lanes) as i:
         largest[0] = T.max(largest[0], T.abs(element(i * lanes)))
     most = variable(reduce_lanes(largest[0], lanes, T.max), 1)
-    inverse = codes_per_unit(most)
+    inverse = variable(codes_per_unit(most, 1), 1)
     with T.serial(0, length // lanes) as i:
         rounded = rounded_codes(element(i * lanes), inverse, lanes)
         total[0] = total[0] + rounded
         keep(i * lanes, rounded)
-    scale = variable(most / T.float32(CODE_LIMIT), 1)
+    scale = variable(code_step(most, 1), 1)
     return scale, variable(reduce_lanes(total[0], lanes, _add, "int32"), 1, "int32")
 
 
@@ -265,7 +318,7 @@ def center_vector(
         lowest[0], highest[0] = T.min(lowest[0], value), T.max(highest[0], value)
     low = variable(reduce_lanes(lowest[0], lanes, T.min), 1)
     spread = variable(reduce_lanes(highest[0], lanes, T.max) - low, 1)
-    inverse = codes_per_unit(spread, STEPS)
+    inverse = variable(codes_per_unit(spread, 1, STEPS), 1)
     with T.serial(0, length // lanes) as i:
         above = variable(element(i * lanes) - splat(low, lanes), lanes)
         rounded = rounded_codes(above, inverse, lanes)

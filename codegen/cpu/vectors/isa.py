@@ -7,7 +7,7 @@ A kernel asks for these operations and never for a processor. Codes travel as *w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm.ir import Expr
@@ -17,6 +17,7 @@ from morendo.codegen.cpu.pipeline import DEFAULT_PIPELINE, Pipeline
 
 from .matrix_block import MatrixBlock
 from .vector import lanes_of, shift_left, splat, vector_type
+from .vector_blocks import reduce_lanes, variable
 from .vector_math import fast_exp
 
 
@@ -44,6 +45,9 @@ class VectorISA(ABC):
         block_sums: vectors of sums of a register block of a product with integers, where another
             number than those that fit the registers was measured to be best.
         pipeline: of linears on packed codes, as deep as was measured to be best.
+        side_by_side: groups of activations that are rounded together, where it pays to fold the
+            lanes of several vectors and to divide several scalars at once (`fold_lanes`,
+            `of_each`), and to make bytes of four vectors of words.
     """
 
     name: str
@@ -58,6 +62,7 @@ class VectorISA(ABC):
     masked_stores: bool = True
     block_sums: int | None = None
     pipeline: Pipeline = DEFAULT_PIPELINE
+    side_by_side: int = 1
 
     @abstractmethod
     def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
@@ -111,6 +116,20 @@ class VectorISA(ABC):
         firsts = range(0, count, self.lanes)
         parts = [lanes_of(values, first, self.lanes) for first in firsts]
         return [T.cast(part, vector_type("int32", self.lanes)) for part in parts]
+
+    def fold_lanes(
+        self,
+        vectors: Sequence[Expr],
+        lanes: int,
+        combine: Callable[[Expr, Expr], Expr],
+        dtype: str = "float32",
+    ) -> list[Expr]:
+        """The lanes of each vector folded to a scalar in a variable."""
+        return [reduce_lanes(vector, lanes, combine, dtype) for vector in vectors]
+
+    def of_each(self, function: Callable[[Expr, int], Expr], scalars: Sequence[Expr]) -> list[Expr]:
+        """A function of float32 x lanes of each of the scalars, in variables."""
+        return [variable(function(scalar, 1), 1) for scalar in scalars]
 
     def exp(self, x: Expr, lanes: int) -> Expr:
         """The exponential of float32 x lanes, arguments clamped to [-87.33, 88.37]."""
