@@ -20,8 +20,9 @@ class Pipeline:
     """How deep the stages are.
 
     Attributes:
-        fetch: bytes ahead of its reads that a kernel of one token asks memory for codes in planes
-            and nibbles; 0: it leaves that to the processor.
+        fetch: bytes ahead of its reads that a kernel of one token asks memory for the base of codes
+            in planes, four times as many where they lie in nibbles; 0: it leaves that to the
+            processor.
         unpack: tokens that codes, unpacked once, are multiplied with, a multiple of 16; 0: all of
             them, unless more threads need work.
     """

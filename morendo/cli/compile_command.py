@@ -40,7 +40,7 @@ examples:
   morendo compile ./model --average-bits 2.9               2, 3 or 4 bits where they matter
   morendo compile ./model --size 90MB                      as good as fits into 90 MB
   morendo compile ./model --readings 4,3 --calibrate self  good with 4 bits and with 3, by --level
-  morendo compile ./model --readings 4                     4 bits at one level, faster on CPUs
+  morendo compile ./model --readings 4                     4 bits at one level, less to unpack
   morendo compile ./model --target x86-64-v3               for every CPU of that level
   morendo compile ./model --check                          first see that it is the same model
   morendo compile ./model --dump-ir ir                     ir/ shows what every pass did
@@ -149,7 +149,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         help="make the codes for several levels (morendo run --level): 4,3 can be read with 4 bits "
         "and with 3, 4,3,2 with 2 as well, 3,2 has no fourth bit; every reading comes close to "
         "codes made for it alone; each but the first takes 0.25 bits more in the file, and half as "
-        "long again to calibrate; 4: whole codes at the only level, which CPUs unpack faster "
+        "long again to calibrate; 4: whole codes at the only level, less to unpack for CPUs "
         "(default: one reading; lower levels are then much worse)",
     )
 

@@ -33,6 +33,9 @@ BLOCK = 32
 STEPS = BLOCK // 4
 
 _ODD_BITS = 0xAAAAAAAA
+_ONE_STREAM = (
+    4  # times as far ahead where all bits are in one array (measured, docs/performance.md)
+)
 
 Level = Sequence[Expr]
 """(n3, n4, ...): how many groups are read with the third, fourth, ... bit at least."""
@@ -99,7 +102,7 @@ class PlaneReader:
     unsigned: bool = True
 
     def prefetch(self, tile, group, block) -> None:
-        ahead = self.isa.pipeline.fetch
+        ahead = self.isa.pipeline.fetch * (_ONE_STREAM if self.format.nibbles else 1)
         if not ahead:
             return
         for chunk in range(self.chunks):
