@@ -182,6 +182,8 @@ def _run(arguments: argparse.Namespace) -> int:
         _tell_about_the_end(session, said, chat)
         if arguments.stats:
             print(_stats(session.stats), file=sys.stderr)
+            if session.emulation:
+                _tell_about_the_machine(arguments.artifact, session.stats)
     return 0
 
 
@@ -233,6 +235,22 @@ def _tell_about_the_end(session: Session, said: bool, chat: bool) -> None:
 
 def _note(text: str) -> None:
     print(paint(f"note: {text}", "yellow", sys.stderr), file=sys.stderr)
+
+
+def _tell_about_the_machine(artifact: Path, stats: Stats) -> None:
+    """What was measured is the emulator; what the described machine would do is a model of it."""
+    from morendo.simulate import predict_run
+
+    predicted = predict_run(artifact, stats)
+    if predicted is None:
+        return
+    device, one = predicted
+    print(
+        f"predicted for {device.name}: {one.tokens_per_second:.1f} tokens/s, "
+        f"{one.packets / one.steps / 1e6:.2f} M packets a token, prefill {one.prefill:.3f} s "
+        "(a model, not a measurement; the times above are the emulator's)",
+        file=sys.stderr,
+    )
 
 
 def _stats(stats: Stats) -> str:

@@ -76,11 +76,11 @@ def _described(artifact: Path) -> Path:
     """The description of a machine that the artifact's target comes with."""
     from morendo.ir.errors import InputError
     from morendo.runtime.artifact import read_manifest
-    from morendo.targets import find_target
+    from morendo.simulate import described_machine
 
-    name = read_manifest(artifact)["target"]["name"]
-    described = find_target(name).described
+    described = described_machine(artifact)
     if described is None:
+        name = read_manifest(artifact)["target"]["name"]
         raise InputError(
             f"target {name} describes no machine", hint="describe one: --npu FILE.toml"
         )

@@ -2,6 +2,7 @@
 
 from .device import DeviceDescription, read_device
 from .predict import Answer, Prediction, predict
+from .run import described_machine, predict_run
 from .work import LinearWork, StepWork, float16_work, plan_work
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "LinearWork",
     "Prediction",
     "StepWork",
+    "described_machine",
     "float16_work",
     "plan_work",
     "predict",
+    "predict_run",
     "read_device",
 ]

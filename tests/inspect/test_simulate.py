@@ -12,6 +12,8 @@ import pytest
 from morendo.cli.entry import main
 from morendo.ir.errors import InputError
 from morendo.runtime.artifact import read_plan
+from morendo.runtime.session import Session
+from morendo.runtime.stats import LevelRuns, Stats
 from morendo.simulate import (
     Answer,
     DeviceDescription,
@@ -20,7 +22,9 @@ from morendo.simulate import (
     float16_work,
     plan_work,
     predict,
+    predict_run,
     read_device,
+    run,
 )
 from morendo.targets.hexagon import target
 
@@ -128,6 +132,28 @@ def test_the_command_compares_levels(artifact: Path, tmp_path: Path, capsys):
     read = [one["nbytes"] for one in found.values()]
     assert read == sorted(read, reverse=True)
     assert len(set(read)) > 2
+
+
+def test_stats_of_an_emulated_run_predict_the_machine(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    stats = Stats(prompt_tokens=3, decode_tokens=3, levels=LevelRuns([[0, 1], [1, 2]]))
+    assert predict_run(artifact, stats) is None  # no machine is described
+    described = tmp_path / "npu.toml"
+    described.write_text(TEXT)
+    monkeypatch.setattr(run, "described_machine", lambda artifact: described)
+    assert predict_run(artifact, Stats(prompt_tokens=3)) is None
+    plan = read_plan(artifact)
+    works = [plan_work(plan, level) for level in (0, 0, 1, 1)]
+    expected = predict(read_device(described), works.__getitem__, Answer(3, 4, plan.chunk))
+    assert predict_run(artifact, stats) == (read_device(described), expected)
+    monkeypatch.setattr(Session, "emulation", "qemu runs it here, slowly")
+    asked = ["run", str(artifact), "a", "--max-tokens", "4", "--ignore-eos", "--stats"]
+    assert main(asked) == 0
+    assert re.search(
+        r"predicted for toy: [\d.]+ tokens/s, [\d.]+ M packets a token, prefill [\d.]+ s .a model",
+        capsys.readouterr().err,
+    )
 
 
 @pytest.mark.parametrize(
