@@ -90,6 +90,8 @@ def _lower_function(program: Program, function: relax.Function) -> FunctionLower
     if result.space != "arena":
         raise CompileError("the result is not computed by the model", where="lowering")
     result.space = "logits"
+    if function.attrs["global_symbol"] == "decode":
+        program.likeliest = program.target.find_likeliest(lowering, result)
     return lowering
 
 
@@ -141,6 +143,7 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         functions=functions,
         state=tuple(state),
         pruned=program.pruned,
+        likeliest=program.likeliest,
     )
 
 

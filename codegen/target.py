@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from .kernel_code import KernelCode
     from .kernel_facts import KernelFacts
-    from .lowering import Program
+    from .lowering import FunctionLowering, Program
+    from .memory import Storage
     from .text_facts import TextFacts
 
 Builder = Callable[..., Any]
@@ -131,6 +132,13 @@ class Target(ABC):
             f"no depth of its kernels' pipeline can be chosen (got {depths})",
             where=f"target {self.name}",
         )
+
+    def find_likeliest(self, lowering: FunctionLowering, logits: Storage) -> bool:
+        """End the decode function with kernels that put the id of the likeliest token, or -1 where
+        there is none, in the place of its token; whether this target does so. It does where logits
+        lie in memory of a device, which the host had to read for that.
+        """
+        return False
 
     @abstractmethod
     def build(

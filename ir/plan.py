@@ -114,6 +114,8 @@ class Plan:
         state: arguments that kernels read from memory, an int32 every SLOT_BYTES of the space
             "state", so that a device can repeat a call as it is; none of them is a tensor.
         pruned: of 10000 tokens, how many each pruning of prefill drops (`ir/pruning.py`).
+        likeliest: whether decode puts the likeliest token into "ids", in the place of its own, or
+            -1 where a logit is not a number or the largest one is infinite.
     """
 
     chunk: int
@@ -129,6 +131,7 @@ class Plan:
     functions: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     state: tuple[Argument, ...] = ()
     pruned: tuple[int, ...] = ()
+    likeliest: bool = False
 
     def __post_init__(self) -> None:
         _check_plan(self)
@@ -148,6 +151,7 @@ class Plan:
             **fields,
             **state,
             **({"pruned": list(self.pruned)} if self.pruned else {}),
+            **({"likeliest": 1} if self.likeliest else {}),
             "kernels": list(self.kernels),
             "parameters": [list(names) for names in self.parameters],
             "tensors": [
@@ -250,6 +254,7 @@ def _plan_from_data(data: dict[str, Any]) -> Plan:
         functions=functions,
         state=tuple(map(argument_from_json, data.get("state", []))),
         pruned=tuple(data.get("pruned", [])),
+        likeliest=data.get("likeliest", 0),
     )
 
 
@@ -262,6 +267,8 @@ def _check_plan(plan: Plan) -> None:
     good = good and all(_is_count(dropped, MOST_DROPPED) for dropped in plan.pruned)
     most = f"at most {MOST_STAGES} numbers up to {MOST_DROPPED}"
     _require(good, f"pruned must be {most} (got {plan.pruned!r})", "plan.json")
+    good = plan.likeliest in (0, 1)
+    _require(good, f"likeliest must be 0 or 1 (got {plan.likeliest!r})", "plan.json")
     for index, name in enumerate(plan.kernels):
         good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
         _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")

@@ -15,6 +15,7 @@ from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
 from morendo.ir.plan import FUNCTIONS, LIBRARY
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import AGAIN, PLAN
+from morendo.runtime.sampling import likeliest
 from morendo.runtime.turns import Turns
 
 Ids = Sequence[int] | np.ndarray
@@ -51,6 +52,10 @@ class Executor(Protocol):
 
     def decode(self, token: int) -> np.ndarray:
         """Append one token; its logits."""
+        ...
+
+    def decode_likeliest(self, token: int) -> int:
+        """Append one token; the likeliest next one, as `likeliest` of sampling.py finds it."""
         ...
 
     def score(self, ids: Ids) -> np.ndarray:
@@ -113,6 +118,14 @@ class CExecutor:
     def decode(self, token: int) -> np.ndarray:
         self._call(self._library.mr_decode, as_int32("a token id", token), self._logits.ctypes.data)
         return self._logits
+
+    def decode_likeliest(self, token: int) -> int:
+        if works_on_host(self._library):  # the logits are here, and numpy is quick
+            return likeliest(self.decode(token))
+        found = ctypes.c_int32()
+        decode = self._library.mr_decode_likeliest
+        self._call(decode, as_int32("a token id", token), ctypes.byref(found))
+        return found.value
 
     def score(self, ids: Ids) -> np.ndarray:
         array = as_ids(ids)
@@ -296,6 +309,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_error": (ctypes.c_char_p, []),
         "mr_prefill": (number, [session, pointer, number, pointer]),
         "mr_decode": (number, [session, ctypes.c_int32, pointer]),
+        "mr_decode_likeliest": (number, [session, ctypes.c_int32, pointer]),
         "mr_score": (number, [session, pointer, number, pointer]),
         "mr_position": (number, [session]),
         "mr_set_position": (number, [session, number]),

@@ -28,6 +28,7 @@ from morendo.runtime.executor import (
     require_known,
     works_on_host,
 )
+from morendo.runtime.sampling import likeliest
 from morendo.runtime.stage_lengths import StageLengths, stage_of_cache
 from morendo.runtime.turns import Turns
 
@@ -122,6 +123,9 @@ class PythonExecutor:
 
     def decode(self, token: int) -> np.ndarray:
         return self._run("decode", [token])[0]
+
+    def decode_likeliest(self, token: int) -> int:
+        return likeliest(self.decode(token))
 
     def score(self, ids: Ids) -> np.ndarray:
         return self._run("score", ids)

@@ -55,6 +55,11 @@ class SamplingSettings:
         """The likeliest token is taken; top_k, top_p and min_p change nothing."""
         return self.temperature == 0
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """The likeliest token is taken, whatever the text has: nobody else looks at the logits."""
+        return self.is_greedy and self.repetition_penalty == 1
+
     def __str__(self) -> str:
         """As options of the command line: "temperature 0.8, top-p 0.9"."""
         values = asdict(self)
@@ -63,6 +68,18 @@ class SamplingSettings:
         neutral = asdict(SamplingSettings())
         said = [f"{k.replace('_', '-')} {v:g}" for k, v in values.items() if v != neutral[k]]
         return ", ".join(["greedy", *said] if self.is_greedy else said)
+
+
+def likeliest(logits: np.ndarray) -> int:
+    """The id of the largest logit, of equal ones the first.
+
+    Raises:
+        MorendoError: where a logit is not a number, or the largest one is infinite.
+    """
+    best = int(np.argmax(logits))  # a NaN counts as the largest
+    if not np.isfinite(logits[best]):
+        raise MorendoError(f"the model computed {logits[best]} as a logit")
+    return best
 
 
 class Sampler:
@@ -93,10 +110,8 @@ class Sampler:
         """The next token id; `logits` is float32 [vocabulary]."""
         if self.settings.repetition_penalty != 1:
             logits = self._penalized(logits)
-        likeliest = int(np.argmax(logits))  # a NaN counts as the largest
-        if not np.isfinite(logits[likeliest]):
-            raise MorendoError(f"the model computed {logits[likeliest]} as a logit")
-        token = likeliest if self.settings.is_greedy else self._draw(logits, logits[likeliest])
+        first = likeliest(logits)
+        token = first if self.settings.is_greedy else self._draw(logits, logits[first])
         self._seen.add(token)
         return token
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ _AGAIN = "run morendo tune again"
 
 CacheMeans = Callable[[int, int], NDArray[np.float64]]
 Levels = Callable[[NDArray[np.float32]], int]
-"""The level of an answer's next decode step, given the logits that its token was drawn from."""
+"""The level of an answer's next decode step, given the logits that its token was drawn from; they
+may be anything where the schedule does not need them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Fall:
     """
 
     switches: tuple[tuple[int, int], ...] = ()
+    needs_logits: ClassVar = False
 
     def __post_init__(self) -> None:
         for token, level in self.switches:
@@ -102,6 +104,7 @@ class Entropy:
 
     fall: Fall
     threshold: int
+    needs_logits: ClassVar = True
 
     def __str__(self) -> str:
         nats = self.threshold / 1000
@@ -146,6 +149,7 @@ class Learned:
     window: int
     layers: tuple[Layer, ...]
     choices: tuple[Fall, ...]
+    needs_logits: ClassVar = False
 
     def __str__(self) -> str:
         return f"one of {len(self.choices)} falls, chosen by the prompt"

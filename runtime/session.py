@@ -315,12 +315,14 @@ class Session:
         )
         start = time.perf_counter()
         level = 0 if schedule else None
-        logits = self._follow(turn, lambda: self._restart(self.executor.prefill, ids, level))
+        found: Any = self._follow(turn, lambda: self._restart(self.executor.prefill, ids, level))
         levels = schedule and self._follow(turn, lambda: schedule.start(self.executor.cache_means))
         stats.prompt_seconds = time.perf_counter() - start
+        alone = sampler.settings.takes_likeliest and not (schedule and schedule.needs_logits)
+        decode = self.executor.decode_likeliest if alone else self.executor.decode
         for count in range(1, max_tokens + 1):
             start = time.perf_counter()
-            token = self._follow(turn, lambda x=logits: sampler(x))
+            token = self._follow(turn, lambda x=found: x if isinstance(x, int) else sampler(x))
             stats.decode_seconds += time.perf_counter() - start
             if token in ends:
                 stats.finish = "stop"
@@ -331,7 +333,9 @@ class Session:
                 return
             if count < max_tokens:
                 start = time.perf_counter()
-                logits = self._follow(turn, lambda x=token, y=logits: self._decode(x, y, levels))
+                found = self._follow(
+                    turn, lambda x=token, y=found: self._decode(decode, x, y, levels)
+                )
                 stats.decode_tokens += 1
                 stats.decode_seconds += time.perf_counter() - start
         stats.finish = "length"
@@ -364,12 +368,16 @@ class Session:
         self.executor.set_position(0)
         return work(ids)
 
-    def _decode(self, token: int, logits: np.ndarray, levels: Levels | None) -> np.ndarray:
-        """The logits behind `token`, which was drawn from `logits`."""
-        level = levels(logits) if levels else self._level
+    def _decode(
+        self, decode: Callable[[int], T], token: int, found: Any, levels: Levels | None
+    ) -> T:
+        """What `decode` finds behind `token`, which was drawn from `found`: logits, or the token
+        itself where the schedule does not look at them.
+        """
+        level = levels(found) if levels else self._level
         self._use_level(level)
         self._stats.levels.add(level)
-        return self.executor.decode(token)
+        return decode(token)
 
     def _use_level(self, level: int) -> None:
         if level != self._used_level:

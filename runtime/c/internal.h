@@ -133,6 +133,7 @@ typedef struct {
   int tensor_count, varying_count;
   int64_t pruned[MAX_STAGES]; /* of the tokens of stage i, how many parts stage i + 1 lacks */
   int stage_count;
+  int64_t likeliest; /* whether DECODE leaves the likeliest token in IDS, or -1 */
   StepList functions[FUNCTIONS];
   /* By the device: steps of DECODE that it can run without being called, one for all levels, or
    * one for each where levels have tensors of their own. */

@@ -93,6 +93,10 @@ MR_API int mr_context(const mr_session *session);
 MR_API int mr_prefill(mr_session *session, const int32_t *ids, int count, float *logits);
 /* The same for one token, by the kernels for one. */
 MR_API int mr_decode(mr_session *session, int32_t id, float *logits);
+/* The same, but it writes the likeliest next token, of equal ones the first, as a sampler of
+ * temperature 0 draws it from the logits. These do not leave the device then, if it has memory of
+ * its own. */
+MR_API int mr_decode_likeliest(mr_session *session, int32_t id, int32_t *next);
 /* Appends `count` tokens and writes the logits of each, float[count][vocabulary]. */
 MR_API int mr_score(mr_session *session, const int32_t *ids, int count, float *logits);
 
@@ -187,8 +191,10 @@ MR_API int mr_schedule_open(mr_session *session, const char *artifact_dir, const
 MR_API void mr_schedule_close(mr_schedule *schedule);
 /* Before the prefill of each prompt: an answer begins, and the prompt is read at level 0. */
 MR_API int mr_schedule_begin(mr_schedule *schedule);
-/* Before each mr_decode: sets its level. `logits` are those that its token was drawn from. */
+/* Before each mr_decode: sets its level. `logits` are those that its token was drawn from; they may
+ * be anything where the schedule does not look at them. */
 MR_API int mr_schedule_next(mr_schedule *schedule, const float *logits);
+MR_API int mr_schedule_needs_logits(const mr_schedule *schedule);
 
 /* ---- Looking inside ---- */
 

@@ -357,6 +357,7 @@ static int read_root(Reader *reader) {
   if (!error) error = read_pruned(reader, json_get(&reader->json, root, "pruned"));
   if (!error) error = read_state(reader, json_get(&reader->json, root, "state"));
   if (!error) error = read_tensors(reader, json_get(&reader->json, root, "tensors"));
+  json_integer(json_get(&reader->json, root, "likeliest"), 0, 1, &reader->plan->likeliest);
   const Node *functions = json_get(&reader->json, root, "functions");
   for (int i = 0; !error && i < FUNCTIONS; i++) error = read_function(reader, functions, i);
   if (error) return error;

@@ -109,6 +109,10 @@ static int choose(mr_schedule *schedule) {
   return MR_OK;
 }
 
+int mr_schedule_needs_logits(const mr_schedule *schedule) {
+  return !schedule->off && schedule->threshold < INFINITY;
+}
+
 int mr_schedule_next(mr_schedule *schedule, const float *logits) {
   if (schedule->off) return MR_OK;
   if (!schedule->token) return fail(MR_INPUT, "the schedule has not begun an answer");
@@ -119,7 +123,7 @@ int mr_schedule_next(mr_schedule *schedule, const float *logits) {
     schedule->next++;
   }
   int level = schedule->next ? fall->switches[schedule->next - 1].level : 0;
-  if (level && schedule->threshold < INFINITY &&
+  if (level && mr_schedule_needs_logits(schedule) &&
       logits_entropy(logits, mr_vocabulary(schedule->session)) > schedule->threshold) {
     level = 0;
   }

@@ -1,5 +1,6 @@
 /* A session: one model opened from its artifact, its memory, and how much text it remembers. */
 #define _GNU_SOURCE
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -129,8 +130,8 @@ static int check(const mr_session *session, const int32_t *ids, int count) {
   return MR_OK;
 }
 
-/* Runs `function` chunk by chunk and copies out the logits of all tokens, or of the last one.
- * Kernels see aligned memory of the session, callers pass what they have. A call that fails or is
+/* Runs `function` chunk by chunk and copies out the logits of all tokens, or of the last one, or
+ * none where there is no place for them. Kernels see aligned memory of the session, callers pass what they have. A call that fails or is
  * cancelled leaves the position where it was: what it wrote behind that is never read. */
 static int run_chunks(mr_session *session, enum Function function, const int32_t *ids, int count,
                       float *logits, int all) {
@@ -158,7 +159,7 @@ static int run_chunks(mr_session *session, enum Function function, const int32_t
     }
     if (error) return error;
   }
-  if (!all) error = device_read(logits, session->bases[LOGITS], row);
+  if (!all && logits) error = device_read(logits, session->bases[LOGITS], row);
   if (!error) session->position = start + count;
   return error;
 }
@@ -176,6 +177,41 @@ int mr_prefill(mr_session *session, const int32_t *ids, int count, float *logits
 
 int mr_decode(mr_session *session, int32_t id, float *logits) {
   return run(session, DECODE, &id, 1, logits, 0);
+}
+
+/* The likeliest token by the logits that the last call left; -1 as the plan says it. */
+static int find_likeliest(mr_session *session, int32_t *best) {
+  int count = (int)session->plan.vocabulary;
+  float *logits = malloc((size_t)count * sizeof *logits);
+  if (!logits) return fail(MR_RUNTIME, "not enough memory for logits");
+  int error = device_read(logits, session->bases[LOGITS], (size_t)count * sizeof *logits);
+  *best = 0;
+  for (int i = 0; !error && i < count && *best >= 0; i++) {
+    if (isnan(logits[i])) *best = -1;
+    else if (logits[i] > logits[*best]) *best = i;
+  }
+  if (*best >= 0 && isinf(logits[*best])) *best = -1;
+  free(logits);
+  return error;
+}
+
+static int decode_likeliest(mr_session *session, int32_t id, int32_t *next) {
+  int32_t found;
+  int error = run_chunks(session, DECODE, &id, 1, NULL, 0);
+  if (error) return error;
+  error = session->plan.likeliest ? device_read(&found, session->bases[IDS], sizeof found)
+                                  : find_likeliest(session, &found);
+  if (error) return error;
+  if (found < 0 || found >= session->plan.vocabulary) {
+    return fail(MR_RUNTIME, "the model computed a logit that is not finite");
+  }
+  *next = found;
+  return MR_OK;
+}
+
+int mr_decode_likeliest(mr_session *session, int32_t id, int32_t *next) {
+  int error = enter(session);
+  return error ? error : leave(session, decode_likeliest(session, id, next));
 }
 
 int mr_score(mr_session *session, const int32_t *ids, int count, float *logits) {

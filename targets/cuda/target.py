@@ -18,10 +18,12 @@ from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.link import Toolchain
 from morendo.codegen.target import Builder, Capabilities, Device, Target, Track
 from morendo.ir.errors import CompileError
+from morendo.ir.plan import ITEM_BYTES
 
 from .kernels import attention as own_attention
 from .kernels import cache as own_cache
 from .kernels import generic as own_generic
+from .kernels import likeliest as own_likeliest
 from .kernels import linear as own_linear
 from .kernels import norms as own_norms
 from .kernels import quantized_linear as own_quantized_linear
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
     from morendo.codegen.kernel_code import KernelCode
     from morendo.codegen.kernel_facts import KernelFacts
-    from morendo.codegen.lowering import Program
+    from morendo.codegen.lowering import FunctionLowering, Program
+    from morendo.codegen.memory import Storage
     from morendo.codegen.text_facts import TextFacts
     from morendo.ir.dump import Dump
     from morendo.ir.plan import Plan
@@ -155,6 +158,15 @@ class CUDATarget(Target):
         from .artifact import build_artifact
 
         build_artifact(self, program, plan, text, directory, track, dump)
+
+    def find_likeliest(self, lowering: FunctionLowering, logits: Storage) -> bool:
+        vocabulary, note = logits.nbytes // ITEM_BYTES["float32"], "likeliest token"
+        keys = lowering.new("int64", own_likeliest.PARTS)
+        parts = lowering.build(own_likeliest.likeliest_parts, vocabulary=vocabulary)
+        lowering.call(parts, [logits, keys], note)
+        ids = lowering.values[lowering.function.params[0]]
+        lowering.call(lowering.build(own_likeliest.likeliest), [keys, ids], note)
+        return True
 
     def kernel_code(
         self, kernels: Mapping[str, tirx.PrimFunc], listings: dict[str, str] | None = None

@@ -106,6 +106,7 @@ def test_which_tensor_an_argument_is_at_a_level():
         (["pruned"], [5001], "pruned must be at most 8 numbers up to 5000 .got .5001,.."),
         (["pruned"], [1] * 9, "pruned must be at most 8 numbers"),
         (["pruned"], ["1"], "pruned must be at most 8 numbers"),
+        (["likeliest"], 2, "likeliest must be 0 or 1 .got 2."),
         (["tensors", 1, 3], [{"tokens": 1}, 8], "bad dims"),
         (["functions", "prefill", 0, "args", 2], {"tokens": 1}, "bad argument StageTokens"),
         (["functions", "prefill", 0, "args", 3], {"position": 1}, "bad argument StagePosition"),

@@ -1,10 +1,14 @@
 """Sampling: what may be drawn, and how often."""
 
+import ctypes
+
 import numpy as np
 import pytest
+import toy
 
 from morendo.ir.errors import InputError, MorendoError
-from morendo.runtime.sampling import Sampler, SamplingSettings
+from morendo.runtime.executor import load_library
+from morendo.runtime.sampling import Sampler, SamplingSettings, likeliest
 
 
 def sampler(*values, seed=0, prompt=(), **settings):
@@ -194,3 +198,28 @@ def test_settings_as_a_text():
     assert str(SamplingSettings(0.6, 20, 0.95, 0.05, 1.05)) == (
         "temperature 0.6, top-k 20, top-p 0.95, min-p 0.05, repetition-penalty 1.05"
     )
+
+
+def test_c_gives_the_likeliest_token(toy_artifact):
+    library, session, next_ = load_library(toy_artifact), ctypes.c_void_p(), ctypes.c_int32(-5)
+    logits = np.empty(toy.VOCABULARY, np.float32)
+    assert not library.mr_open(str(toy_artifact).encode(), 1, ctypes.byref(session))
+    for position, token in enumerate((3, 1, 4)):
+        assert not library.mr_decode(session, token, logits.ctypes.data)
+        assert not library.mr_set_position(session, position)
+        assert not library.mr_decode_likeliest(session, token, ctypes.byref(next_))
+        assert next_.value == likeliest(logits)
+        assert library.mr_position(session) == position + 1
+    assert library.mr_decode_likeliest(session, -1, ctypes.byref(next_))
+    library.mr_close(session)
+
+
+def test_c_gives_no_token_of_broken_logits(toy_artifact):
+    weights = toy_artifact / "weights.bin"
+    weights.write_bytes(np.full(weights.stat().st_size // 4, np.nan, np.float32).tobytes())
+    library, session, next_ = load_library(toy_artifact), ctypes.c_void_p(), ctypes.c_int32(-5)
+    assert not library.mr_open(str(toy_artifact).encode(), 1, ctypes.byref(session))
+    assert library.mr_decode_likeliest(session, 3, ctypes.byref(next_))
+    assert library.mr_error() == b"the model computed a logit that is not finite"
+    assert next_.value == -5
+    library.mr_close(session)

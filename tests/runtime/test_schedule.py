@@ -324,6 +324,7 @@ def test_next_needs_a_begun_answer(toy_artifact):
     path = str(toy_artifact).encode()
     assert not library.mr_open(path, 1, ctypes.byref(session))
     assert not library.mr_schedule_open(session, path, b"fixed:1", ctypes.byref(schedule))
+    assert not library.mr_schedule_needs_logits(schedule)
     assert library.mr_schedule_next(schedule, None)
     assert b"the schedule has not begun an answer" in library.mr_error()
     library.mr_schedule_close(schedule)

@@ -3,7 +3,7 @@
  * launch runs one, or is recorded. MR_MOCK_... make it refuse things:
  *   CAPABILITY=75  is what the GPU has (80)      MEMORY=bytes  that it has (all)
  *   NONE=1         there is no GPU               FAIL=n        the n-th launch fails, and all after it
- *   OLD=1          images are for later drivers  LOG=file      gets a line for each image and graph launch
+ *   OLD=1          images are for later drivers  LOG=file      gets a line for each image, graph and read
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -78,6 +78,9 @@ int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t bytes, void *str
 }
 int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t bytes, void *stream) {
   if (!stream || capturing) return INVALID;
+  char line[40];
+  snprintf(line, sizeof line, "read %zu bytes", bytes);
+  note(line);
   return memcpy(to, (void *)from, bytes), OK;
 }
 
