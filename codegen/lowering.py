@@ -22,6 +22,7 @@ from .cpu.kernels.kv_cache import KVCache
 from .memory import Storage
 from .packed_matrix import Matrix
 from .target import Target
+from .touched import SCRATCH
 from .weight_file import WeightFile
 
 Scalar = Literal["tokens", "position"] | StageTokens | StagePosition | Const | Level
@@ -80,6 +81,7 @@ class Program:
         unscheduled: what kernels were before they were scheduled, where they come from TVM.
         functions: the lowering of each function, once it is done.
         pruned: the parts of its tokens that each pruning of prefill drops.
+        likeliest: whether decode finds the likeliest token.
     """
 
     target: Target
@@ -92,6 +94,7 @@ class Program:
     caches: dict[int, tuple[KVCache, list[Storage]]] = field(default_factory=dict)
     cache_bytes: int = 0
     pruned: tuple[int, ...] = ()
+    likeliest: bool = False
     _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -259,13 +262,21 @@ class FunctionLowering:
         Args:
             stage: whose tokens a symbolic dimension of its tensors counts.
         """
-        step = len(self.calls)
+        step, args = len(self.calls), self._with_scratch(function, args)
         for arg in args:
             if isinstance(arg, Storage):
                 arg.used_at(step)
         kernel = self.program.add_kernel(function)
         tokens = self.stage_tokens(stage)
         self.calls.append(KernelCall(kernel, tuple(args), note, weights, table_rows, tokens))
+
+    def _with_scratch(self, function: tirx.PrimFunc, args: Sequence[Operand]) -> list[Operand]:
+        """The arguments of a kernel, with new buffers for what it wants for itself."""
+        names, given = set(map(str, (function.attrs or {}).get(SCRATCH, ()))), iter(args)
+        return [
+            self.new_like([param])[0] if str(param.name) in names else next(given)
+            for param in function.params
+        ]
 
     def matrix(self, attrs: dict[str, Any]) -> list[Storage | LevelStorage]:
         """The packed arrays of a fused linear's weights, scales of the level's reading."""

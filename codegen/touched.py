@@ -15,6 +15,9 @@ USED = "used_columns"
 """Attribute of a kernel: how many elements of a parameter's last axis it touches, by name. For
 those whose indices are computed at run time, so that they cannot be bounded."""
 
+SCRATCH = "scratch"
+"""Attribute of a kernel: the names of parameters that are memory for its own use while it runs."""
+
 
 @dataclass
 class Touched:

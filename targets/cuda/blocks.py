@@ -19,6 +19,8 @@ from tvm.tirx.script.builder import ir as T
 from .intrinsics import WHOLE
 
 WARP = 32
+BATCH = 16
+"""Loads that a thread asks for before it waits for the first, see `batched`."""
 _ALL_LANES = 0xFFFFFFFF
 _X, _Y = "blockIdx.x", "blockIdx.y"
 
@@ -89,6 +91,16 @@ def strided(thread: Any, threads: int, count: int, body: Callable[[Any], None]) 
                 body(index)
         else:
             body(index)
+
+
+def batched(count: int, body: Callable[[Any], None]) -> None:
+    """Call `body(i)` for all i below `count` in order, many of them without a jump between: so the
+    compiler asks memory for all that they load before it waits.
+    """
+    size = next(size for size in range(min(count, BATCH), 0, -1) if count % size == 0)
+    with T.serial(0, count // size) as outer:
+        for i in range(size):
+            body(T.bind(outer * size + i))
 
 
 def local(count: int, value: Any, dtype: str = "float32") -> Any:

@@ -11,6 +11,8 @@ A prediction is there to be refuted. What it assumes:
 - The multiprocessor with the most blocks ends last.
 - Weights come from memory at nine tenths of the published rate, once; activations from there too.
 - Clocks are the published boost clocks, and nothing else runs.
+- A kernel without products (attention) takes its bytes or its waiting, whichever is longer: each
+  time that a warp waits for memory takes the whole latency, and nothing hides it.
 - A kernel in a graph starts `launch_us` after the one before, and first waits for memory once.
 """
 
@@ -84,6 +86,7 @@ class Work:
         blocks, threads: of the launch, and of a block.
         registers, shared_bytes: of a thread, and of a block.
         ahead: turns that copies are ahead, 1 where each turn waits for its own.
+        waits: of a kernel without products, how often a warp waits for memory, one after the other.
     """
 
     bytes: float
@@ -94,6 +97,7 @@ class Work:
     registers: int
     shared_bytes: int
     ahead: int = 1
+    waits: int = 0
 
     def resident(self, gpu: Rates) -> int:
         """Blocks that a multiprocessor has room for."""
@@ -124,6 +128,8 @@ def predict(work: Work, gpu: Rates) -> Prediction:
     clock = gpu.clock_ghz * 1e3  # cycles a microsecond
     memory = work.bytes / (gpu.memory_gb_s * 1e3)
     parts = {"memory": memory / _USABLE_BANDWIDTH}
+    if work.waits:
+        parts["latency"] = work.waits * gpu.latency_cycles / clock
     if work.loop and work.products:
         busiest, cycles, waits = _compute(work, work.loop, gpu)
         parts["latency" if waits else busiest] = cycles / clock

@@ -96,12 +96,14 @@ def device_codes(
 
 
 def launch_sizes(function: tirx.PrimFunc) -> tuple[tuple[int, int], int]:
-    """(blocks along x and y, threads of a block), which are constants in kernels of ours."""
-    sizes = {}
+    """(blocks along x and y, threads of a block), which are constants in kernels of ours; of a
+    kernel with several launches those of the first, which has most of the work.
+    """
+    sizes: dict[str, int] = {}
 
     def see(node: Any) -> None:
         if str(node.attr_key) == "thread_extent":
-            sizes[str(node.node.thread_tag)] = int(node.value)
+            sizes.setdefault(str(node.node.thread_tag), int(node.value))
 
     structural_walk(function.body, [(tirx.AttrStmt, see)])
     grid = (sizes.get("blockIdx.x", 1), sizes.get("blockIdx.y", 1))

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from morendo.codegen.build_cache import BuildCache
+from morendo.codegen.touched import SCRATCH
 from morendo.targets.cuda.device_code import split_kernel
 from morendo.targets.cuda.intrinsics import prelude
 from morendo.targets.cuda.target import HOSTS
@@ -32,6 +34,7 @@ HERE = Path(__file__).parent / "emulator"
 ORDERS = ((0, 1), (1, 0), (12345, 1))
 """(order of threads, whether asynchronous copies arrive late): a right kernel gives the same."""
 _PAGE = mmap.PAGESIZE
+_KINDS = ("blockIdx", "threadIdx")
 _SHARED = re.compile(r"__shared__ (alignas\(\d+\)) (\w[\w ]*) (\w+)\[(\d+)\];")
 _KERNEL = re.compile(
     r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\((.*?)\) \{'
@@ -95,20 +98,26 @@ class EmulatedKernel:
     """
 
     def __init__(self, function: tirx.PrimFunc) -> None:
-        self._names = [param.name for param in function.params]
-        self._sizes = _launch_sizes(function)
+        scratch = set(map(str, (function.attrs or {}).get(SCRATCH, ())))
+        self._names = [p.name for p in function.params if p.name not in scratch]
+        self._scratch = {p.name: _poisoned(p.ty) for p in function.params if p.name in scratch}
+        sizes = _launch_sizes(function)
         self._first = True
         halves = split_kernel(function, "sm_80", HOSTS["x86_64"].llvm, BuildCache())
-        (launch,) = halves.launches
-        self.name, self.source = launch.name, halves.source
-        parameters = next(m[2] for m in _KERNEL.finditer(self.source) if m[1] == self.name)
-        self._device = [part.split()[-1].removesuffix("_ptr") for part in parameters.split(", ")]
+        self.source = halves.source
         self._folder = tempfile.TemporaryDirectory(prefix="morendo-emulated-")
         library = emulate([self.source], Path(self._folder.name) / "kernel.so")
-        self._launch = getattr(ctypes.CDLL(str(library)), f"{self.name}_launch")
+        loaded = ctypes.CDLL(str(library))
+        names = sorted(launch.name for launch in halves.launches)  # in order: they are numbered
+        self.name = names[0]
+        parameters = {match[1]: match[2] for match in _KERNEL.finditer(self.source)}
+        self._launches = [
+            (getattr(loaded, f"{name}_launch"), _names(parameters[name]), *size)
+            for name, size in zip(names, sizes, strict=True)
+        ]
 
     def __call__(self, *arguments: NDArray | int) -> None:
-        given = dict(zip(self._names, arguments, strict=True))
+        given = dict(zip(self._names, arguments, strict=True)) | self._scratch
         orders = ORDERS if self._first else ORDERS[:1]  # a fork for each takes a while
         self._first = False
         results = [self._run(given, order, late) for order, late in orders]
@@ -121,10 +130,12 @@ class EmulatedKernel:
 
     def _run(self, given: Mapping[str, NDArray | int], order: int, late: int) -> dict[str, NDArray]:
         memory = {name: Guarded(_as_array(value)) for name, value in given.items()}
-        cells = [self._cell(name, given[name], memory[name]) for name in self._device]
-        pointers = (ctypes.c_void_p * len(cells))(*[ctypes.addressof(cell) for cell in cells])
-        grid, block = ((ctypes.c_uint * 3)(*sizes) for sizes in self._sizes)
-        in_fork(self.name, lambda: self._launch(grid, block, 0, pointers, order, late))
+        for launch, names, grid, block in self._launches:
+            cells = [self._cell(name, given[name], memory[name]) for name in names]
+            pointers = (ctypes.c_void_p * len(cells))(*[ctypes.addressof(cell) for cell in cells])
+            sizes = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block)
+            start = functools.partial(launch, *sizes, 0, pointers, order, late)
+            in_fork(self.name, start)
         return {name: guarded.array.copy() for name, guarded in memory.items()}
 
     def _cell(self, name: str, value: NDArray | int, memory: Guarded) -> ctypes._SimpleCData:
@@ -158,16 +169,24 @@ def _as_array(value: NDArray | int) -> NDArray:
     return value if isinstance(value, np.ndarray) else np.array([value], np.int32)
 
 
-def _launch_sizes(function: tirx.PrimFunc) -> tuple[list[int], list[int]]:
-    """Blocks and threads, which are constants in kernels of ours."""
-    sizes = {f"{kind}.{axis}": 1 for kind in ("blockIdx", "threadIdx") for axis in "xyz"}
-    found = re.findall(r'launch_thread\("([\w.]+)", (\d+)\)', function.script())
-    sizes |= {name: int(size) for name, size in found}
-    numbers = list(sizes.values())
-    return numbers[:3], numbers[3:]
+def _names(parameters: str) -> list[str]:
+    """What the parameters of a device function are in the kernel that it is of."""
+    return [part.split()[-1].removesuffix("_ptr") for part in parameters.split(", ")]
 
 
-@functools.cache
-def emulated(builder, **options) -> EmulatedKernel:
-    """The kernel that a builder makes, compiled once."""
-    return EmulatedKernel(builder(**options))
+def _poisoned(type_: Any) -> NDArray:
+    array = np.empty(tuple(map(int, type_.shape)), str(type_.dtype))
+    array.view(np.uint8)[...] = 0xFF
+    array.flags.writeable = False  # so that it stays poisoned
+    return array
+
+
+def _launch_sizes(function: tirx.PrimFunc) -> list[tuple[list[int], list[int]]]:
+    """Blocks and threads of each launch, which are constants in kernels of ours."""
+    launches, sizes = [], {}
+    for name, size in re.findall(r'launch_thread\("([\w.]+)", (\d+)\)', function.script()):
+        sizes[name] = int(size)
+        if name == "threadIdx.x":  # the last of a launch
+            launches.append(tuple([sizes.get(f"{k}.{a}", 1) for a in "xyz"] for k in _KINDS))
+            sizes = {}
+    return launches

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.kernel_facts import KernelFacts
 from morendo.kernel_table import print_kernels
 from morendo.targets.cuda import cost
 from morendo.targets.cuda.cost import Work, known_gpus, predict
 from morendo.targets.cuda.disassembly import Instruction, Loop
+from morendo.targets.cuda.kernels.attention import attention_parts, memory_waits
 from morendo.targets.cuda.nvrtc import Image
 from morendo.targets.cuda.report import DeviceCode, Machine, predicted
+from morendo.targets.cuda.target import GPU
 
 A100 = known_gpus()["A100"]
 DECODE = Loop((Instruction("IDP.4A"),) * 32 + (Instruction("LOP3"),) * 64)
@@ -60,6 +63,19 @@ def test_room_for_blocks() -> None:
     assert Work(0, 0, None, 1, 1024, 32, 0).resident(A100) == 2  # by threads
     small = predict(Work(1e3, 0, None, 1, 128, 32, 0), A100)
     assert small.bound == "memory" and small.microseconds == pytest.approx(0.83, abs=0.01)
+
+
+def test_blocks_that_share_keys_wait_less() -> None:
+    """32 heads of a token that sees 4096 keys: a block for each head, and as many as are built."""
+    cache, isa = KVCache(4, 64, 4096, "float16"), GPU("cuda", "sm_80")
+    times = {}
+    for parts in (1, attention_parts(isa, 32, cache)):
+        waits = memory_waits(cache, 4096, parts)
+        found = predict(Work(4096 * 1024, 0, None, 32 * parts, 256, 64, 9000, waits=waits), A100)
+        times[parts] = found.microseconds
+        assert found.bound == "latency"
+    assert list(times) == [1, 8]
+    assert times[1] == pytest.approx(43.2, abs=0.1) and times[8] == pytest.approx(7.1, abs=0.1)
 
 
 def test_columns_of_the_table() -> None:

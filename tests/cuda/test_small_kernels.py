@@ -16,6 +16,7 @@ from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.targets.cuda.kernels.attention import cached_attention
 from morendo.targets.cuda.kernels.cache import append_kv, rope, rope_append_kv
+from morendo.targets.cuda.kernels.likeliest import PARTS, likeliest, likeliest_parts
 from morendo.targets.cuda.target import GPU
 from tests.cuda.emulated import EmulatedKernel, needs_compiler
 from tests.numerics import test_attention as attention
@@ -71,15 +72,16 @@ def test_keys_and_values_are_written_where_they_belong():
     shared.test_rope_append_kv_is_rope_then_append(ISA, 5, 5, 15)
 
 
-@pytest.mark.parametrize("dim", [24, 64, 6])
-def test_a_cache_of_8_bits_has_the_references_codes(dim):
+@pytest.mark.parametrize(("bits", "dim"), [(8, 24), (8, 64), (8, 6), (4, 6), (4, 64), (4, 80)])
+def test_a_cache_of_codes_has_the_references(bits, dim):
     check = shared.test_append_kv_makes_the_references_codes
-    check(ISA, 8, dim, 16, 15, 30)
+    check(ISA, bits, dim, 16, 15, 30)
 
 
-def test_rotated_keys_get_the_references_codes():
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_rotated_keys_get_the_references_codes(dtype):
     """As from rope and then append_kv."""
-    cache, rotation = KVCache(2, 16, 128, "int8"), Rotation(16, 16)
+    cache, rotation = KVCache(2, 16, 128, dtype), Rotation(16, 16)
     row, inv_freq = shared.random(1, 3, 120), shared.frequencies(8)
     stored = [[np.zeros(a.shape, a.dtype) for a in cache.arrays] for _ in range(2)]
     turned = [frozen(row).copy(), np.zeros((3, 32), np.float32)]
@@ -94,12 +96,6 @@ def test_rotated_keys_get_the_references_codes():
     for got, want in zip(*stored, strict=True):
         np.testing.assert_array_equal(got, want)
     assert stored[0][0].any() and stored[0][3].any()
-
-
-def test_a_cache_of_4_bits_is_refused():
-    cache = KVCache(kv_heads=2, head_dim=24, context=48, dtype="int4")
-    with pytest.raises(CompileError, match="values of 4 bits have no kernels for this target"):
-        append_kv(ISA, max_tokens=1, cache=cache)
 
 
 def test_dropping_tokens_is_refused():
@@ -120,14 +116,47 @@ def test_activations_are_close_to_float64(name):
     shared.test_activation_is_close_to_float64(ISA, name)
 
 
+def test_the_likeliest_token_is_the_first_of_the_largest_logits():
+    parts = EmulatedKernel(likeliest_parts(ISA, vocabulary=20001))
+    last, rng = EmulatedKernel(likeliest(ISA)), np.random.default_rng(0)
+
+    def found(*changes: tuple[int, float], scale: float = 1.0) -> int:
+        logits = rng.standard_normal((1, 20001)).astype(np.float32) * np.float32(scale)
+        for token, value in changes:
+            logits[0, token] = value
+        keys, ids = np.zeros(PARTS, np.int64), np.full(1, 77, np.int32)
+        parts(frozen(logits), keys)
+        last(frozen(keys), ids)
+        return int(ids[0])
+
+    assert found((20000, 9.0)) == 20000
+    assert found((0, 9.0), (19000, 9.0)) == 0
+    assert found((8191, 9.0), (8192, 9.0), (300, 8.0)) == 8191
+    assert found((5, 0.0), (6, -0.0), (4, -1e-30), scale=-0.0) == 0
+    assert found((20000, -0.0), *((i, -1.0) for i in range(20000))) == 20000
+    assert found((7, -np.inf), (8, 9.0)) == 8
+    assert found((11, np.nan), (8, 9.0)) == -1
+    assert found((11, -np.nan)) == -1
+    assert found((11, np.inf), (12, np.inf)) == -1
+    assert found(*((i, -np.inf) for i in range(20001))) == -1
+
+
 HALF, LONG = KVCache(2, 64, 256, "float16"), KVCache(1, 80, 304)
 PLAIN = attention.Case(HALF, 4, 1, [(1, 0), (1, 127), (1, 128), (1, 255)])
+LONGER = KVCache(1, 24, 1040, "float16")
+SHARED = [  # by five blocks, of which as many have keys as it takes
+    attention.Case(LONGER, 2, 1, [(1, 0), (1, 255), (1, 256), (1, 600), (1, 1039)]),
+    attention.Case(
+        LONGER, 2, 1, [(1, 1039), (1, 270)], Scores(0.2, window=290, softcap=20.0, alibi=True)
+    ),
+]
 ATTENTION = [
     PLAIN,
     attention.Case(HALF, 4, 17, [(17, 0), (16, 120), (1, 17)]),
     attention.Case(LONG, 3, 3, [(3, 290)], Scores(0.1, window=100, softcap=20.0)),
     attention.Case(LONG, 3, 2, [(2, 300)], Scores(0.1, alibi=True)),
     dataclasses.replace(PLAIN, cache=KVCache(1, 192, 64), heads=2, points=[(1, 63)]),
+    *SHARED,
 ]
 
 
@@ -148,6 +177,11 @@ def test_float_linears_are_close_to_float64(fmt):
     linear.run_case(spec, ISA, 1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_last_query_alone_attends(dtype):
+    attention.test_the_last_query_alone_attends(ISA, dtype)
+
+
 CODES = KVCache(3, 64, 256, "int8")
 INTEGERS = [
     attention.Case(CODES, 9, 1, [(1, 0), (1, 63), (1, 64), (1, 255)]),
@@ -162,6 +196,15 @@ INTEGERS = [
         Scores(0.2, window=70, softcap=20.0, alibi=True),
     ),
     attention.Case(CODES, 9, 2, [(2, 100)], spread=0.0),
+    attention.Case(KVCache(3, 64, 256, "int4"), 9, 17, [(17, 0), (16, 120)]),
+    attention.Case(KVCache(1, 80, 1040, "int4"), 2, 1, [(1, 63), (1, 1039)]),
+    attention.Case(
+        KVCache(2, 6, 176, "int4"),
+        4,
+        9,
+        [(9, 77)],
+        Scores(0.2, window=70, softcap=20.0, alibi=True),
+    ),
 ]
 
 

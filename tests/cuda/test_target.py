@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from morendo.codegen.build_cache import BuildCache
+from morendo.codegen.cpu.kernels.attention_tile import Scores
+from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
@@ -19,6 +21,7 @@ from morendo.targets.cuda import target as cuda
 from morendo.targets.cuda.artifact import write_tables
 from morendo.targets.cuda.device_code import Halves, Launch, machine_code, split_kernel
 from morendo.targets.cuda.intrinsics import INTRINSICS
+from morendo.targets.cuda.kernels.attention import cached_attention
 from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
 from morendo.targets.cuda.nvrtc import Image, compile_source
 
@@ -108,6 +111,19 @@ def test_decode_kernels_keep_all_in_registers(compiler: None, fmt: str) -> None:
         assert image.registers <= 72  # 896 threads of a multiprocessor
         assert b".target sm_80" in image.ptx or arch != "sm_80"
     assert image.ptx.count(b"ld.global.nc.L1::no_allocate.v4.u32") >= 2
+
+
+def test_blocks_that_share_keys(compiler: None) -> None:
+    """Of a token with a long context: two launches, none of which spills, and as many blocks as
+    a GPU has room for.
+    """
+    cache = KVCache(4, 64, 4096, "float16")
+    function = cached_attention(ISA, max_tokens=1, heads=32, cache=cache, scores=Scores(0.125))
+    halves = split_kernel(function, "sm_80", HOST, BuildCache())
+    assert len(halves.launches) == 2
+    assert report.launch_sizes(function) == ((32, 8), 256)
+    image = machine_code(halves.source, "sm_80", BuildCache())
+    assert image.spilled_bytes == 0 and image.registers <= 128  # two blocks of a multiprocessor
 
 
 def test_intrinsics_are_complete() -> None:

@@ -132,20 +132,25 @@ def test_levels_may_have_tensors_of_their_own(
 
 
 @pytest.mark.slow
-def test_keys_and_values_may_have_8_bits(
-    made: tuple[Path, MockGPU], compile_tiny: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("bits", [8, 4])
+def test_keys_and_values_may_be_codes(
+    bits: int, made: tuple[Path, MockGPU], compile_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     artifact, dump, out = tmp_path / "artifact", tmp_path / "dump", tmp_path / "results.npz"
-    morendo.compile(TINY, "cuda:sm_80", 4, artifact, chunk=32, dump_ir=dump, cache_bits=8)
+    morendo.compile(TINY, "cuda:sm_80", 4, artifact, chunk=32, dump_ir=dump, cache_bits=bits)
     gpu = MockGPU(tmp_path, dump)
     ids = [int(i) for i in np.random.default_rng(3).integers(2, 512, size=40)]
     done = gpu.run([sys.executable, "-c", SCRIPT, artifact, out, json.dumps(ids), PROMPT])
     assert done.returncode == 0, done.stderr
     got = np.load(out)
-    with morendo.load(compile_tiny(bits=4, cache_bits=8)) as session:
+    with morendo.load(compile_tiny(bits=4, cache_bits=bits)) as session:
         want = session.logits(ids)
         assert np.linalg.norm(got["level0"] - want) < 0.02 * np.linalg.norm(want)
         assert got["tokens"].tolist() == list(session.generate(PROMPT, max_tokens=16))
+
+
+READS = ("read 2048 bytes", "read 4 bytes")
+"""The logits of a prompt's last token, then the likeliest token of each step."""
 
 
 def test_the_executable_answers(made: tuple[Path, MockGPU]) -> None:
@@ -153,10 +158,11 @@ def test_the_executable_answers(made: tuple[Path, MockGPU]) -> None:
     command = [artifact / "run", PROMPT, "--max-tokens", 8, "--temperature", 0]
     done = gpu.run(command)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
-    assert set(gpu.log()) == {"load machine code", "launch a graph"}
+    assert set(gpu.log()) == {"load machine code", "launch a graph", *READS}
+    assert [gpu.log().count(line) for line in READS] == [1, 7]
     later = gpu.run(command, CAPABILITY=90)  # another generation: the driver translates the text
     assert later.stdout == done.stdout
-    assert set(gpu.log()) == {"load text", "launch a graph"}
+    assert set(gpu.log()) == {"load text", "launch a graph", *READS}
 
 
 ERRORS = [

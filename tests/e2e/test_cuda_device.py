@@ -34,7 +34,15 @@ READINGS = {
 
 @pytest.mark.parametrize("chunk", [3, 32], ids=["dot products", "matrix units"])
 @pytest.mark.parametrize(
-    "options", [{"bits": 4}, {"bits": 4, "cache_bits": 8}, {"bits": 8}, READINGS], ids=str
+    "options",
+    [
+        {"bits": 4},
+        {"bits": 4, "cache_bits": 8},
+        {"bits": 4, "cache_bits": 4},
+        {"bits": 8},
+        READINGS,
+    ],
+    ids=str,
 )
 def test_a_gpu_computes_what_the_cpu_computes(
     options: dict, chunk: int, compile_tiny: Callable[..., Path], tmp_path: Path

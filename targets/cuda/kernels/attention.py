@@ -1,9 +1,10 @@
 """Attention of new tokens over the cache, the same kernel for one token and for many.
 
-A block has one query. Its warps take the keys in chunks, each warp every so many: that is what
-splits a long context for a single token. A warp has an online softmax of its own (Milakov and
-Gimelshein 2018; FlashAttention): lanes are keys while scores are computed, then elements of the
-values. At the end the warps' sums are put together in shared memory.
+A block has one query, or a part of its keys where there is a single token and a long context
+(`attention_parts.py`). Its warps take the keys in chunks, each warp every so many. A warp has an
+online softmax of its own (Milakov and Gimelshein 2018; FlashAttention): lanes are keys while scores
+are computed, then elements of the values. At the end the warps' sums are put together in shared
+memory.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.attention_tile import MASKED, Scores
-from morendo.codegen.cpu.kernels.kv_cache import CacheBuffers, KVCache
+from morendo.codegen.cpu.kernels.kv_cache import WORD, CacheBuffers, KVCache
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
-from morendo.codegen.touched import USED
+from morendo.codegen.touched import SCRATCH, USED
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import ceil_div
 from morendo.targets.cuda.blocks import (
+    BATCH,
     WARP,
     across_warp,
     add,
     barrier,
+    batched,
     from_lane,
     function,
     kernel,
@@ -36,6 +39,7 @@ from morendo.targets.cuda.blocks import (
 )
 
 from .attention_codes import CodeChunks
+from .attention_parts import Parts, part_count, turns
 from .cache import declare_cache
 
 _DECODE_WARPS, _PREFILL_WARPS = 8, 4
@@ -94,9 +98,12 @@ class FloatChunks:
 
     def product(self, key: Any) -> Any:
         cache, total = self.cache, local(1, T.float32(0.0))
-        with T.serial(0, cache.head_dim) as d:
+
+        def add_product(d: Any) -> None:
             element = self.stored.keys[self.kv_head, key // cache.tile, d, key % cache.tile]
             T.buffer_store(total, total[0] + self.query[d] * T.cast(element, "float32"), [0])
+
+        batched(cache.head_dim, add_product)
         return total[0] * T.float32(self.scores.scale)
 
     def prepare(self, weights: Any, keys: list[Any], seen: list[Any]) -> None:
@@ -104,10 +111,14 @@ class FloatChunks:
 
     def value(self, first: Any, count: Any, d: Any) -> Any:
         total, last = local(1, T.float32(0.0)), T.int32(self.cache.head_dim - 1)
-        with T.serial(0, count) as key:
+
+        def add_value(key: Any) -> None:
             weight = T.bind(from_lane(self.weights[0], key))
-            element = self.stored.values[self.kv_head, first + key, T.min(d, last)]
+            at = first + T.min(key, count - 1)  # behind the last key the weights are 0
+            element = self.stored.values[self.kv_head, at, T.min(d, last)]
             T.buffer_store(total, total[0] + weight * T.cast(element, "float32"), [0])
+
+        batched(WARP, add_value)
         return total[0]
 
 
@@ -134,6 +145,16 @@ class _Query:
         if not self.scores.window:
             return T.int32(0)
         return T.bind(T.max(self.position - (self.scores.window - 1), T.int32(0)))
+
+    def chunks(self, size: int) -> tuple[Any, Any]:
+        """(the first chunk of `size` keys that it sees, how many)."""
+        begin = T.bind(self.first_key() // size)
+        return begin, T.bind(self.position // size + 1 - begin)
+
+    def used_parts(self, size: int, warps: int, parts: int) -> Any:
+        """How many of the blocks that share the keys have any."""
+        _, count = self.chunks(size)
+        return T.bind(T.min((count + (warps - 1)) // warps, T.int32(parts)))
 
 
 def cached_attention(
@@ -163,52 +184,116 @@ def cached_attention(
             where="attention",
             hint="compile without --prune-tokens",
         )
-    dim = cache.head_dim
+    dim, rows = cache.head_dim, 1 if last else max_tokens
     q_rows = q_rows or Rows(heads * dim)
+    warps, kind = _DECODE_WARPS if rows == 1 else _PREFILL_WARPS, _chunks(cache)
+    count = attention_parts(isa, heads, cache) if rows == 1 else 1
     name = kernel_name(
         "attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
         q=f"{q_rows.stride}o{q_rows.offset}", **({"t": "last"} if last else {}),
+        **({"p": count} if count > 1 else {}),
     )  # fmt: skip
-    rows = 1 if last else max_tokens
-    warps = _DECODE_WARPS if rows == 1 else _PREFILL_WARPS
     with kernel(name) as k:
         q = k.buffer("q", (max_tokens, q_rows.stride))
         stored = declare_cache(k, cache)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
         out = k.buffer("out", (rows, heads * dim))
+        parts = None
+        if count > 1:
+            parts = Parts(k.buffer("parts", (heads, count, dim + 2)), heads, count, dim)
         tokens, position = k.state("tokens"), k.state("position")
-        grid, threads = [heads, rows], warps * WARP
-        with launch(grid, threads) as (head, row, thread), when(row < tokens.read()):
-            m = T.bind(tokens.read() - 1) if last else row
-            kv_head = T.bind(head // (heads // cache.kv_heads))
-            kind = CodeChunks if cache.integers else FloatChunks
-            chunks = kind(cache, scores, stored, kv_head, thread, threads)
-            chunks.load_query(lambda d: q[m, q_rows.offset + head * dim + d])
-            slope = T.bind(slopes[head]) if slopes is not None else None
-            query = _Query(scores, slope, T.bind(position.read() + m))
-            _Block(chunks, query, dim, warps, thread).run(
-                lambda d, value: T.buffer_store(out, value, [row, head * dim + d])
-            )
-    return k.function.with_attr(USED, {"q": heads * dim})
+        grid, threads = [heads, rows * count], warps * WARP
+        with launch(grid, threads) as (head, y, thread):
+            row, part = (T.int32(0), y) if count > 1 else (y, T.int32(0))
+            with when(row < tokens.read()):
+                m = T.bind(tokens.read() - 1) if last else row
+                kv_head = T.bind(head // (heads // cache.kv_heads))
+                chunks = kind(cache, scores, stored, kv_head, thread, threads)
+                slope = T.bind(slopes[head]) if slopes is not None else None
+                query = _Query(scores, slope, T.bind(position.read() + m))
+                _Block(chunks, query, dim, warps, thread, part, parts).run(
+                    lambda d: q[m, q_rows.offset + head * dim + d],
+                    lambda d, value: T.buffer_store(out, value, [row, head * dim + d]),
+                    head,
+                )
+        if parts is not None:
+
+            def used() -> Any:
+                query = _Query(scores, None, T.bind(position.read() + tokens.read() - 1))
+                return query.used_parts(kind.keys, warps, count)
+
+            parts.put_together(used, out)
+    function = k.function.with_attr(USED, {"q": heads * dim})
+    return function.with_attr(SCRATCH, ["parts"]) if parts is not None else function
+
+
+def memory_waits(cache: KVCache, length: int, parts: int) -> int:
+    """How often a warp waits for memory, one after the other, of a token that sees `length` keys
+    which `parts` blocks share: for each batch of elements of its keys and of values; with several
+    parts for the number of keys, the weights and the sums of the others.
+    """
+    kind, dim = _chunks(cache), cache.head_dim
+    elements = ceil_div(dim, WARP)
+    batches = ceil_div(dim, BATCH) + elements * WARP // BATCH
+    if cache.integers:  # words of four, a lane has two keys
+        batches = 2 * ceil_div(ceil_div(dim, WORD), BATCH) + 2 * elements
+    together = 3 if parts > 1 else 0
+    return turns(length, kind.keys, _DECODE_WARPS, parts) * batches + together
+
+
+def attention_parts(isa: Any, heads: int, cache: KVCache) -> int:
+    """Blocks that share the keys of a head where there is a single token."""
+    return part_count(isa, heads, cache.context, _DECODE_WARPS * _chunks(cache).keys)
+
+
+def _chunks(cache: KVCache) -> type[CodeChunks] | type[FloatChunks]:
+    return CodeChunks if cache.integers else FloatChunks
 
 
 @dataclass(frozen=True)
 class _Block:
-    """The work of a block."""
+    """The work of a block.
+
+    Attributes:
+        part, parts: which of a head's blocks it is, and where it leaves what it has; None where
+            there is one.
+    """
 
     chunks: Chunks
     query: _Query
     dim: int
     warps: int
     thread: Any
+    part: Any
+    parts: Parts | None
 
     @property
     def elements(self) -> int:
         """Of a value, that a lane adds up."""
         return ceil_div(self.dim, WARP)
 
-    def run(self, store: Any) -> None:
-        """Attend and give each element of the result to `store(d, value)`."""
+    def run(self, element: Any, store: Any, head: Any) -> None:
+        """Attend with the query whose element d `element(d)` gives, and give each element of the
+        result to `store(d, value)`, or leave it as a part of the head.
+        """
+        parts = self.parts
+        if parts is None:
+            self.chunks.load_query(element)
+            self._run(lambda d, value, total: store(d, value / total), None)
+            return
+        used = self.query.used_parts(self.chunks.keys, self.warps, parts.count)
+
+        def keep(d: Any, value: Any, total: Any) -> None:
+            with when(used == 1):
+                store(d, value / total)
+            with when(used > 1):
+                parts.keep(head, self.part, d, value)
+
+        with when(self.part < used):
+            self.chunks.load_query(element)
+            self._run(keep, lambda *weights: parts.keep_weights(head, self.part, *weights))
+
+    def _run(self, keep: Any, keep_weights: Any) -> None:
         warp, lane = T.bind(self.thread // WARP), T.bind(self.thread % WARP)
         sums, total, maximum = self._attend(warp, lane)
         parts, largest = shared((self.warps, self.elements * WARP)), shared((self.warps,))
@@ -220,10 +305,15 @@ class _Block:
             T.buffer_store(largest, maximum[0], [warp])
             T.buffer_store(totals, total[0], [warp])
         barrier()
-        self._merge(parts, largest, totals, store)
+        maximum, total = self._merge(parts, largest, totals, keep)
+        if keep_weights is not None:
+            with when(self.thread == 0):
+                keep_weights(maximum[0], total[0])
 
-    def _merge(self, parts: Any, largest: Any, totals: Any, store: Any) -> None:
-        """Warps that saw no key have a maximum so low that their factor is 0."""
+    def _merge(self, parts: Any, largest: Any, totals: Any, keep: Any) -> tuple[Any, Any]:
+        """Give all sums to `keep(d, value, total)`; warps that saw no key have a maximum so low
+        that their factor is 0.
+        """
         maximum = local(1, largest[0])
         for warp in range(1, self.warps):
             T.buffer_store(maximum, T.max(maximum[0], largest[warp]), [0])
@@ -238,19 +328,22 @@ class _Block:
                 value = local(1, T.float32(0.0))
                 for warp in range(self.warps):
                     T.buffer_store(value, value[0] + factors[warp] * parts[warp, d], [0])
-                store(d, value[0] / total[0])
+                keep(d, value[0], total[0])
+        return maximum, total
 
     def _attend(self, warp: Any, lane: Any) -> tuple[Any, Any, Any]:
         """Of a warp's keys the weighted sums of values, lane + 32 * i in register i, the sum of
         the weights, and the largest score.
         """
         size, position = self.chunks.keys, self.query.position
+        warps = self.warps
+        if self.parts is not None:
+            warp, warps = T.bind(self.part * warps + warp), warps * self.parts.count
         sums, total = local(self.elements, T.float32(0.0)), local(1, T.float32(0.0))
         maximum, low = local(1, T.float32(MASKED)), self.query.first_key()
-        begin = T.bind(low // size)
-        count = T.bind(position // size + 1 - begin)  # of chunks
-        with T.serial(0, T.max(count - warp + (self.warps - 1), T.int32(0)) // self.warps) as step:
-            first = T.bind((begin + warp + step * self.warps) * size)
+        begin, count = self.query.chunks(size)
+        with T.serial(0, T.max(count - warp + (warps - 1), T.int32(0)) // warps) as step:
+            first = T.bind((begin + warp + step * warps) * size)
             weights, keys, seen = self._weights(first, low, lane, maximum, total, sums)
             self.chunks.prepare(weights, keys, seen)
             reach = T.bind(T.min(position + 1 - first, T.int32(size)))

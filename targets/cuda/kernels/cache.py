@@ -11,7 +11,6 @@ from tvm.tirx.script.builder import ir as T
 from morendo.codegen.cpu.kernels.kv_cache import WORD, CacheBuffers, KVCache
 from morendo.codegen.cpu.kernels.rope import Rotation
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
-from morendo.ir.errors import CompileError
 from morendo.targets.cuda.blocks import (
     WARP,
     Kernel,
@@ -25,24 +24,13 @@ from morendo.targets.cuda.blocks import (
     when,
 )
 
-from .attention_codes import round_head
+from .head_codes import center_head, round_head, turned_head
 
 _THREADS = 128
 
 
 def declare_cache(k: Kernel, cache: KVCache) -> CacheBuffers:
-    """Declare the arrays of a cache as the next parameters of a kernel.
-
-    Raises:
-        CompileError: for a cache of 4 bits, which no kernel of this target reads.
-    """
-    if cache.parts > 1:
-        raise CompileError(
-            f"keys and values of {cache.dtype[-1]} bits have no kernels for this target "
-            f"(got cache bits {cache.dtype[-1]})",
-            where="attention",
-            hint="compile with --cache-bits 8, 16 or 32",
-        )
+    """Declare the arrays of a cache as the next parameters of a kernel."""
     return CacheBuffers(*(k.buffer(a.name, a.shape, a.dtype) for a in cache.arrays))
 
 
@@ -189,7 +177,6 @@ def _write_keys(
     cache: KVCache, stored: CacheBuffers, to: Place, element: Callable[[Any], Any], thread: Any
 ) -> None:
     """A key: all threads of the block, or as codes its first warp."""
-    head, at = to
     if not cache.integers:
         strided(
             thread, _THREADS, cache.head_dim,
@@ -197,12 +184,15 @@ def _write_keys(
         )  # fmt: skip
         return
 
-    def keep(d: Any, code: Any) -> None:
-        place = [head, at // cache.tile, d // WORD, at % cache.tile, d % WORD]
-        with when(d < cache.head_dim):
-            T.buffer_store(stored.keys, T.cast(code, "uint8"), place)
+    if cache.rotated:
+        element = turned_head(element, cache.head_dim, thread, _THREADS)
 
-    _write_codes(cache, element, thread, keep, stored.key_scales, to)
+    def keep(byte: Any, codes: Any) -> None:
+        head, at = to
+        place = [head, at // cache.tile, byte // WORD, at % cache.tile, byte % WORD]
+        T.buffer_store(stored.keys, T.cast(codes, "uint8"), place)
+
+    _write_codes(cache, element, thread, keep, (stored.key_scales, stored.key_middles), to)
 
 
 def _write_values(
@@ -214,24 +204,46 @@ def _write_values(
     def write(d: Any) -> None:
         T.buffer_store(stored.values, T.cast(element(d), cache.dtype), [head, at, d])
 
-    def keep(d: Any, code: Any) -> None:
-        with when(d < cache.head_dim):
-            place = [head, at // WORD, d, at % WORD]
-            T.buffer_store(stored.values, T.cast(code, "uint8"), place)
+    def keep(byte: Any, codes: Any) -> None:
+        place = [head, at // WORD, byte, at % WORD]
+        T.buffer_store(stored.values, T.cast(codes, "uint8"), place)
 
     if cache.integers:
-        _write_codes(cache, element, thread, keep, stored.value_scales, to)
+        scales = stored.value_scales, stored.value_middles
+        _write_codes(cache, element, thread, keep, scales, to)
     else:
         strided(thread, _THREADS, cache.head_dim, write)
 
 
 def _write_codes(
-    cache: KVCache, element: Any, thread: Any, keep: Any, scales: Any, to: Place
+    cache: KVCache,
+    element: Callable[[Any], Any],
+    thread: Any,
+    keep: Callable[[Any, Any], None],
+    scales: tuple[Any, Any],
+    to: Place,
 ) -> None:
+    """Round a head by the first warp.
+
+    Args:
+        keep: takes the number of a byte within the head, and its code or codes.
+        scales: the arrays of scales, and of middles where codes have them.
+    """
+    dim, middle = cache.head_dim, None
+
+    def keep_inside(d: Any, code: Any) -> None:
+        with when(d < dim):
+            keep(d, code)
+
     with when(thread < WARP):
-        scale = round_head(element, cache.head_dim, thread, keep)
+        if cache.parts > 1:
+            scale, middle = center_head(element, dim, cache.stored_dim, thread, keep)
+        else:
+            scale = round_head(element, dim, thread, keep_inside)
         with when(thread == 0):
-            T.buffer_store(scales, scale, list(to))
+            T.buffer_store(scales[0], scale, list(to))
+            if middle is not None:
+                T.buffer_store(scales[1], middle, list(to))
 
 
 def append_kv(
