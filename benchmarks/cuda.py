@@ -18,11 +18,13 @@ from typing import Any
 from gpu import Driver, parameters, random_arguments
 
 from morendo.codegen.build_cache import BuildCache
+from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.formats import WeightFormat
-from morendo.targets.cuda.cost import Rates, known_gpus, predict
+from morendo.targets.cuda.cost import Rates, Work, known_gpus, predict
 from morendo.targets.cuda.device_code import machine_code, split_kernel
 from morendo.targets.cuda.disassembly import disassemble, find_disassembler, loops
+from morendo.targets.cuda.kernels.attention import attention_parts, memory_waits
 from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS
 from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
 from morendo.targets.cuda.report import UNPACKING, DeviceCode, Machine, device_code
@@ -100,6 +102,28 @@ def predictions(
                 f"{rate:.0%}", f"{dense / first.microseconds:.1f}x",
                 f"{found[1].microseconds:.1f}" if len(found) > 1 else "-",
             )  # fmt: skip
+
+
+def attention_predictions(
+    isa: GPU, lengths: Sequence[int], gpus: Sequence[Rates]
+) -> Iterator[tuple[str, ...]]:
+    """A row for each number of keys that a token sees: with a block for each head, and with as many
+    as share its keys.
+    """
+    heads, size = 32, 64
+    for length in lengths:
+        cache = KVCache(4, size, length, "float16")
+        row = []
+        for gpu in gpus:
+            for parts in (1, attention_parts(isa, heads, cache)):
+                waits = memory_waits(cache, length, parts)
+                moved, launches = cache.key_bytes * length, 1 + (parts > 1)
+                work = Work(
+                    moved, 0, None, heads * parts, 256, 96, 9000, waits=waits, launches=launches
+                )
+                found = predict(work, gpu)
+                row.append(f"{found.microseconds:.1f} {found.bound}")
+        yield (str(length), *row)
 
 
 LAUNCHES, STREAMED_BYTES = 40, 256 << 20
@@ -181,6 +205,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--formats", default="q4g32c")
     parser.add_argument("--bits", default="4,3,2")
     parser.add_argument("--tokens", default="1,4,16,512")
+    parser.add_argument("--contexts", default="512,4096,32768", help="keys that a token sees")
     return parser.parse_args()
 
 
@@ -202,6 +227,11 @@ def main() -> None:
     rows_ = list(predictions(target, cases, list(known_gpus().values())))
     print(table(rows_, COLUMNS))
     print(NOTES)
+    gpus = list(known_gpus().values())
+    names = [f"{gpu.name}{shared} us" for gpu in gpus for shared in (", a block", ", shared")]
+    lengths = map(int, options.contexts.split(","))
+    print("\nAttention of a token, 32 heads of 64 over 4 of keys and values in float16:\n")
+    print(table(list(attention_predictions(target.isa, list(lengths), gpus)), ("keys", *names)))
     try:
         driver = Driver()
     except OSError as error:

@@ -87,6 +87,7 @@ class Work:
         registers, shared_bytes: of a thread, and of a block.
         ahead: turns that copies are ahead, 1 where each turn waits for its own.
         waits: of a kernel without products, how often a warp waits for memory, one after the other.
+        launches: that it is made of.
     """
 
     bytes: float
@@ -98,6 +99,7 @@ class Work:
     shared_bytes: int
     ahead: int = 1
     waits: int = 0
+    launches: int = 1
 
     def resident(self, gpu: Rates) -> int:
         """Blocks that a multiprocessor has room for."""
@@ -134,7 +136,7 @@ def predict(work: Work, gpu: Rates) -> Prediction:
         busiest, cycles, waits = _compute(work, work.loop, gpu)
         parts["latency" if waits else busiest] = cycles / clock
     bound = max(parts, key=lambda name: parts[name])
-    total = gpu.launch_us + gpu.latency_cycles / clock + parts[bound]
+    total = work.launches * gpu.launch_us + gpu.latency_cycles / clock + parts[bound]
     return Prediction(total, bound, memory / total)
 
 
