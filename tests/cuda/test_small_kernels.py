@@ -177,11 +177,6 @@ def test_float_linears_are_close_to_float64(fmt):
     linear.run_case(spec, ISA, 1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_the_last_query_alone_attends(dtype):
-    attention.test_the_last_query_alone_attends(ISA, dtype)
-
-
 CODES = KVCache(3, 64, 256, "int8")
 INTEGERS = [
     attention.Case(CODES, 9, 1, [(1, 0), (1, 63), (1, 64), (1, 255)]),
