@@ -15,7 +15,7 @@ from morendo.passes.base import Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.choose_activations import ChooseActivations
 
-_NUMBERS = {
+_TYPES = {
     "chunk": int,
     "average_bits?": float,
     "size_mb?": float,
@@ -25,6 +25,7 @@ _NUMBERS = {
     "activations?": (int, str),
     "prune_tokens?": float,
     "prune_importance?": str,
+    "search_scales?": bool,
     "context?": int,
     "calibration_windows?": int,
     "tuning_steps?": int,
@@ -38,7 +39,7 @@ def check_given(given: dict[str, Any]) -> None:
     Raises:
         InputError: in one line.
     """
-    wrong = mismatch({k: v for k, v in given.items() if v is not None}, _NUMBERS)
+    wrong = mismatch({k: v for k, v in given.items() if v is not None}, _TYPES)
     if wrong:
         raise InputError(wrong)
     for name in ("model", "out", "dump_ir", "passes", "calibrate"):
