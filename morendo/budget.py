@@ -186,7 +186,9 @@ class Budget:
             searched = not calibrated and str(self.bits) in SEARCHED_BITS
         elif searched:
             self._check_search(calibrated)
-        steps = self._formats(calibrated or searched)
+        # tables are not searched, and compact scales lose where they are not found by a search
+        fitted = calibrated or (searched and self.embedding_bits == 8)
+        steps = self._formats(fitted)
         if self.activations != 8:
             steps.append(f"choose-activations{{bits={self.activations}}}")
         if searched:

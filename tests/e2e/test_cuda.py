@@ -169,8 +169,8 @@ ERRORS = [
     ({"NONE": 1}, "needs an NVIDIA GPU, and there is none (no CUDA-capable device)"),
     ({"CAPABILITY": 75}, "no code for a GPU of compute capability 7.5 (it has code from 8.0 on)"),
     ({"OLD": 1}, "the NVIDIA driver is too old for this artifact (it knows CUDA 11.2)"),
-    ({"MEMORY": 200000}, "not enough GPU memory for 537152 bytes of weights (200000 of 200000"),
-    ({"MEMORY": 600000}, "bytes of activations ("),
+    ({"MEMORY": 200000}, "not enough GPU memory for 502336 bytes of weights (200000 of 200000"),
+    ({"MEMORY": 560000}, "bytes of activations ("),
     ({"FAIL": 10}, "start a kernel: unspecified launch failure (CUDA error 719)"),
     ({"FAIL": 250}, "start its kernels: unspecified launch failure (CUDA error 719)"),
 ]

@@ -144,6 +144,9 @@ class Parrot:
         self.position += 1
         return logits
 
+    def decode_likeliest(self, token):
+        return int(self.decode(token).argmax())
+
     def set_position(self, position):
         self.position = position
 
