@@ -155,7 +155,7 @@ def test_score_sees_all_tokens(artifact: Path, compile_tiny: Callable[..., Path]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", target_cases(["arm-v8.0", "arm-i8mm", "hexagon:v67"]))
+@pytest.mark.parametrize("target", target_cases(["arm", "arm-v8.0", "arm-i8mm", "hexagon:v67"]))
 def test_other_machines_prune_alike(target: str, compile_tiny: Callable[..., Path]) -> None:
     options = {"bits": 4, "cache_bits": 8, "prune_tokens": SHARE}
     turns = TURNS[:3]

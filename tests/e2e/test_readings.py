@@ -38,7 +38,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("readings")
     text = folder / "text.txt"
     text.write_text(prose(0, 0.05))
-    options: dict[str, Any] = {"calibrate": text, "calibration_windows": 8, "chunk": 32}
+    options: dict[str, Any] = {"calibrate": text, "calibration_windows": 4, "chunk": 32}
     few: dict[str, Any] = {"tuning_steps": 0, **options, "calibration_windows": 2}
     wanted: dict[str, dict[str, Any]] = {
         "three": {"readings": "4,3,2", "tuning_steps": 2, **options},

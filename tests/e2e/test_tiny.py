@@ -45,10 +45,16 @@ def test_float_artifacts_match_torch(
     assert relative_error(got, torch_logits(tiny_torch, ids)) < TOLERANCE[bits]
 
 
+TARGETS = [target.name for target in known_targets() if target.name not in SAME_KERNELS]
+
+
 @pytest.mark.parametrize(
-    "target", [target.name for target in known_targets() if target.name not in SAME_KERNELS]
+    ("bits", "target"),
+    [
+        *((4, target) for target in TARGETS),
+        *(pytest.param(8, *case.values, marks=case.marks) for case in target_cases(TARGETS)),
+    ],
 )
-@pytest.mark.parametrize("bits", [8, 4])
 def test_quantized_artifacts_match_torch_with_dequantized_weights(
     bits: int, target: str, compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
 ) -> None:
@@ -82,9 +88,7 @@ def test_phases_agree(compile_tiny: Callable[..., Path], ids: np.ndarray) -> Non
     assert relative_error(np.stack(decoded), score[70:]) < 2e-5
 
 
-@pytest.mark.parametrize(
-    "target", target_cases(t.name for t in known_targets() if t.name not in SAME_KERNELS)
-)
+@pytest.mark.parametrize("target", target_cases(TARGETS))
 def test_a_cache_of_8_bits_is_close_to_torch(
     target: str, compile_tiny: Callable[..., Path], tiny_torch, ids: np.ndarray
 ) -> None:

@@ -114,14 +114,14 @@ def check(y: np.ndarray, expected: np.ndarray, exact: bool) -> None:
 
 
 @pytest.mark.parametrize(("isa", "fmt"), CASES, ids=label)
-@pytest.mark.parametrize(("rows", "columns"), [(48, 32), (71, 416), (33, 100)])
+@pytest.mark.parametrize(("rows", "columns"), [(71, 416), (33, 100)])
 def test_one_token_is_exact(isa, fmt, rows, columns):
     spec = LinearSpec(rows, columns, WeightFormat.parse(fmt), max_tokens=1)
     run_case(spec, isa, 1, exact=True, seed=rows)
 
 
 @pytest.mark.parametrize(("isa", "fmt"), CASES, ids=label)
-@pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 31])
+@pytest.mark.parametrize("tokens", [1, 7, 9, 31])
 def test_many_tokens_are_exact(isa, fmt, tokens):
     spec = LinearSpec(71, 416, WeightFormat.parse(fmt), max_tokens=31)
     run_case(spec, isa, tokens, exact=True, seed=tokens)
