@@ -122,16 +122,13 @@ def _rope(state: State, attrs: Attrs, x: Any, positions: Any) -> Any:
     return ref.rope(x, positions, frequencies, attrs["scaling"], attrs["interleaved"])
 
 
-_IMPORTANCE = {"first": ref.first_key_weights, "received": ref.received_weights}
-
-
 def _attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:
     rest = {key: attrs[key] for key in ("scale", "window", "softcap")}
     q = q[:, -1:] if attrs.get("last") else q
     rest |= {"cache_bits": attrs.get("cache_bits", 0), "alibi": state.weight(attrs["alibi"])}
     out = ref.attention(q, k, v, **rest)
-    important = _IMPORTANCE.get(attrs.get("importance", ""))
-    return (out, important(q, k, **rest)) if important else out
+    measure = attrs.get("importance", "")
+    return (out, ref.importance(q, k, **rest, measure=measure)) if measure else out
 
 
 def _cached_attention(state: State, attrs: Attrs, q: Any, k: Any, v: Any) -> Any:

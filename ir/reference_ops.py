@@ -132,7 +132,7 @@ def attention(
     return np.einsum("bhij,bjhd->bihd", weights / totals, v, dtype=np.float32)
 
 
-def first_key_weights(
+def importance(
     q: Array,
     k: Array,
     scale: float,
@@ -140,25 +140,17 @@ def first_key_weights(
     softcap: float = 0.0,
     alibi: Array | None = None,
     cache_bits: int = 0,
+    measure: str = "first",
 ) -> Array:
-    """What share of its attention each query pays to key 0: (1, n, H). Arguments of `attention`."""
-    weights = _attention_weights(q, k, scale, window, softcap, alibi, cache_bits)
-    return (weights[..., 0] / weights.sum(axis=-1)).transpose(0, 2, 1)
+    """How important each token of a call is to every head: (1, n, H). Arguments of `attention`.
 
-
-def received_weights(
-    q: Array,
-    k: Array,
-    scale: float,
-    window: int = 0,
-    softcap: float = 0.0,
-    alibi: Array | None = None,
-    cache_bits: int = 0,
-) -> Array:
-    """What share of their attention the queries pay to each of the last n keys, on average over
-    those from its own on: (1, n, H). Arguments of `attention`.
+    Args:
+        measure: "first", what share of its attention a query pays to key 0, or "received", what
+            share of theirs the queries pay to a token, on average over those from its own on.
     """
     weights = _attention_weights(q, k, scale, window, softcap, alibi, cache_bits)
+    if measure == "first":
+        return (weights[..., 0] / weights.sum(axis=-1)).transpose(0, 2, 1)
     count = q.shape[1]
     shares = (weights / weights.sum(axis=-1, keepdims=True))[..., -count:].sum(axis=-2)
     return (shares / np.arange(count, 0, -1, dtype=np.float32)).transpose(0, 2, 1)

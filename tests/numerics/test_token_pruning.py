@@ -96,7 +96,7 @@ def test_importance_is_the_attention_to_the_first_key(isa, dtype, scores):
         q, stored, given, values = problem.at(tokens, position)
         out, shares = poisoned((33, 4 * 32)), poisoned((33, 4))
         kernel(q, *stored, out, shares, tokens, position)
-        want = reference_ops.first_key_weights(*given, **problem.options)[0]
+        want = reference_ops.importance(*given, **problem.options)[0]
         np.testing.assert_allclose(shares[:tokens], want, rtol=2e-5, atol=1e-7)
         queries, keys = given
         attended = reference_ops.attention(queries, keys, values, **problem.options)[0]
@@ -119,7 +119,7 @@ def test_importance_is_the_attention_that_is_received(isa, dtype, scores):
         out, *kept, shares = (poisoned((33, n)) for n in (4 * 32, 4, 4, 4))
         attend(q, *stored, out, *kept, tokens, position)
         count(q, *stored, *map(frozen, kept), shares, tokens, position)
-        want = reference_ops.received_weights(*given, **problem.options)[0]
+        want = reference_ops.importance(*given, **problem.options, measure="received")[0]
         np.testing.assert_allclose(shares[:tokens], want, rtol=2e-5, atol=1e-7)
         assert np.isnan(shares[tokens:]).all()
         assert all(np.isnan(each[tokens:]).all() for each in kept)
