@@ -168,8 +168,14 @@ HERE = [
 def test_every_target_reads_the_same_at_every_level(
     name: str, compile_tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"readings": "4,3,2", "calibrate": "pydoc", "calibration_windows": 1}
-    device = find_target(name).device
+    """Where vectors have no floats, caches are codes and floats come from other sums: a last bit
+    moves codes of activations by a step. One part in 10**7 of this machine's norms does as much:
+    logits move by 1 % of the largest then (measured), so this is the bound there.
+    """
+    target = find_target(name)
+    device, alike = target.device, target.capabilities.half_conversion
+    options: dict[str, Any] = {"readings": "4,3,2", "calibrate": "pydoc", "calibration_windows": 1}
+    options["cache_bits"] = 16 if alike else 8
     if device.machine != platform.machine():
         if shutil.which(device.emulator or "none") is None:
             pytest.skip(f"there is no emulator of {name} here")
@@ -179,13 +185,16 @@ def test_every_target_reads_the_same_at_every_level(
         morendo.load(compile_tiny(tuning_steps=0, **options)) as near,
         morendo.load(compile_tiny(tuning_steps=0, target=name, **options)) as far,
     ):
-        seen = []
+        seen, missed = [], []
         for level in range(len(READING_OF_LEVEL)):
             near.set_level(level)
             far.set_level(level)
             seen.append(near.logits(ids))
-            np.testing.assert_allclose(far.logits(ids), seen[-1], atol=1e-3 * np.abs(seen).max())
-        assert all(not np.allclose(a, b, rtol=1e-2) for a, b in pairwise(seen))
+            missed.append(np.linalg.norm(far.logits(ids) - seen[-1]))
+            bound = (1e-3 if alike else 1e-2) * np.abs(seen).max()
+            np.testing.assert_allclose(far.logits(ids), seen[-1], atol=bound)
+        apart = [np.linalg.norm(a - b) for a, b in pairwise(seen)]
+        assert 10 * max(missed) < min(apart)
 
 
 @pytest.mark.parametrize(
