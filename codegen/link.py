@@ -53,6 +53,7 @@ class Toolchain:
             they load libraries when they run.
         cpu_check: C source of `cpu_has`, which says whether the CPU has a flag; None asks nothing.
         device: C source of what `runtime/c/device.h` declares: where kernels and their memory are.
+        sources: further C sources, of functions that kernels call.
     """
 
     triple: str
@@ -60,6 +61,7 @@ class Toolchain:
     static_triple: str = ""
     cpu_check: Path | None = None
     device: Path = HOST_DEVICE
+    sources: tuple[Path, ...] = ()
 
 
 def link_model(
@@ -126,7 +128,8 @@ def _compile(
 ) -> None:
     # The device, and what says whether the CPU has the flags, where there are any.
     check = [toolchain.cpu_check] if tables.cpu_flags and toolchain.cpu_check else []
-    sources = [*RUNTIME_SOURCES.glob("*.c"), toolchain.device, *check, *inputs]
+    sources = [*RUNTIME_SOURCES.glob("*.c"), toolchain.device, *toolchain.sources]
+    sources += [*check, *inputs]
     with scratch_folder() as folder:
         write_scratch(folder / "model_tables.c", tables.c_source().encode())
         write_scratch(folder / "exports.map", _EXPORTS.encode())

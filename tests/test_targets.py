@@ -144,7 +144,7 @@ def test_the_pipeline_of_a_target_has_the_depths_that_its_name_says() -> None:
         ("x86-64-v4:unpack=8", r"unpack is no multiple of 16 up to 65536 \(got 8\)"),
         ("x86-64-v4:speed=9", r"no stage of the pipeline \(got 'speed=9', need fetch=N or unpack"),
         ("x86-64-v4:fetch=-1", r"no stage of the pipeline \(got 'fetch=-1'"),
-        ("hexagon:v67:fetch=0", r"no depth of its kernels' pipeline can be chosen \(got fetch=0\)"),
+        ("hexagon:v67:copy=5", r"copy is no multiple of 1 up to 4 \(got 5\)"),
         ("cuda:fetch=1", r"no depth of its kernels' pipeline can be chosen .* at target cuda"),
     ],
 )

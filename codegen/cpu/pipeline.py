@@ -8,18 +8,19 @@ into a workspace. Other depths are for comparing; a kernel carries those that it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
 
 from morendo.ir.errors import InputError
-
-_MOST = 1 << 16
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """How deep the stages are.
+    """How deep the stages are; a target may have a subclass with stages of its own.
 
     Attributes:
+        steps: what a stage's depth is a multiple of.
+        most: the largest depth of a stage.
         fetch: bytes ahead of its reads that a kernel of one token asks memory for the base of codes
             in planes, four times as many where they lie in nibbles; 0: it leaves that to the
             processor.
@@ -27,19 +28,22 @@ class Pipeline:
             them, unless more threads need work.
     """
 
+    # Bytes of a cache line; tokens of all register blocks.
+    steps: ClassVar[dict[str, int]] = {"fetch": 64, "unpack": 16}
+    most: ClassVar[dict[str, int]] = {"fetch": 1 << 16, "unpack": 1 << 16}
+
     fetch: int = 0
     unpack: int = 0
 
     def __post_init__(self) -> None:
-        steps = {"fetch": 64, "unpack": 16}  # bytes of a cache line; tokens of all register blocks
-        for stage, step in steps.items():
-            depth = getattr(self, stage)
-            if not 0 <= depth <= _MOST or depth % step:
+        for stage, step in self.steps.items():
+            depth, most = getattr(self, stage), self.most[stage]
+            if not 0 <= depth <= most or depth % step:
                 raise InputError(
-                    f"bad pipeline: {stage} is no multiple of {step} up to {_MOST} (got {depth})"
+                    f"bad pipeline: {stage} is no multiple of {step} up to {most} (got {depth})"
                 )
 
-    def with_depths(self, text: str) -> Pipeline:
+    def with_depths(self, text: str) -> Self:
         """The same with what a text such as fetch=0,unpack=16 says.
 
         Raises:
@@ -52,7 +56,7 @@ class Pipeline:
                 known = " or ".join(f"{name}=N" for name in depths)
                 raise InputError(f"no stage of the pipeline (got {part!r}, need {known})")
             depths[match[1]] = int(match[2])
-        return Pipeline(**depths)
+        return replace(self, **depths)
 
     def attribute(self, tokens: int) -> dict[str, int]:
         """What a kernel of so many tokens at most carries of it: bytes, then tokens."""

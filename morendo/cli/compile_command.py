@@ -223,9 +223,11 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
         "--pipeline",
         type=_stages,
         metavar="STAGE=N",
-        help="for comparing on CPUs: how deep the stages of the linears' pipeline are; fetch=0: "
-        "nothing is fetched ahead in decode (bytes; the default follows the CPU); unpack=16: in "
-        "prefill weights are unpacked again for every 16 tokens (default: for all)",
+        help="for comparing: how deep the stages of the linears' pipeline are; fetch=0: nothing is "
+        "fetched ahead in decode (on CPUs bytes; the default follows the target); unpack=16: in "
+        "prefill weights are unpacked again for every 16 tokens (default: for all); copy=1, where "
+        "there is memory beside the vector units: codes of so many blocks of tiles ahead are "
+        "copied there in decode (default: none)",
     )
 
 

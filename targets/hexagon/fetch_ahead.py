@@ -6,6 +6,7 @@ its other work, and drops what it cannot have (Hexagon V67 Programmer's Referenc
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm.ir import Expr
@@ -18,24 +19,29 @@ _LINE = 128
 
 def fetch_tiles(kernel: QuantizedKernel, first: Expr, tiles: int) -> None:
     """Ask for the codes of `tiles` tiles from `first` on, as far as the level reads them."""
-    buffers, groups = kernel.weights.buffers, T.int32(kernel.spec.groups)
-    if kernel.level is None:
-        runs = [(buffers["codes"], groups)]
-    else:
-        planes = [buffers[name] for name in kernel.spec.format.plane_names]
-        runs = [(buffers["base"], groups), *zip(planes, kernel.level, strict=True)]
     for i in range(tiles):
         tile = T.bind(T.min(first + i, kernel.spec.tiles - 1))
-        for buffer, read in runs:
-            _fetch(buffer, tile, read)
+        for name, read in runs_of(kernel):
+            _fetch(kernel.weights.buffers[name], tile, read)
+
+
+def runs_of(kernel: QuantizedKernel) -> list[tuple[str, Expr]]:
+    """The buffers that have codes, and how many groups of a tile's run the level reads."""
+    groups = T.int32(kernel.spec.groups)
+    if kernel.level is None:
+        return [("codes", groups)]
+    planes = zip(kernel.spec.format.plane_names, kernel.level, strict=True)
+    return [("base", groups), *planes]
+
+
+def group_bytes(buffer: Any) -> int:
+    """Bytes of a group of a tile in a buffer of codes."""
+    return math.prod(map(int, buffer.ty.shape[2:]))
 
 
 def _fetch(buffer: Any, tile: Expr, groups: Expr) -> None:
     """The first groups of a tile's run."""
-    of_group = 1
-    for extent in buffer.ty.shape[2:]:
-        of_group *= int(extent)
-    lines = T.cast(groups * (of_group // _LINE), "int64")
+    lines = T.cast(groups * (group_bytes(buffer) // _LINE), "int64")
     # Lines in the lowest 16 bits, then the bytes of each, then from one to the next.
     box = lines | T.int64(_LINE << 16 | _LINE << 32)
     index = (tile, *(0 for _ in buffer.ty.shape[1:]))

@@ -17,6 +17,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import variable
 
 from . import intrinsics as hvx
 from .float_functions import PREFIX
+from .pipeline import DEFAULT_PIPELINE, TilePipeline
 
 _FIELDS = ((5, 0x60), (3, 0x60), (3, 0x18), (1, 0x18))
 """What is looked up instead of shifted and masked: (bits to the left, mask of the result).
@@ -28,7 +29,14 @@ are two bits of a nibble, moved to the base's place in a code or to that of the 
 
 @dataclass(frozen=True)
 class HvxISA(VectorISA):
-    """Vectors of 32 words; vrmpy multiplies unsigned with signed bytes, four to a lane."""
+    """Vectors of 32 words; vrmpy multiplies unsigned with signed bytes, four to a lane.
+
+    Attributes:
+        on_chip_bytes: of the memory beside the vector units (VTCM).
+    """
+
+    pipeline: TilePipeline = DEFAULT_PIPELINE
+    on_chip_bytes: int = 2 << 20
 
     def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
         if isinstance(x, tirx.Broadcast):  # the instruction spreads a scalar register itself

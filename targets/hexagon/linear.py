@@ -15,12 +15,18 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
-from morendo.codegen.cpu.kernels.dequantize import STEPS, CodeReader, PlaneReader
+from morendo.codegen.cpu.kernels.dequantize import (
+    STEPS,
+    CodeReader,
+    PlaneReader,
+    QuantizedWeights,
+)
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec, kernel_builder
 from morendo.codegen.cpu.kernels.matrix_product import Product, last_tile, multiply_many_tokens
 from morendo.codegen.cpu.kernels.outliers import add_to_vector
 from morendo.codegen.cpu.kernels.quantized_kernel import QuantizedKernel, declare_kernel
 from morendo.codegen.cpu.vectors.vector import Registers, load, splat
+from morendo.codegen.kernel_code import PIPELINE
 from morendo.ir.formats import ceil_div
 
 from . import intrinsics as hvx
@@ -28,6 +34,7 @@ from .fetch_ahead import fetch_tiles
 from .field_sums import FieldSums
 from .fixed_point import sum_shift
 from .isa import HvxISA
+from .on_chip import StagedTiles
 from .scale_words import LANES, WeightScales
 from .token_scales import TokenScales, minus_in_halves
 
@@ -46,11 +53,12 @@ def build_integer_linear(spec: LinearSpec, isa: HvxISA) -> tirx.PrimFunc:
         kernel = declare_kernel(spec, isa)
         tokens = TokenScales.of(kernel)
         if spec.max_tokens == 1:
-            _matrix_vector(kernel, tokens)
+            _matrix_vector(kernel, isa, tokens)
         else:
             multiply_many_tokens(kernel, partial(FixedPointProduct, tokens))
     in_parts = spec.format.nested and spec.max_tokens == 1
-    return builder.get().with_attr(_DOTS, 2 if in_parts else 1)
+    function = builder.get().with_attr(PIPELINE, isa.pipeline.attribute(spec.max_tokens))
+    return function.with_attr(_DOTS, 2 if in_parts else 1)
 
 
 def dots_of(kernel: tirx.PrimFunc) -> int:
@@ -58,40 +66,63 @@ def dots_of(kernel: tirx.PrimFunc) -> int:
     return int((kernel.attrs or {}).get(_DOTS, 1))
 
 
-def _matrix_vector(kernel: QuantizedKernel, tokens: TokenScales) -> None:
+def _matrix_vector(kernel: QuantizedKernel, isa: HvxISA, tokens: TokenScales) -> None:
     """One token: a task is some blocks of tiles, whose groups are read side by side."""
     tiles = max(kernel.spec.tiles_per_output, min(_TILES, kernel.spec.tiles))
     blocks = ceil_div(kernel.spec.tiles, tiles)
     rounds = ceil_div(blocks, _TASKS)
     with T.parallel(0, ceil_div(blocks, rounds)) as task:
         scales = WeightScales.allocate(kernel, tiles)
-        with T.serial(0, T.min(rounds, blocks - task * rounds)) as index:
-            first = T.bind((task * rounds + index) * tiles)
-            fetch_tiles(kernel, T.bind(first + tiles), tiles)
-            _multiply_tiles(kernel, tokens, scales, first, tiles)
+        count = T.bind(T.min(rounds, blocks - task * rounds))
+        start = T.bind(task * rounds * tiles)
+        staged = StagedTiles.of(kernel, isa, tiles, start, count) if isa.pipeline.copy else None
+        with T.serial(0, count) as index:
+            first = T.bind(start + index * tiles)
+            if isa.pipeline.fetch:
+                fetch_tiles(kernel, T.bind(first + tiles * isa.pipeline.fetch), tiles)
+            block = [T.bind(last_tile(kernel, first + i, tiles)) for i in range(tiles)]
+            weights, places = staged.block(index) if staged else (kernel.weights, block)
+            sums = _sum_groups(kernel, tokens, scales, block, weights, places)
+            _finish(kernel, tokens, first, block, sums)
 
 
-def _multiply_tiles(
-    kernel: QuantizedKernel, tokens: TokenScales, scales: WeightScales, first: Expr, tiles: int
-) -> None:
-    """The results of `tiles` tiles from `first` on."""
-    block = [T.bind(last_tile(kernel, first + i, tiles)) for i in range(tiles)]
-    sums, results = Registers(tiles, "int32", LANES), Registers(tiles, "float32", LANES)
+def _sum_groups(
+    kernel: QuantizedKernel,
+    tokens: TokenScales,
+    scales: WeightScales,
+    block: Sequence[Expr],
+    weights: QuantizedWeights,
+    places: Sequence[Expr],
+) -> Registers:
+    """The sums of the tiles of `block`, whose codes are the tiles `places` of `weights`."""
+    sums = Registers(len(block), "int32", LANES)
     for i, tile in enumerate(block):
         scales.read(kernel, i, tile)
         sums[i] = splat(T.int32(kernel.spec.groups // 2), LANES)
-    for reader, start, end in kernel.weights.ranges(kernel.level):
+    for reader, start, end in weights.ranges(kernel.level):
         with T.serial(start, end) as group:
-            dots = _dots(kernel, reader, scales, block, group)
-            for i in range(tiles):
+            dots = _dots(kernel, reader, scales, places, group)
+            for i in range(len(block)):
                 scale, ratio = scales.scale(i, group), tokens.ratio(0, group)
                 sums[i] = add_scaled(kernel, sums[i], dots[i], scale, ratio)
+    return sums
+
+
+def _finish(
+    kernel: QuantizedKernel,
+    tokens: TokenScales,
+    first: Expr,
+    block: Sequence[Expr],
+    sums: Registers,
+) -> None:
+    """Write the results of the tiles from `first` on, which are `block`."""
+    results = Registers(len(block), "float32", LANES)
     for i, tile in enumerate(block):
         row_scales = kernel.weights.scales.row_scale(tile * LANES, LANES)
         results[i] = tokens.result(sums[i], 0, row_scales)
         if kernel.outliers is not None:
             add_to_vector(kernel.outliers, kernel.x, tile, results, i)
-    kernel.epilogue.write(0, first, [[results[i]] for i in range(tiles)])
+    kernel.epilogue.write(0, first, [[results[i]] for i in range(len(block))])
 
 
 def _dots(

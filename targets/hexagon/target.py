@@ -14,7 +14,7 @@ from morendo.codegen.cpu.target import CPUTarget
 from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import Toolchain
 from morendo.codegen.lowering import Program
-from morendo.codegen.target import Capabilities, Device, Target, Track
+from morendo.codegen.target import Capabilities, Device, Track
 from morendo.codegen.text_facts import TextFacts
 from morendo.ir.dump import Dump
 from morendo.ir.errors import CompileError
@@ -40,7 +40,11 @@ _TOOLCHAIN = Toolchain(
     # One C runtime and one C library for all versions: nothing in them is worth a newer one.
     ("-mcpu=hexagonv67+hvxv67+hvx_length128b",),
     static_triple="hexagon-linux-musl",
+    sources=(Path(__file__).parent / "on_chip.c",),
 )
+_ON_CHIP_BYTES = {"v67": 2 << 20, "v68": 4 << 20, "v69": 8 << 20, "v73": 8 << 20}
+"""VTCM of phones with each version, as ExecuTorch's table of chips has it (qc_schema.py). Code for
+v67 runs on all later ones, of which the least has 2 MiB."""
 _NO_FLOATS = ("-hvx-qfloat", "-hvx-ieee-fp")
 """From v68 on HVX has floats, but they are not IEEE's, and no emulator here has them."""
 
@@ -58,10 +62,6 @@ class HexagonTarget(CPUTarget):
             replace(step, cache_bits=8) if isinstance(step, SpecializePhases) else step
             for step in passes
         ]
-
-    def with_stages(self, depths: str) -> Target:
-        """Its linears fetch whole tiles ahead, whatever the description of CPUs says."""
-        return Target.with_stages(self, depths)
 
     def machine_form(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         return without_float_vectors(with_aligned_buffers(function))
@@ -119,7 +119,7 @@ def make(name: str) -> HexagonTarget:
         cpu=f"hexagon{version}",
         features=(f"hvx{version}", "hvx-length128b"),
         tuning=_NO_FLOATS,
-        isa=HVX,
+        isa=replace(HVX, on_chip_bytes=_ON_CHIP_BYTES[version]),
         toolchain=_TOOLCHAIN,
         assembly=SYNTAX,
         capabilities=Capabilities(half_conversion=False),

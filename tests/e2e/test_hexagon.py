@@ -8,8 +8,10 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import morendo
@@ -81,3 +83,18 @@ def test_64_greedy_tokens_of_a_trained_model_are_this_machines(
             )
     assert len(said[0]) == 64
     assert said[0] == said[1]
+
+
+@needs_emulator
+@pytest.mark.slow
+def test_a_model_whose_tiles_are_copied_computes_the_same(
+    compile_tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEMU_CPU", "v67")
+    logits = []
+    for stages in ("", ":fetch=0,copy=2"):
+        artifact = compile_tiny(target=f"hexagon:v67{stages}", bits=4, cache_bits=8)
+        with closing(EmulatedExecutor(artifact, EMULATOR or "", 1)) as executor:
+            executor.prefill([5, 6, 7])
+            logits.append(executor.decode(8))
+    np.testing.assert_array_equal(*logits)

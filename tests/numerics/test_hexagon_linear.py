@@ -9,15 +9,19 @@ import pytest
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir import reference
+from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
+from morendo.targets import find_target
 from morendo.targets.hexagon import fixed_point
-from morendo.targets.hexagon.isa import HVX
+from morendo.targets.hexagon.isa import HVX, HvxISA
+from morendo.targets.hexagon.linear import build_integer_linear
+from morendo.targets.hexagon.pipeline import TilePipeline
 from morendo.targets.hexagon.target import make
 from tests.numerics.emulated_kernel import can_emulate
+from tests.numerics.kernel_runner import compile_function
 from tests.numerics.linear_cases import (
     Activations,
     Quantized,
-    compile_kernel,
     exact_dots,
     expected_sums,
     random_weights,
@@ -51,10 +55,12 @@ def in_fixed_point(
     return result
 
 
-def run_exactly(spec: LinearSpec, tokens: int, seed: int, extreme: bool = False) -> None:
+def run_exactly(
+    spec: LinearSpec, tokens: int, seed: int, extreme: bool = False, isa: HvxISA = HVX
+) -> None:
     """All levels of all plane counts; `extreme` has the largest numbers that there can be."""
     rng = np.random.default_rng(seed)
-    run = compile_kernel(spec, HVX)
+    run = compile_function(build_integer_linear(spec, isa), HVX)
     weights, x = random_weights(rng, spec), Activations.random(rng, spec)
     if extreme:
         weights, x = at_the_limit(spec, weights, x)
@@ -101,6 +107,40 @@ def at_the_limit(spec: LinearSpec, weights: Quantized, x: Activations):
 )
 def test_one_token_is_its_references(fmt: str, rows: int, columns: int) -> None:
     run_exactly(spec_of(rows, columns, fmt, 1), 1, seed=rows)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("fmt", "rows", "copy"),
+    [
+        ("q4g32c", 1000, 2),
+        *(
+            pytest.param(fmt, rows, copy, marks=SLOW)
+            for fmt in ("q4g32", "q4g64c", "q6g32", "q8g32")
+            for rows, copy in ((33, 4), (71, 1), (1663, 1), (3100, 3))
+        ),
+    ],
+)
+def test_copied_tiles_are_read_alike(fmt: str, rows: int, copy: int) -> None:
+    """Tasks of one block and of several; fewer of them than are copied ahead, too."""
+    isa = dataclasses.replace(HVX, pipeline=TilePipeline(copy=copy))
+    run_exactly(spec_of(rows, 100, fmt, 1), 1, seed=rows, isa=isa)
+
+
+def test_the_copy_stage_is_described_and_has_room() -> None:
+    target = find_target("hexagon:v68:fetch=0,copy=2")
+    kernel = build_integer_linear(spec_of(64, 4096, "q4g32", 1), target.isa)
+    assert kernel.attrs is not None
+    stages = {name: int(depth) for name, depth in kernel.attrs["morendo.pipeline"].items()}
+    assert stages == {"fetch": 0, "copy": 2, "unpack": 1, "multiply": 1}
+    script = kernel.script()
+    assert "on_chip_copy" in script and "l2fetch" not in script
+    with pytest.raises(
+        CompileError,
+        match=r"blocks of tiles do not fit the memory beside .* \(got 4608 KiB for 6 units, need "
+        r"at most 2048\) at a matrix of 64 x 8192, q4g32t32; leave the stage copy out",
+    ):
+        build_integer_linear(spec_of(64, 8192, "q4g32", 1), find_target("hexagon:v67:copy=2").isa)
 
 
 @emulated
