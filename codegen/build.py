@@ -11,7 +11,7 @@ from tvm import relax, tirx
 from morendo.ir.dialect import attrs_of, op_name, shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.invariants import calls, check_invariant, relax_functions
-from morendo.ir.plan import FUNCTIONS, SLOT_BYTES, Plan, Step, Tensor
+from morendo.ir.plan import CANDIDATES, FUNCTIONS, SLOT_BYTES, Plan, Step, Tensor
 from morendo.ir.plan_arguments import Argument, Const, LevelTensor
 from morendo.ir.text import bindings_of
 
@@ -91,7 +91,7 @@ def _lower_function(program: Program, function: relax.Function) -> FunctionLower
         raise CompileError("the result is not computed by the model", where="lowering")
     result.space = "logits"
     if function.attrs["global_symbol"] == "decode":
-        program.likeliest = program.target.find_likeliest(lowering, result)
+        program.candidates = program.target.find_candidates(lowering, result)
     return lowering
 
 
@@ -143,8 +143,15 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         functions=functions,
         state=tuple(state),
         pruned=program.pruned,
-        likeliest=program.likeliest,
+        candidates=_candidates(program.candidates, found),
     )
+
+
+def _candidates(place: Storage | None, tensors: dict[Tensor, int]) -> int | None:
+    """The tensor that the likeliest tokens are in."""
+    if place is None:
+        return None
+    return tensors[Tensor(place.space, place.offset, "int64", (1, CANDIDATES + 1))]
 
 
 def _used(buffers: Sequence[Storage]) -> list[Storage]:

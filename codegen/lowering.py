@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tvm
 from tvm import relax, tirx
 
+from morendo.ir import plan_arguments
 from morendo.ir.dialect import shape_of
 from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat, at_reading
@@ -25,7 +26,7 @@ from .target import Target
 from .touched import SCRATCH
 from .weight_file import WeightFile
 
-Scalar = Literal["tokens", "position"] | StageTokens | StagePosition | Const | Level
+Scalar = plan_arguments.Scalar | StageTokens | StagePosition | Const | Level
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Program:
         unscheduled: what kernels were before they were scheduled, where they come from TVM.
         functions: the lowering of each function, once it is done.
         pruned: the parts of its tokens that each pruning of prefill drops.
-        likeliest: whether decode finds the likeliest token.
+        candidates: where decode leaves the likeliest tokens, if it does.
     """
 
     target: Target
@@ -94,7 +95,7 @@ class Program:
     caches: dict[int, tuple[KVCache, list[Storage]]] = field(default_factory=dict)
     cache_bytes: int = 0
     pruned: tuple[int, ...] = ()
-    likeliest: bool = False
+    candidates: Storage | None = None
     _built: dict[Any, tirx.PrimFunc] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

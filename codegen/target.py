@@ -133,12 +133,12 @@ class Target(ABC):
             where=f"target {self.name}",
         )
 
-    def find_likeliest(self, lowering: FunctionLowering, logits: Storage) -> bool:
-        """End the decode function with kernels that put the id of the likeliest token, or -1 where
-        there is none, in the place of its token; whether this target does so. It does where logits
-        lie in memory of a device, which the host had to read for that.
+    def find_candidates(self, lowering: FunctionLowering, logits: Storage) -> Storage | None:
+        """End the decode function with kernels that find the likeliest tokens, as `candidates` of
+        the plan says it; where they are. A target does so where logits lie in memory of a device:
+        the host had to read all of them to draw a token.
         """
-        return False
+        return None
 
     @abstractmethod
     def build(

@@ -38,6 +38,8 @@ LIBRARY, EXECUTABLE = "model.so", "run"  # the files of an artifact that execute
 TOKENIZER_TABLES = "tokenizer.bin"  # of the executable's tokenizer
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector
 SPACES = ("arena", "weights", "cache", "ids", "logits", "state")
+CANDIDATES = 256
+"""Of the likeliest tokens that decode may leave for a host to draw from."""
 SLOT_BYTES = 64  # of one number in "state": whatever wants to be aligned is
 ITEM_BYTES = {
     "bool": 1,
@@ -114,8 +116,12 @@ class Plan:
         state: arguments that kernels read from memory, an int32 every SLOT_BYTES of the space
             "state", so that a device can repeat a call as it is; none of them is a tensor.
         pruned: of 10000 tokens, how many each pruning of prefill drops (`ir/pruning.py`).
-        likeliest: whether decode puts the likeliest token into "ids", in the place of its own, or
-            -1 where a logit is not a number or the largest one is infinite.
+        candidates: where a device finds what a host draws from: the tensor, int64
+            [1, CANDIDATES + 1], that decode leaves the likeliest tokens in. Its keys begin with the
+            largest: 32 bits that are ordered as logits are, then 2^31 - 1 less the id. Then
+            follows, as a float64, the weight of all tokens, e^((logit - largest) sharpness).
+            Decode also puts the likeliest token into "ids" then, in the place of its own, or -1
+            where a logit is not a number or the largest one is infinite.
     """
 
     chunk: int
@@ -131,7 +137,7 @@ class Plan:
     functions: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     state: tuple[Argument, ...] = ()
     pruned: tuple[int, ...] = ()
-    likeliest: bool = False
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         _check_plan(self)
@@ -151,7 +157,7 @@ class Plan:
             **fields,
             **state,
             **({"pruned": list(self.pruned)} if self.pruned else {}),
-            **({"likeliest": 1} if self.likeliest else {}),
+            **({} if self.candidates is None else {"candidates": self.candidates}),
             "kernels": list(self.kernels),
             "parameters": [list(names) for names in self.parameters],
             "tensors": [
@@ -254,7 +260,7 @@ def _plan_from_data(data: dict[str, Any]) -> Plan:
         functions=functions,
         state=tuple(map(argument_from_json, data.get("state", []))),
         pruned=tuple(data.get("pruned", [])),
-        likeliest=data.get("likeliest", 0),
+        candidates=data.get("candidates"),
     )
 
 
@@ -267,8 +273,6 @@ def _check_plan(plan: Plan) -> None:
     good = good and all(_is_count(dropped, MOST_DROPPED) for dropped in plan.pruned)
     most = f"at most {MOST_STAGES} numbers up to {MOST_DROPPED}"
     _require(good, f"pruned must be {most} (got {plan.pruned!r})", "plan.json")
-    good = plan.likeliest in (0, 1)
-    _require(good, f"likeliest must be 0 or 1 (got {plan.likeliest!r})", "plan.json")
     for index, name in enumerate(plan.kernels):
         good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
         _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")
@@ -281,6 +285,12 @@ def _check_plan(plan: Plan) -> None:
         _require(good, f"bad state {arg!r}", f"state {index}")
     for index, tensor in enumerate(plan.tensors):
         _check_tensor(plan, tensor, f"tensor {index}")
+    if plan.candidates is not None:
+        good = _is_count(plan.candidates) and plan.candidates < len(plan.tensors)
+        need = ("arena", "int64", (1, CANDIDATES + 1))
+        found = plan.tensors[plan.candidates] if good else None
+        good = found is not None and (found.space, found.dtype, found.dims) == need
+        _require(good, f"candidates must be a tensor {need} (got {found})", "plan.json")
     got = sorted(plan.functions)
     _require(got == sorted(FUNCTIONS), f"functions must be {FUNCTIONS} (got {got})", "plan.json")
     for name, steps in plan.functions.items():
@@ -343,7 +353,7 @@ def _is_good_argument(plan: Plan, arg: Argument) -> bool:
     if isinstance(arg, Const):
         return _is_int32(arg.value)
     if isinstance(arg, str):
-        return arg in ("tokens", "position")
+        return arg in ("tokens", "position", "sharpness")
     if isinstance(arg, StageTokens | StagePosition):
         return _is_later(plan, arg, type(arg))
     return _is_count(arg) and arg < len(plan.tensors)

@@ -34,10 +34,13 @@ class Const:
     value: int
 
 
+Scalar = Literal["tokens", "position", "sharpness"]
+"""What a call has besides tensors: how many tokens, behind how many; and the bits of the float32
+that logits are multiplied with before they become weights of tokens, 0 where nobody wants these.
+"""
+
 # a plain int is a tensor's index
-Argument = (
-    int | Literal["tokens", "position"] | StageTokens | StagePosition | Level | LevelTensor | Const
-)
+Argument = int | Scalar | StageTokens | StagePosition | Level | LevelTensor | Const
 
 
 def extent(dim: Dim, counts: Counts) -> int:

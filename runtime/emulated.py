@@ -21,7 +21,7 @@ from morendo.ir.errors import ArtifactError, MorendoError
 from morendo.ir.plan import EXECUTABLE
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.executor import ERRORS, Ids, Trace, as_ids
-from morendo.runtime.sampling import likeliest
+from morendo.runtime.sampling import Sampler
 from morendo.runtime.turns import Turns
 
 PACKAGE = "qemu-user"
@@ -116,8 +116,8 @@ class EmulatedExecutor:
             reply = self._ask("d", as_int32("a token id", token), tokens=1)
             return np.frombuffer(reply, np.float32)
 
-    def decode_likeliest(self, token: int) -> int:
-        return likeliest(self.decode(token))
+    def decode_next(self, token: int, sampler: Sampler) -> int:
+        return sampler(self.decode(token))
 
     def score(self, ids: Ids) -> np.ndarray:
         return self._append("s", as_ids(ids)).reshape(-1, self.vocabulary)

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, Cancelled, InputError, MorendoError
-from morendo.ir.plan import FUNCTIONS, LIBRARY
+from morendo.ir.plan import CANDIDATES, FUNCTIONS, LIBRARY
 from morendo.runtime.arguments import as_int32
 from morendo.runtime.artifact import AGAIN, PLAN
-from morendo.runtime.sampling import likeliest
+from morendo.runtime.sampling import Sampler
 from morendo.runtime.turns import Turns
 
 Ids = Sequence[int] | np.ndarray
@@ -54,8 +54,8 @@ class Executor(Protocol):
         """Append one token; its logits."""
         ...
 
-    def decode_likeliest(self, token: int) -> int:
-        """Append one token; the likeliest next one, as `likeliest` of sampling.py finds it."""
+    def decode_next(self, token: int, sampler: Sampler) -> int:
+        """Append one token; the next one, as `sampler` draws it from the logits."""
         ...
 
     def score(self, ids: Ids) -> np.ndarray:
@@ -119,13 +119,23 @@ class CExecutor:
         self._call(self._library.mr_decode, as_int32("a token id", token), self._logits.ctypes.data)
         return self._logits
 
-    def decode_likeliest(self, token: int) -> int:
-        if works_on_host(self._library):  # the logits are here, and numpy is quick
-            return likeliest(self.decode(token))
-        found = ctypes.c_int32()
-        decode = self._library.mr_decode_likeliest
-        self._call(decode, as_int32("a token id", token), ctypes.byref(found))
-        return found.value
+    def decode_next(self, token: int, sampler: Sampler) -> int:
+        sharpness = sampler.sharpness(self.vocabulary)
+        if works_on_host(self._library) or sharpness is None:
+            return sampler(self.decode(token))
+        ids, logits = np.empty(CANDIDATES, np.int32), np.empty(CANDIDATES, np.float32)
+        count, total = ctypes.c_int(), ctypes.c_double()
+        where = ids.ctypes.data, logits.ctypes.data, ctypes.byref(count), ctypes.byref(total)
+        token = as_int32("a token id", token)
+        with self._turns.turn():
+            decode = self._library.mr_decode_candidates
+            self._check(decode(self._session, token, sharpness, *where))
+            found = ids[: count.value], logits[: count.value], total.value
+            drawn = sampler.choose(*found, self.vocabulary)
+            if drawn is None:
+                self._check(self._library.mr_logits(self._session, self._logits.ctypes.data))
+                drawn = sampler(self._logits)
+        return drawn
 
     def score(self, ids: Ids) -> np.ndarray:
         array = as_ids(ids)
@@ -309,7 +319,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_error": (ctypes.c_char_p, []),
         "mr_prefill": (number, [session, pointer, number, pointer]),
         "mr_decode": (number, [session, ctypes.c_int32, pointer]),
-        "mr_decode_likeliest": (number, [session, ctypes.c_int32, pointer]),
+        "mr_decode_candidates": (number, [session, ctypes.c_int32, ctypes.c_float, *[pointer] * 4]),
+        "mr_decode_next": (number, [session, pointer, ctypes.c_int32, pointer]),
+        "mr_logits": (number, [session, pointer]),
         "mr_score": (number, [session, pointer, number, pointer]),
         "mr_position": (number, [session]),
         "mr_set_position": (number, [session, number]),

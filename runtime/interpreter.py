@@ -28,7 +28,7 @@ from morendo.runtime.executor import (
     require_known,
     works_on_host,
 )
-from morendo.runtime.sampling import likeliest
+from morendo.runtime.sampling import Sampler
 from morendo.runtime.stage_lengths import StageLengths, stage_of_cache
 from morendo.runtime.turns import Turns
 
@@ -124,8 +124,8 @@ class PythonExecutor:
     def decode(self, token: int) -> np.ndarray:
         return self._run("decode", [token])[0]
 
-    def decode_likeliest(self, token: int) -> int:
-        return likeliest(self.decode(token))
+    def decode_next(self, token: int, sampler: Sampler) -> int:
+        return sampler(self.decode(token))
 
     def score(self, ids: Ids) -> np.ndarray:
         return self._run("score", ids)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -318,8 +318,9 @@ class Session:
         found: Any = self._follow(turn, lambda: self._restart(self.executor.prefill, ids, level))
         levels = schedule and self._follow(turn, lambda: schedule.start(self.executor.cache_means))
         stats.prompt_seconds = time.perf_counter() - start
-        alone = sampler.settings.takes_likeliest and not (schedule and schedule.needs_logits)
-        decode = self.executor.decode_likeliest if alone else self.executor.decode
+        decode: Callable[[int], Any] = self.executor.decode
+        if not (schedule and schedule.needs_logits):
+            decode = partial(self.executor.decode_next, sampler=sampler)
         for count in range(1, max_tokens + 1):
             start = time.perf_counter()
             token = self._follow(turn, lambda x=found: x if isinstance(x, int) else sampler(x))

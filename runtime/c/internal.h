@@ -89,7 +89,7 @@ enum { MAX_DIMS = 6, MAX_THREADS = 256, PLAN_VERSION = 2, SLOT_BYTES = 64 };
 enum { MAX_STAGES = 9, PRUNE_UNIT = 10000, MOST_PRUNED = PRUNE_UNIT / 2 };
 enum Space { ARENA, WEIGHTS, CACHE, IDS, LOGITS, STATE, SPACES };
 enum Function { PREFILL, SCORE, DECODE, FUNCTIONS };
-enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL, PATCH_TENSOR };
+enum Patch { PATCH_TOKENS, PATCH_POSITION, PATCH_LEVEL, PATCH_TENSOR, PATCH_SHARPNESS };
 
 typedef struct {
   DLTensor dl;
@@ -133,7 +133,10 @@ typedef struct {
   int tensor_count, varying_count;
   int64_t pruned[MAX_STAGES]; /* of the tokens of stage i, how many parts stage i + 1 lacks */
   int stage_count;
-  int64_t likeliest; /* whether DECODE leaves the likeliest token in IDS, or -1 */
+  /* Where DECODE leaves the likeliest tokens for whoever draws one, or NULL; then it leaves the
+   * likeliest in IDS, or -1. */
+  const Tensor *candidates;
+  int32_t sharpness; /* the bits of the float by which DECODE weighs tokens; 0: nobody draws */
   StepList functions[FUNCTIONS];
   /* By the device: steps of DECODE that it can run without being called, one for all levels, or
    * one for each where levels have tensors of their own. */
@@ -155,11 +158,12 @@ extern const char *const function_names[FUNCTIONS];
 int plan_read(Plan *plan, const char *text, size_t length); /* points into `text` afterwards */
 void plan_bind(Plan *plan, void *const bases[SPACES]);
 void plan_free(Plan *plan);
+
+/* stages.c: how many tokens each stage has, and how long its caches are. */
+
 /* Fills in the dimensions that are the number of tokens and the strides; returns the size in
  * bytes, or INT64_MAX if that is no number. */
 int64_t tensor_set_shape(Tensor *tensor, const int tokens[MAX_STAGES]);
-
-/* stages.c: how many tokens each stage has, and how long its caches are. */
 
 /* The tokens of each stage in a call of `tokens`. */
 void stage_counts(const Plan *plan, enum Function function, int tokens, int counts[MAX_STAGES]);
@@ -195,6 +199,26 @@ typedef struct {
  * Stops before the next step, with MR_CANCELLED, once `interrupt` says so. */
 int plan_run(Plan *plan, enum Function function, const int tokens[MAX_STAGES],
              const int positions[MAX_STAGES], int level, Interrupt *interrupt);
+
+/* candidates.c: the likeliest tokens, as the plan's DECODE leaves them. */
+enum { CANDIDATES = MR_CANDIDATES };
+typedef struct {
+  float logit, weight;
+  int32_t id;
+} Choice;
+int candidates_use(Plan *plan, const Tensor *found); /* whether a tensor can have them */
+/* The likeliest tokens, by logit and then by id, and the weight of all tokens. */
+int candidates_read(const Plan *plan, Choice all[CANDIDATES], int *count, double *total);
+
+/* sampler.c: drawing of a few. */
+
+/* What logits are multiplied with for the weights that `sampler_choose` asks for; 0 where it asks
+ * for the likeliest token alone, below 0 where it needs all tokens. */
+float sampler_sharpness(const mr_sampler *sampler);
+/* Draws as `mr_sample` does, of tokens that are the first by logit and then by id, where these
+ * decide: the id is -1 where they do not. Changes them.
+ * total: the weight of all tokens, e^((logit - the largest) sharpness) each. */
+int sampler_choose(mr_sampler *sampler, Choice *all, int count, double total, int32_t *id);
 
 /* weights.c: weights.bin of a directory, which must have `bytes` bytes; the same memory for all
  * sessions of the process that open that file. */

@@ -93,10 +93,19 @@ MR_API int mr_context(const mr_session *session);
 MR_API int mr_prefill(mr_session *session, const int32_t *ids, int count, float *logits);
 /* The same for one token, by the kernels for one. */
 MR_API int mr_decode(mr_session *session, int32_t id, float *logits);
-/* The same, but it writes the likeliest next token, of equal ones the first, as a sampler of
- * temperature 0 draws it from the logits. These do not leave the device then, if it has memory of
- * its own. */
-MR_API int mr_decode_likeliest(mr_session *session, int32_t id, int32_t *next);
+/* The same, and draws the next token as mr_sample does from the logits; which do not leave the
+ * device, if it has memory of its own and the likeliest tokens decide. After a failure the sampler
+ * is as it was, the text of the session may be longer by the token. */
+MR_API int mr_decode_next(mr_session *session, mr_sampler *sampler, int32_t id, int32_t *next);
+/* For who draws by himself: the same as mr_decode, and writes the likeliest tokens, at most
+ * MR_CANDIDATES, by logit and then by id. `count` becomes their number, 0 where the device finds
+ * none; `total` the sum of e^((logit - largest) * sharpness) of all tokens, to 1e-5 of it. With a
+ * sharpness of 0 there is one token, and 0 as its logit. mr_logits has all. */
+enum { MR_CANDIDATES = 256 };
+MR_API int mr_decode_candidates(mr_session *session, int32_t id, float sharpness, int32_t *ids,
+                                float *logits, int *count, double *total);
+/* The logits that the last mr_prefill or mr_decode... found, float[vocabulary]. */
+MR_API int mr_logits(mr_session *session, float *logits);
 /* Appends `count` tokens and writes the logits of each, float[count][vocabulary]. */
 MR_API int mr_score(mr_session *session, const int32_t *ids, int count, float *logits);
 

@@ -141,18 +141,6 @@ static int read_dims(Reader *reader, const Node *dims, Tensor *tensor) {
   return 1;
 }
 
-int64_t tensor_set_shape(Tensor *tensor, const int tokens[MAX_STAGES]) {
-  int64_t size = 1;
-  for (int i = tensor->dl.ndim - 1; i >= 0; i--) {
-    if (tensor->token_dims >> i & 1) tensor->shape[i] = tokens[tensor->stage];
-    tensor->strides[i] = size;
-    if (tensor->shape[i] && size > INT64_MAX / tensor->shape[i]) return INT64_MAX;
-    size *= tensor->shape[i];
-  }
-  int item_bytes = tensor->dl.dtype.bits / 8;
-  return size > INT64_MAX / item_bytes ? INT64_MAX : size * item_bytes;
-}
-
 static int read_tensor(Reader *reader, const Node *node, Tensor *tensor) {
   const Plan *plan = reader->plan;
   int64_t offset;
@@ -255,6 +243,8 @@ static int read_argument(Reader *reader, const Node *node, Any *slot, StepList *
     if (!patch.levels) return 0;
   } else if (json_is(node, "position") || read_stage(reader, node, "position", &patch.stage)) {
     patch.kind = PATCH_POSITION;
+  } else if (json_is(node, "sharpness")) {
+    patch.kind = PATCH_SHARPNESS;
   } else if (!json_is(node, "tokens") && !read_stage(reader, node, "tokens", &patch.stage)) {
     return 0;
   }
@@ -350,6 +340,13 @@ static int read_function(Reader *reader, const Node *functions, int index) {
   return MR_OK;
 }
 
+static int read_candidates(Reader *reader, const Node *node) {
+  int64_t index = 0;
+  int good = !node || (json_integer(node, 0, reader->plan->tensor_count - 1, &index) &&
+                       candidates_use(reader->plan, &reader->plan->tensors[index]));
+  return good ? MR_OK : bad("bad candidates", (int)index);
+}
+
 static int read_root(Reader *reader) {
   const Node *root = reader->json.nodes;
   int error = read_numbers(reader, root);
@@ -357,7 +354,7 @@ static int read_root(Reader *reader) {
   if (!error) error = read_pruned(reader, json_get(&reader->json, root, "pruned"));
   if (!error) error = read_state(reader, json_get(&reader->json, root, "state"));
   if (!error) error = read_tensors(reader, json_get(&reader->json, root, "tensors"));
-  json_integer(json_get(&reader->json, root, "likeliest"), 0, 1, &reader->plan->likeliest);
+  if (!error) error = read_candidates(reader, json_get(&reader->json, root, "candidates"));
   const Node *functions = json_get(&reader->json, root, "functions");
   for (int i = 0; !error && i < FUNCTIONS; i++) error = read_function(reader, functions, i);
   if (error) return error;

@@ -9,16 +9,18 @@
 
 #define POLL_SECONDS 0.05 /* a person does not notice it, and nor do the kernels */
 
-static void patch(const StepList *list, const int tokens[], const int positions[], int level) {
+static void patch(const Plan *plan, const StepList *list, const int tokens[],
+                  const int positions[], int level) {
   for (int i = 0; i < list->patch_count; i++) {
     const ArgumentPatch *change = &list->patches[i];
-    if (change->kind == PATCH_TENSOR) {
-      change->slot->value.pointer = change->tensors[level];
-      continue;
+    int64_t *number = &change->slot->value.integer;
+    switch (change->kind) {
+      case PATCH_TENSOR: change->slot->value.pointer = change->tensors[level]; break;
+      case PATCH_TOKENS: *number = tokens[change->stage]; break;
+      case PATCH_POSITION: *number = positions[change->stage]; break;
+      case PATCH_LEVEL: *number = change->levels[level]; break;
+      case PATCH_SHARPNESS: *number = plan->sharpness; break;
     }
-    change->slot->value.integer = change->kind == PATCH_TOKENS     ? tokens[change->stage]
-                                  : change->kind == PATCH_POSITION ? positions[change->stage]
-                                                                   : change->levels[level];
   }
 }
 
@@ -26,8 +28,8 @@ static void patch(const StepList *list, const int tokens[], const int positions[
 static int prepare(Plan *plan, const StepList *list, const int tokens[], const int positions[],
                    int level) {
   for (int i = 0; i < plan->varying_count; i++) tensor_set_shape(plan->varying[i], tokens);
-  patch(list, tokens, positions, level);
-  patch(&plan->slot_patches, tokens, positions, level);
+  patch(plan, list, tokens, positions, level);
+  patch(plan, &plan->slot_patches, tokens, positions, level);
   for (int i = 0; i < plan->slot_count; i++) {
     int32_t number = (int32_t)plan->slots[i].value.integer;
     memcpy(plan->numbers + (size_t)i * SLOT_BYTES, &number, sizeof number);

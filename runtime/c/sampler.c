@@ -6,11 +6,6 @@
 
 #include "internal.h"
 
-typedef struct {
-  float logit, weight;
-  int32_t id;
-} Choice;
-
 struct mr_sampler {
   mr_sampling sampling;
   uint64_t state;
@@ -124,37 +119,76 @@ static void select_first(Choice *all, int n, int count) {
   }
 }
 
-/* How many of n candidates, the likeliest first, make up top-p of their weight. Sorts as many as
- * are needed, 256 at first. */
-static int nucleus(Choice *all, int n, double top_p) {
-  double total = 0, sum = 0;
-  for (int i = 0; i < n; i++) total += all[i].weight;
+static void sort(Choice *all, int n) { qsort(all, (size_t)n, sizeof *all, by_logit); }
+
+/* How many of n candidates, the likeliest first, have the weight `need`; n + 1 where all have not.
+ * Sorts as many as are needed, 256 at first. */
+static int nucleus(Choice *all, int n, double need) {
+  double sum = 0;
   for (int done = 0, count = 256;; count *= 4) {
     if (count > n) count = n;
     select_first(all + done, n - done, count - done);
-    qsort(all + done, (size_t)(count - done), sizeof *all, by_logit);
+    sort(all + done, count - done);
     for (; done < count; done++) {
       sum += all[done].weight;
-      if (sum >= top_p * total) return done + 1;
+      if (sum >= need) return done + 1;
     }
-    if (count == n) return n;
+    if (count == n) return n + 1;
   }
 }
 
-static int32_t draw(mr_sampler *sampler, Choice *all, int n, float largest) {
+static double weight_of(const Choice *all, int n) {
+  double total = 0;
+  for (int i = 0; i < n; i++) total += all[i].weight;
+  return total;
+}
+
+/* How many tokens have top-p of `total`, of which n are known: 0 where that depends on rounding,
+ * or on other tokens. A device adds up in another order, of weights that are as exact as floats. */
+static int top_p_of(const mr_sampling *s, Choice *all, int n, double total) {
+  const double inexact = 1e-5;
+  int least = nucleus(all, n, s->top_p * total * (1 - inexact));
+  return least <= n && least == nucleus(all, n, s->top_p * total * (1 + inexact)) ? least : 0;
+}
+
+static int top_k_cuts(const mr_sampler *sampler) {
+  return sampler->sampling.top_k && sampler->sampling.top_k < sampler->vocabulary;
+}
+
+/* How many candidates stay of n, the likeliest first where any went; 0 where that depends on
+ * tokens which are not among them. `total` is the weight of all tokens if there are such. */
+static int cut(const mr_sampler *sampler, Choice *all, int n, float largest, double total) {
   const mr_sampling *s = &sampler->sampling;
-  if (s->top_k && s->top_k < n) {
+  int whole = n == sampler->vocabulary; /* nothing depends on others */
+  if (top_k_cuts(sampler)) {
+    if (s->top_k > n) return 0;
     select_first(all, n, s->top_k);
     n = s->top_k;
+    sort(all, n);
+    whole = 1;
   }
   for (int i = 0; i < n; i++) all[i].weight = expf((all[i].logit - largest) / s->temperature);
-  if (s->top_p < 1) n = nucleus(all, n, s->top_p);
-  double total = 0;
-  for (int i = 0; i < n; i++) {
-    if (all[i].weight < s->min_p) all[i].weight = 0; /* the largest weight is 1 */
-    total += all[i].weight;
+  if (s->top_p < 1) {
+    int kept = whole ? nucleus(all, n, s->top_p * weight_of(all, n)) : top_p_of(s, all, n, total);
+    if (!kept) return 0;
+    if (kept < n) n = kept;
+    whole = 1;
   }
-  double left = next_random(&sampler->state) * total;
+  if (s->min_p > 0) {
+    int kept = 0;
+    if (!whole && all[n - 1].weight >= s->min_p) return 0;
+    for (int i = 0; i < n; i++) {
+      if (all[i].weight >= s->min_p) all[kept++] = all[i]; /* the largest weight is 1 */
+    }
+    n = kept;
+    sort(all, n);
+    whole = 1;
+  }
+  return whole ? n : 0;
+}
+
+static int32_t pick(mr_sampler *sampler, const Choice *all, int n) {
+  double left = next_random(&sampler->state) * weight_of(all, n);
   int last = 0;
   for (int i = 0; i < n; i++) {
     if (!all[i].weight) continue;
@@ -165,29 +199,72 @@ static int32_t draw(mr_sampler *sampler, Choice *all, int n, float largest) {
   return all[last].id;
 }
 
+static float penalized(const mr_sampler *sampler, float logit, int32_t id) {
+  float penalty = sampler->sampling.repetition_penalty;
+  if (penalty == 1 || !sampler->seen[id]) return logit;
+  return logit > 0 ? logit / penalty : logit * penalty;
+}
+
 /* The most likely token, or -1 where a logit is not a number or all of them are infinite. Fills
  * the candidates, penalties counted. */
 static int32_t likeliest(mr_sampler *sampler, const float *logits) {
   Choice *all = sampler->candidates;
-  float penalty = sampler->sampling.repetition_penalty;
   int best = 0;
   for (int i = 0; i < sampler->vocabulary; i++) {
-    float logit = logits[i];
-    if (isnan(logit)) return -1;
-    if (sampler->seen[i] && penalty != 1) logit = logit > 0 ? logit / penalty : logit * penalty;
-    all[i] = (Choice){logit, 0, i};
-    if (logit > all[best].logit) best = i;
+    if (isnan(logits[i])) return -1;
+    all[i] = (Choice){penalized(sampler, logits[i], i), 0, i};
+    if (all[i].logit > all[best].logit) best = i;
   }
   return isinf(all[best].logit) ? -1 : best;
 }
 
+static int not_finite(void) {
+  return fail(MR_RUNTIME, "the model computed a logit that is not finite");
+}
+
 int mr_sample(mr_sampler *sampler, const float *logits, int32_t *id) {
   int32_t best = likeliest(sampler, logits);
-  if (best < 0) return fail(MR_RUNTIME, "the model computed a logit that is not finite");
+  if (best < 0) return not_finite();
   Choice *all = sampler->candidates;
-  *id = sampler->sampling.temperature == 0
-            ? best
-            : draw(sampler, all, sampler->vocabulary, all[best].logit);
+  if (sampler->sampling.temperature > 0) {
+    int n = cut(sampler, all, sampler->vocabulary, all[best].logit, 0);
+    best = pick(sampler, all, n);
+  }
+  *id = best;
+  sampler->seen[best] = 1;
+  return MR_OK;
+}
+
+float sampler_sharpness(const mr_sampler *sampler) {
+  const mr_sampling *s = &sampler->sampling;
+  int few = top_k_cuts(sampler);
+  if (s->repetition_penalty < 1) return -1;
+  if (s->temperature == 0) return s->repetition_penalty == 1 ? 0 : 1;
+  if (few && s->top_k > CANDIDATES) return -1;
+  if (!few && s->top_p == 1 && s->min_p == 0) return -1; /* from all tokens, in their order */
+  if (!few && s->top_p < 1 && s->repetition_penalty != 1) return -1; /* the total is another */
+  return fminf(1 / s->temperature, 3e38f);
+}
+
+/* Penalties move tokens down, so those that stay above the last of the candidates are the first of
+ * all tokens. */
+static int count_first(const mr_sampler *sampler, Choice *all, int count) {
+  float least = all[count - 1].logit;
+  if (sampler->sampling.repetition_penalty == 1) return count;
+  for (int i = 0; i < count; i++) all[i].logit = penalized(sampler, all[i].logit, all[i].id);
+  sort(all, count);
+  if (count == sampler->vocabulary) return count;
+  while (count && all[count - 1].logit <= least) count--;
+  return count;
+}
+
+int sampler_choose(mr_sampler *sampler, Choice *all, int count, double total, int32_t *id) {
+  *id = -1;
+  if (!isfinite(all[0].logit)) return not_finite();
+  int n = count_first(sampler, all, count);
+  if (n && sampler->sampling.temperature > 0) n = cut(sampler, all, n, all[0].logit, total);
+  if (!n) return MR_OK;
+  *id = sampler->sampling.temperature > 0 ? pick(sampler, all, n) : all[0].id;
   sampler->seen[*id] = 1;
   return MR_OK;
 }

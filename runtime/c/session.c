@@ -179,39 +179,73 @@ int mr_decode(mr_session *session, int32_t id, float *logits) {
   return run(session, DECODE, &id, 1, logits, 0);
 }
 
-/* The likeliest token by the logits that the last call left; -1 as the plan says it. */
-static int find_likeliest(mr_session *session, int32_t *best) {
-  int count = (int)session->plan.vocabulary;
-  float *logits = malloc((size_t)count * sizeof *logits);
+/* The likeliest token, found by the device; its logit is not read. */
+static int read_likeliest(mr_session *session, Choice *best) {
+  int error = device_read(&best->id, session->bases[IDS], sizeof best->id);
+  best->logit = 0;
+  if (error || (best->id >= 0 && best->id < session->plan.vocabulary)) return error;
+  return fail(MR_RUNTIME, "the model computed a logit that is not finite");
+}
+
+/* Decodes; gives candidates, or the likeliest one where `sharpness` is 0; none where it is less, or
+ * without a device that finds them. */
+static int decode_few(mr_session *session, int32_t id, float sharpness, Choice all[CANDIDATES],
+                      int *count, double *total) {
+  Plan *plan = &session->plan;
+  if (sharpness > 0) memcpy(&plan->sharpness, &sharpness, sizeof sharpness);
+  int error = run_chunks(session, DECODE, &id, 1, NULL, 0);
+  plan->sharpness = 0;
+  *count = plan->candidates && sharpness >= 0;
+  *total = 1;
+  if (error || !*count) return error;
+  return sharpness ? candidates_read(plan, all, count, total) : read_likeliest(session, all);
+}
+
+/* Draws the next token from all logits that the last call left. */
+static int draw_of_all(mr_session *session, mr_sampler *sampler, int32_t *next) {
+  size_t bytes = (size_t)session->plan.vocabulary * sizeof(float);
+  float *logits = malloc(bytes);
   if (!logits) return fail(MR_RUNTIME, "not enough memory for logits");
-  int error = device_read(logits, session->bases[LOGITS], (size_t)count * sizeof *logits);
-  *best = 0;
-  for (int i = 0; !error && i < count && *best >= 0; i++) {
-    if (isnan(logits[i])) *best = -1;
-    else if (logits[i] > logits[*best]) *best = i;
-  }
-  if (*best >= 0 && isinf(logits[*best])) *best = -1;
+  int error = device_read(logits, session->bases[LOGITS], bytes);
+  if (!error) error = mr_sample(sampler, logits, next);
   free(logits);
   return error;
 }
 
-static int decode_likeliest(mr_session *session, int32_t id, int32_t *next) {
-  int32_t found;
-  int error = run_chunks(session, DECODE, &id, 1, NULL, 0);
-  if (error) return error;
-  error = session->plan.likeliest ? device_read(&found, session->bases[IDS], sizeof found)
-                                  : find_likeliest(session, &found);
-  if (error) return error;
-  if (found < 0 || found >= session->plan.vocabulary) {
-    return fail(MR_RUNTIME, "the model computed a logit that is not finite");
-  }
-  *next = found;
-  return MR_OK;
+static int decode_next(mr_session *session, mr_sampler *sampler, int32_t id, int32_t *next) {
+  Choice all[CANDIDATES];
+  int32_t drawn = -1;
+  int count;
+  double total;
+  int error = decode_few(session, id, sampler_sharpness(sampler), all, &count, &total);
+  if (!error && count) error = sampler_choose(sampler, all, count, total, &drawn);
+  if (!error && drawn < 0) error = draw_of_all(session, sampler, &drawn);
+  if (!error) *next = drawn;
+  return error;
 }
 
-int mr_decode_likeliest(mr_session *session, int32_t id, int32_t *next) {
+int mr_decode_next(mr_session *session, mr_sampler *sampler, int32_t id, int32_t *next) {
   int error = enter(session);
-  return error ? error : leave(session, decode_likeliest(session, id, next));
+  return error ? error : leave(session, decode_next(session, sampler, id, next));
+}
+
+int mr_decode_candidates(mr_session *session, int32_t id, float sharpness, int32_t *ids,
+                         float *logits, int *count, double *total) {
+  Choice all[CANDIDATES];
+  int error = enter(session);
+  if (error) return error;
+  error = decode_few(session, id, sharpness, all, count, total);
+  for (int i = 0; !error && i < *count; i++) {
+    ids[i] = all[i].id;
+    logits[i] = all[i].logit;
+  }
+  return leave(session, error);
+}
+
+int mr_logits(mr_session *session, float *logits) {
+  int error = enter(session);
+  size_t bytes = (size_t)session->plan.vocabulary * sizeof *logits;
+  return error ? error : leave(session, device_read(logits, session->bases[LOGITS], bytes));
 }
 
 int mr_score(mr_session *session, const int32_t *ids, int count, float *logits) {

@@ -3,6 +3,18 @@
 
 #include "internal.h"
 
+int64_t tensor_set_shape(Tensor *tensor, const int tokens[MAX_STAGES]) {
+  int64_t size = 1;
+  for (int i = tensor->dl.ndim - 1; i >= 0; i--) {
+    if (tensor->token_dims >> i & 1) tensor->shape[i] = tokens[tensor->stage];
+    tensor->strides[i] = size;
+    if (tensor->shape[i] && size > INT64_MAX / tensor->shape[i]) return INT64_MAX;
+    size *= tensor->shape[i];
+  }
+  int item_bytes = tensor->dl.dtype.bits / 8;
+  return size > INT64_MAX / item_bytes ? INT64_MAX : size * item_bytes;
+}
+
 void stage_counts(const Plan *plan, enum Function function, int tokens, int counts[MAX_STAGES]) {
   counts[0] = tokens;
   for (int stage = 1; stage < plan->stage_count; stage++) {

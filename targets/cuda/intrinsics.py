@@ -40,6 +40,7 @@ LOAD_WORD = "mr_load_word"
 LOAD_PAIR = "mr_load_pair"
 SET_FLOAT = "mr_set_float"
 ADD_FLOAT = "mr_add_float"
+ORDER_PAIR = "mr_order_pair"
 COPY_WORDS = "mr_copy_words"
 COPY_WORDS_LATER = "mr_copy_words_later"
 COPY_WORD_LATER = "mr_copy_word_later"
@@ -61,6 +62,11 @@ def _wait_copies(pending: int) -> Intrinsic:
         f"mr_emulate_cp_wait({pending});",
     )
 
+
+_ORDER_PAIR = (
+    "int64_t a = *(int64_t*)first, b = *(int64_t*)second;\n"
+    "if ((a < b) == falls) *(int64_t*)first = b, *(int64_t*)second = a;"
+)
 
 INTRINSICS = {
     # c + four products of bytes, all signed (PTX ISA, dp4a; from sm_61 on)
@@ -105,6 +111,12 @@ INTRINSICS = {
     ),
     ADD_FLOAT: Intrinsic(
         f"void {ADD_FLOAT}(float* at, float value)", "*at += value;", "*at += value;"
+    ),
+    # puts the larger of two numbers first, or last; of one thread, as above
+    ORDER_PAIR: Intrinsic(
+        f"void {ORDER_PAIR}(void* first, void* second, bool falls)",
+        _ORDER_PAIR,
+        _ORDER_PAIR,
     ),
     # 16 bytes to shared memory, which are there after the next barrier
     COPY_WORDS: Intrinsic(

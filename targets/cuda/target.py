@@ -22,6 +22,7 @@ from morendo.ir.plan import ITEM_BYTES
 
 from .kernels import attention as own_attention
 from .kernels import cache as own_cache
+from .kernels import candidates as own_candidates
 from .kernels import generic as own_generic
 from .kernels import likeliest as own_likeliest
 from .kernels import linear as own_linear
@@ -159,14 +160,23 @@ class CUDATarget(Target):
 
         build_artifact(self, program, plan, text, directory, track, dump)
 
-    def find_likeliest(self, lowering: FunctionLowering, logits: Storage) -> bool:
+    def find_candidates(self, lowering: FunctionLowering, logits: Storage) -> Storage | None:
         vocabulary, note = logits.nbytes // ITEM_BYTES["float32"], "likeliest token"
         keys = lowering.new("int64", own_likeliest.PARTS)
         parts = lowering.build(own_likeliest.likeliest_parts, vocabulary=vocabulary)
         lowering.call(parts, [logits, keys], note)
         ids = lowering.values[lowering.function.params[0]]
         lowering.call(lowering.build(own_likeliest.likeliest), [keys, ids], note)
-        return True
+        lists, *joined = own_candidates.list_counts(vocabulary)
+        found, note = lowering.new("int64", lists, own_candidates.WIDTH), "likeliest tokens"
+        first = lowering.build(own_candidates.candidates_of_logits, vocabulary=vocabulary)
+        lowering.call(first, [logits, found, "sharpness"], note)
+        for count in joined:
+            join = lowering.build(own_candidates.candidates_of_lists, lists=lists)
+            given, lists = found, count
+            found = lowering.new("int64", lists, own_candidates.WIDTH)
+            lowering.call(join, [given, found, "sharpness"], note)
+        return found
 
     def kernel_code(
         self, kernels: Mapping[str, tirx.PrimFunc], listings: dict[str, str] | None = None

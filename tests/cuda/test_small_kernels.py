@@ -16,6 +16,12 @@ from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.targets.cuda.kernels.attention import cached_attention
 from morendo.targets.cuda.kernels.cache import append_kv, rope, rope_append_kv
+from morendo.targets.cuda.kernels.candidates import (
+    WIDTH,
+    candidates_of_lists,
+    candidates_of_logits,
+    list_counts,
+)
 from morendo.targets.cuda.kernels.likeliest import PARTS, likeliest, likeliest_parts
 from morendo.targets.cuda.target import GPU
 from tests.cuda.emulated import EmulatedKernel, needs_compiler
@@ -27,6 +33,7 @@ from tests.numerics.kernel_runner import frozen
 
 pytestmark = needs_compiler
 ISA = GPU("cuda", "sm_80")
+_LAST = 2**31 - 1
 
 
 def test_norms_are_close_to_float64():
@@ -139,6 +146,33 @@ def test_the_likeliest_token_is_the_first_of_the_largest_logits():
     assert found((11, -np.nan)) == -1
     assert found((11, np.inf), (12, np.inf)) == -1
     assert found(*((i, -np.inf) for i in range(20001))) == -1
+
+
+@pytest.mark.parametrize("vocabulary", [70, 2048, 2049, 20001])
+def test_the_likeliest_tokens_are_in_order_and_all_are_weighed(vocabulary):
+    """Over one launch, two and three; ties by id, infinities, both zeros."""
+    rng, sharpness = np.random.default_rng(vocabulary), np.float32(1.3)
+    counts = list_counts(vocabulary)
+    kernels = [candidates_of_logits(ISA, vocabulary=vocabulary)]
+    kernels += [candidates_of_lists(ISA, lists=count) for count in counts[:-1]]
+    logits = (rng.standard_normal((1, vocabulary)) * 4).astype(np.float32).round(1)
+    logits[0, [3, 50, -1]] = -np.inf, -0.0, 30.0
+    for wanted in (sharpness, np.float32(0)):
+        found: np.ndarray = logits
+        for kernel, count in zip(kernels, counts, strict=True):
+            given, found = found, np.full((count, WIDTH), 77, np.int64)
+            EmulatedKernel(kernel)(frozen(given), found, int(wanted.view(np.int32)))
+        if not wanted:
+            assert (found == 77).all()
+            continue
+        order = np.argsort(-logits[0], kind="stable")[: WIDTH - 1]
+        keys, total = found[0, :-1][: len(order)], found[0, -1:].view(np.float64)
+        np.testing.assert_array_equal(_LAST - (keys & _LAST), order)
+        ranks = (keys >> 32).astype(np.int32)
+        bits = np.where(ranks < 0, -ranks | np.int32(-_LAST - 1), ranks)
+        np.testing.assert_array_equal(bits.view(np.float32), logits[0, order])
+        weights = np.exp((logits[0].astype(np.float64) - 30.0) * sharpness)
+        np.testing.assert_allclose(total, weights.sum(), rtol=2e-6)
 
 
 HALF, LONG = KVCache(2, 64, 256, "float16"), KVCache(1, 80, 304)

@@ -39,6 +39,8 @@ with morendo.load(artifact) as session:
     rows += [executor.decode(token).copy() for token in ids[35:]]
     results["steps"] = np.stack(rows)
     results["tokens"] = np.array(list(session.generate(prompt, max_tokens=16)))
+    drawing = {"temperature": 0.8, "top_p": 0.9, "top_k": 30, "seed": 2}
+    results["drawn"] = np.array(list(session.generate(prompt, max_tokens=16, **drawing)))
 np.savez(out, **results)
 """
 
@@ -57,6 +59,51 @@ with morendo.load(artifact) as session:
         rows.append([session.executor.decode(token).copy() for token in ids[-3:]])
 np.savez(out, logits=np.array(rows))
 """
+
+
+DRAWS = """
+import ctypes, json, sys
+import numpy as np
+import morendo
+
+class Options(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_float) for name in ("temperature", "p", "m", "penalty")]
+    _fields_ += [("k", ctypes.c_int)]
+
+artifact, ids, settings = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+with morendo.load(artifact) as session:
+    library, handle = session.executor._library, session.executor._session
+    logits, next_, drawn = np.empty(session.vocabulary, np.float32), *[ctypes.c_int32()] * 2
+    array = np.array(ids, np.int32)
+    for options in settings:
+        samplers = [ctypes.c_void_p() for _ in range(2)]
+        for sampler in samplers:
+            given = ctypes.byref(Options(*options)), ctypes.c_uint64(3), ctypes.byref(sampler)
+            assert not library.mr_sampler_open(session.vocabulary, *given)
+            see = sampler, ctypes.c_void_p(array.ctypes.data), len(ids)
+            assert not library.mr_sampler_see(*see)
+        session.executor.set_position(0)
+        session.executor.prefill(ids)
+        token = 7
+        for _ in range(6):
+            drawn, next_ = ctypes.c_int32(-1), ctypes.c_int32(-1)
+            assert not library.mr_decode_next(handle, samplers[0], token, ctypes.byref(next_))
+            assert not library.mr_logits(handle, logits.ctypes.data)
+            values = ctypes.c_void_p(logits.ctypes.data)
+            assert not library.mr_sample(samplers[1], values, ctypes.byref(drawn))
+            assert next_.value == drawn.value >= 0, options
+            token = next_.value
+"""
+SAMPLED = [  # temperature, top-p, min-p, repetition penalty, top-k
+    (0, 1, 0, 1, 0),
+    (0, 1, 0, 1.3, 0),
+    (0.8, 1, 0, 1.1, 20),
+    (0.7, 0.9, 0.01, 1, 50),
+    (0.3, 0.8, 0, 1, 0),
+    (1, 1, 0.1, 1, 0),
+    (1, 1, 0, 1, 0),
+    (1.5, 0.9, 0, 1.2, 0),
+]
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +136,30 @@ def test_the_emulated_gpu_computes_what_the_cpu_computes(
             assert error < 0.01, f"level {level}"
         session.set_level(0)
         assert got["tokens"].tolist() == list(session.generate(PROMPT, max_tokens=16))
+        drawing = {"temperature": 0.8, "top_p": 0.9, "top_k": 30, "seed": 2}
+        assert got["drawn"].tolist() == list(session.generate(PROMPT, max_tokens=16, **drawing))
     np.testing.assert_allclose(got["steps"], got["level0"][34:], rtol=1e-5, atol=1e-5)
-    assert gpu.log().count("launch a graph") == 5 + 15  # every decode step is one
+    assert gpu.log().count("launch a graph") == 5 + 15 + 15  # every decode step is one
+
+
+def test_tokens_are_drawn_from_a_few_as_from_all(made: tuple[Path, MockGPU]) -> None:
+    artifact, gpu = made
+    words = [artifact, json.dumps([5, 9, 33, 27, 4]), json.dumps(SAMPLED)]
+    done = gpu.run([sys.executable, "-c", DRAWS, *words])
+    assert done.returncode == 0, done.stderr
+    assert gpu.log().count("launch a graph") == 6 * len(SAMPLED)
+    assert gpu.log().count("read 4 bytes") == 6
+    assert gpu.log().count("read 2056 bytes") >= 6 * 5
+
+
+def test_the_executable_draws_from_a_few(made: tuple[Path, MockGPU]) -> None:
+    """A decode step is one launch, of which it reads 256 tokens and their weight."""
+    artifact, gpu = made
+    options = ["--temperature", 0.8, "--top-k", 40, "--repetition-penalty", 1.1, "--seed", 4]
+    done = gpu.run([artifact / "run", PROMPT, "--max-tokens", 12, "--ignore-eos", *options])
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    counts = [gpu.log().count(line) for line in ("launch a graph", "read 2056 bytes", READS[0])]
+    assert counts[0] == 11 and counts[1] == 11 and counts[2] <= 2
 
 
 def test_debug_sees_what_the_gpu_computes(made: tuple[Path, MockGPU]) -> None:

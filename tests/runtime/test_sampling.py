@@ -8,7 +8,7 @@ import toy
 
 from morendo.ir.errors import InputError, MorendoError
 from morendo.runtime.executor import load_library
-from morendo.runtime.sampling import Sampler, SamplingSettings, likeliest
+from morendo.runtime.sampling import Sampler, SamplingSettings
 
 
 def sampler(*values, seed=0, prompt=(), **settings):
@@ -200,17 +200,106 @@ def test_settings_as_a_text():
     )
 
 
-def test_c_gives_the_likeliest_token(toy_artifact):
+FEW = [
+    {"temperature": 0.0},
+    {"temperature": 0.0, "repetition_penalty": 1.3},
+    {"top_k": 40},
+    {"top_k": 1, "repetition_penalty": 3.0},
+    {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.1},
+    {"top_p": 0.8},
+    {"temperature": 0.5, "top_p": 0.95},
+    {"min_p": 0.05},
+    {"top_p": 0.9, "min_p": 0.1},
+    {"top_k": 256, "top_p": 0.99},
+]
+ALL = [
+    {},
+    {"repetition_penalty": 0.8, "top_k": 5},
+    {"top_k": 257},
+    {"top_p": 0.9, "repetition_penalty": 1.1},
+    {"top_k": 0, "repetition_penalty": 1.2},
+]
+
+
+def candidates(logits, sharpness, rng):
+    """What a device leaves: ids, logits, and a total that is as exact as it can be."""
+    ids = np.argsort(-logits, kind="stable")[:256].astype(np.int32)
+    distances = logits.astype(np.float64) - np.float64(logits.max())
+    total = np.exp(distances * sharpness).sum() * (1 + 5e-6 * rng.uniform(-1, 1))
+    return ids, logits[ids], float(total)
+
+
+@pytest.mark.parametrize("vocabulary", [100, 256, 3000])
+@pytest.mark.parametrize("options", FEW, ids=str)
+def test_the_likeliest_tokens_are_enough(options, vocabulary):
+    """Both ways draw the same tokens, texts through; ties included."""
+    rng, decided = np.random.default_rng(1), 0
+    settings = SamplingSettings(**{"temperature": 1.0, **options})
+    full, few = Sampler(settings, 5, (3, 50, 51)), Sampler(settings, 5, (3, 50, 51))
+    for _ in range(200):
+        logits = (rng.standard_normal(vocabulary) * 3).astype(np.float32).round(2)
+        found = few.choose(*candidates(logits, few.sharpness(vocabulary), rng), vocabulary)
+        decided += found is not None
+        assert full(logits) == (few(logits) if found is None else found)
+    assert decided > 150
+
+
+@pytest.mark.parametrize("options", ALL, ids=str)
+def test_some_settings_need_all_logits(options):
+    assert sampler(**{"temperature": 1.0, **options}).sharpness(3000) is None
+
+
+def test_flat_logits_are_not_decided_by_a_few():
+    draw, logits = sampler(1.0, top_p=0.9), np.zeros(5000, np.float32)
+    assert draw.choose(*candidates(logits, 1.0, np.random.default_rng(0)), 5000) is None
+    assert draw.choose(np.empty(0, np.int32), np.empty(0, np.float32), 1.0, 5000) is None
+    assert sampler(1.0, min_p=0.5).choose(np.arange(256), logits[:256], 5000.0, 5000) is None
+
+
+def test_broken_candidates_are_reported():
+    with pytest.raises(MorendoError, match="the model computed nan as a logit"):
+        sampler(1.0, top_k=5).choose(np.arange(3), np.full(3, np.nan, np.float32), 1.0, 9)
+
+
+class COptions(ctypes.Structure):
+    """mr_sampling."""
+
+    _fields_ = (
+        ("temperature", ctypes.c_float),
+        ("top_p", ctypes.c_float),
+        ("min_p", ctypes.c_float),
+        ("repetition_penalty", ctypes.c_float),
+        ("top_k", ctypes.c_int),
+    )
+
+
+def open_c(library, vocabulary, options):
+    out = ctypes.c_void_p()
+    assert not library.mr_sampler_open(
+        vocabulary, ctypes.byref(options), ctypes.c_uint64(9), ctypes.byref(out)
+    )
+    return out
+
+
+@pytest.mark.parametrize("options", [(0, 1, 0, 1, 0), (0.8, 0.9, 0, 1.2, 5)], ids=str)
+def test_c_draws_the_next_token(toy_artifact, options):
     library, session, next_ = load_library(toy_artifact), ctypes.c_void_p(), ctypes.c_int32(-5)
-    logits = np.empty(toy.VOCABULARY, np.float32)
+    logits, drawn = np.empty(toy.VOCABULARY, np.float32), ctypes.c_int32()
     assert not library.mr_open(str(toy_artifact).encode(), 1, ctypes.byref(session))
+    ours, theirs = (open_c(library, toy.VOCABULARY, COptions(*options)) for _ in range(2))
     for position, token in enumerate((3, 1, 4)):
         assert not library.mr_decode(session, token, logits.ctypes.data)
+        assert not library.mr_sample(
+            theirs, ctypes.c_void_p(logits.ctypes.data), ctypes.byref(drawn)
+        )
         assert not library.mr_set_position(session, position)
-        assert not library.mr_decode_likeliest(session, token, ctypes.byref(next_))
-        assert next_.value == likeliest(logits)
+        assert not library.mr_decode_next(session, ours, token, ctypes.byref(next_))
+        assert next_.value == drawn.value
         assert library.mr_position(session) == position + 1
-    assert library.mr_decode_likeliest(session, -1, ctypes.byref(next_))
+    again = np.empty_like(logits)
+    assert not library.mr_logits(session, again.ctypes.data)
+    np.testing.assert_array_equal(logits, again)
+    assert library.mr_decode_next(session, ours, -1, ctypes.byref(next_))
     library.mr_close(session)
 
 
@@ -219,7 +308,8 @@ def test_c_gives_no_token_of_broken_logits(toy_artifact):
     weights.write_bytes(np.full(weights.stat().st_size // 4, np.nan, np.float32).tobytes())
     library, session, next_ = load_library(toy_artifact), ctypes.c_void_p(), ctypes.c_int32(-5)
     assert not library.mr_open(str(toy_artifact).encode(), 1, ctypes.byref(session))
-    assert library.mr_decode_likeliest(session, 3, ctypes.byref(next_))
+    draw = open_c(library, toy.VOCABULARY, COptions(0, 1, 0, 1, 0))
+    assert library.mr_decode_next(session, draw, 3, ctypes.byref(next_))
     assert library.mr_error() == b"the model computed a logit that is not finite"
     assert next_.value == -5
     library.mr_close(session)

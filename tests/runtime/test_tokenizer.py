@@ -144,8 +144,8 @@ class Parrot:
         self.position += 1
         return logits
 
-    def decode_likeliest(self, token):
-        return int(self.decode(token).argmax())
+    def decode_next(self, token, sampler):
+        return sampler(self.decode(token))
 
     def set_position(self, position):
         self.position = position

@@ -40,21 +40,15 @@ static int find_artifact(const char *word, char *path, size_t room) {
   return 1;
 }
 
-/* Whether nothing but the likeliest token is asked of the model, so that logits need not be read. */
-static int takes_likeliest(const mr_sampling *sampling, const mr_schedule *schedule) {
-  return sampling->temperature == 0 && sampling->repetition_penalty == 1 &&
-         !mr_schedule_needs_logits(schedule);
-}
-
 /* Decodes token after token; an exit code. */
 static int answer(mr_session *session, mr_schedule *schedule, const Options *options,
                   mr_sampler *sampler, Output *output, float *logits, Stats *stats) {
-  int likeliest = takes_likeliest(&options->sampling, schedule);
+  int looks = mr_schedule_needs_logits(schedule);
   int32_t id = 0, next = 0;
   stats->finish = "length";
   for (int count = 0; count < options->max_tokens && !interrupted; count++) {
     double start = now();
-    if (count && likeliest) {
+    if (count && !looks) {
       id = next;
     } else if (mr_sample(sampler, logits, &id)) {
       return failed();
@@ -72,7 +66,7 @@ static int answer(mr_session *session, mr_schedule *schedule, const Options *opt
       return DONE;
     }
     if (mr_schedule_next(schedule, logits)) return failed();
-    if (likeliest ? mr_decode_likeliest(session, id, &next) : mr_decode(session, id, logits)) {
+    if (looks ? mr_decode(session, id, logits) : mr_decode_next(session, sampler, id, &next)) {
       return failed();
     }
     stats_add_step(stats, mr_level(session), now() - start);

@@ -25,20 +25,20 @@ from morendo.targets.cuda.blocks import (
 
 PARTS = WARP
 _THREADS = 256
-_LARGEST = (1 << 31) - 1
+LARGEST = (1 << 31) - 1
 _INFINITY = 0x7F800000  # the bits of a float32
-_HIGH = 1 << 32
+HIGH = 1 << 32
 
 
-def _key(logit: Any, token: Any) -> Any:
+def key_of(logit: Any, token: Any) -> Any:
     """An int64 that is larger for larger logits, then for smaller ids: int32 in both halves. What
     is not a number is the largest.
     """
     bits = T.bind(T.reinterpret("int32", logit))
-    size = T.bind(bits & T.int32(_LARGEST))
+    size = T.bind(bits & T.int32(LARGEST))
     rank = tirx.Select(bits < 0, -size, size)  # -0 is 0
-    rank = tirx.Select(size > T.int32(_INFINITY), T.int32(_LARGEST), rank)
-    return T.cast(rank, "int64") * T.int64(_HIGH) + T.cast(T.int32(_LARGEST) - token, "int64")
+    rank = tirx.Select(size > T.int32(_INFINITY), T.int32(LARGEST), rank)
+    return T.cast(rank, "int64") * T.int64(HIGH) + T.cast(T.int32(LARGEST) - token, "int64")
 
 
 def likeliest_parts(isa: Any, *, vocabulary: int) -> tirx.PrimFunc:
@@ -50,10 +50,10 @@ def likeliest_parts(isa: Any, *, vocabulary: int) -> tirx.PrimFunc:
         logits = k.buffer("logits", (1, vocabulary))
         keys = k.buffer("keys", (PARTS,), "int64")
         with launch([PARTS], _THREADS) as (part, thread):
-            best = local(1, T.int64(-_LARGEST * _HIGH), "int64")
+            best = local(1, T.int64(-LARGEST * HIGH), "int64")
 
             def take(token: Any) -> None:
-                key = _key(T.bind(logits[0, token]), token)
+                key = key_of(T.bind(logits[0, token]), token)
                 T.buffer_store(best, T.max(best[0], key), [0])
 
             strided(part * _THREADS + thread, PARTS * _THREADS, vocabulary, take)
@@ -75,7 +75,7 @@ def likeliest(isa: Any) -> tirx.PrimFunc:
             best = across_warp(keys[lane], T.max)
             with when(lane == 0):
                 rank = T.bind(T.cast(best >> T.int64(32), "int32"))
-                token = T.int32(_LARGEST) - T.cast(best & T.int64(_LARGEST), "int32")
+                token = T.int32(LARGEST) - T.cast(best & T.int64(LARGEST), "int32")
                 finite = tirx.all(rank < T.int32(_INFINITY), rank > T.int32(-_INFINITY))
                 T.buffer_store(ids, tirx.Select(finite, token, T.int32(-1)), [0])
     return k.function
