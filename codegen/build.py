@@ -144,6 +144,7 @@ def _plan(program: Program, module: tvm.IRModule, lowered: dict[str, FunctionLow
         state=tuple(state),
         pruned=program.pruned,
         candidates=_candidates(program.candidates, found),
+        cache_offset=program.target.isa.signed_offset if program.cache_dtype == "int8" else 0,
     )
 
 

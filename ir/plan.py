@@ -122,6 +122,7 @@ class Plan:
             follows, as a float64, the weight of all tokens, e^((logit - largest) sharpness).
             Decode also puts the likeliest token into "ids" then, in the place of its own, or -1
             where a logit is not a number or the largest one is infinite.
+        cache_offset: what codes of 8 bits in the cache have added to them, modulo 256.
     """
 
     chunk: int
@@ -138,6 +139,7 @@ class Plan:
     state: tuple[Argument, ...] = ()
     pruned: tuple[int, ...] = ()
     candidates: int | None = None
+    cache_offset: int = 0
 
     def __post_init__(self) -> None:
         _check_plan(self)
@@ -158,6 +160,7 @@ class Plan:
             **state,
             **({"pruned": list(self.pruned)} if self.pruned else {}),
             **({} if self.candidates is None else {"candidates": self.candidates}),
+            **({"cache_offset": self.cache_offset} if self.cache_offset else {}),
             "kernels": list(self.kernels),
             "parameters": [list(names) for names in self.parameters],
             "tensors": [
@@ -261,6 +264,7 @@ def _plan_from_data(data: dict[str, Any]) -> Plan:
         state=tuple(map(argument_from_json, data.get("state", []))),
         pruned=tuple(data.get("pruned", [])),
         candidates=data.get("candidates"),
+        cache_offset=data.get("cache_offset", 0),
     )
 
 
@@ -273,6 +277,8 @@ def _check_plan(plan: Plan) -> None:
     good = good and all(_is_count(dropped, MOST_DROPPED) for dropped in plan.pruned)
     most = f"at most {MOST_STAGES} numbers up to {MOST_DROPPED}"
     _require(good, f"pruned must be {most} (got {plan.pruned!r})", "plan.json")
+    good = _is_count(plan.cache_offset, 255)
+    _require(good, f"cache_offset must be 0 to 255 (got {plan.cache_offset!r})", "plan.json")
     for index, name in enumerate(plan.kernels):
         good = isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None
         _require(good, f"a kernel's name must be a C identifier (got {name!r})", f"kernel {index}")

@@ -15,6 +15,7 @@ from morendo.passes.base import Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.choose_activations import ChooseActivations
 
+DEFAULT_BITS = 4
 _TYPES = {
     "chunk": int,
     "average_bits?": float,
@@ -42,12 +43,14 @@ def check_given(given: dict[str, Any]) -> None:
     wrong = mismatch({k: v for k, v in given.items() if v is not None}, _TYPES)
     if wrong:
         raise InputError(wrong)
-    for name in ("model", "out", "dump_ir", "passes", "calibrate"):
+    for name in ("model", "out", "dump_ir", "passes", "weights_of", "calibrate"):
         value = given[name]
         several = name == "calibrate" and isinstance(value, Sequence) and not isinstance(value, str)
         for item in value if several else [value]:
             if item is not None and not isinstance(item, str | PathLike):
                 raise InputError(f"{name} must be a text or a path (got {item!r})")
+    if given["weights_of"] is not None:
+        _check_shared(given)
     if given["passes"] is not None:
         _check_alone(given)
     if given["prune_importance"] and not given["prune_tokens"]:
@@ -81,6 +84,19 @@ def _check_alone(given: dict[str, Any]) -> None:
             "give passes, or a budget, a group size, embedding bits, cache bits, activations, "
             "pruned tokens, readings, searched scales or tuning steps, not both",
             hint=f"write {', '.join(spelled)} in --passes",
+        )
+
+
+def _check_shared(given: dict[str, Any]) -> None:
+    """The shared artifact says how weights are, and all that the graph says."""
+    said = (*_SPELLINGS, "passes", "calibrate", "calibration_windows", "context", "dump_ir")
+    wanted = [name for name in said if given[name] is not None]
+    wanted += ["bits"] * (given["bits"] != DEFAULT_BITS)
+    if wanted:
+        raise InputError(
+            "weights of an artifact are as they are (got "
+            f"{', '.join(name.replace('_', ' ') for name in wanted)} beside them)",
+            hint="leave what is about weights, caches and passes out",
         )
 
 

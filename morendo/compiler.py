@@ -20,7 +20,7 @@ from morendo.codegen.dump_weights import dump_weights
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
-from morendo.compile_options import check_calibrated, check_given, check_pruning
+from morendo.compile_options import DEFAULT_BITS, check_calibrated, check_given, check_pruning
 from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
@@ -41,6 +41,7 @@ from morendo.passes.specialize_phases import SpecializePhases
 from morendo.progress import Progress
 from morendo.resume import calibration_key, kept_codes
 from morendo.runtime.artifact import GRAPH, PLAN, WEIGHT_LIST, WEIGHTS, create_artifact
+from morendo.shared_weights import SharedWeights
 from morendo.targets import find_target
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ DEFAULT_CHUNK = 256
 def compile(
     model: str | Path,
     target: str = "native",
-    bits: int | str = 4,
+    bits: int | str = DEFAULT_BITS,
     out: str | Path = "",
     *,
     average_bits: float | None = None,
@@ -73,6 +74,7 @@ def compile(
     calibration_windows: int | None = None,
     tuning_steps: int | None = None,
     passes: str | None = None,
+    weights_of: str | Path | None = None,
     dump_ir: str | Path | None = None,
     check: bool = False,
     progress: Progress | None = None,
@@ -118,6 +120,8 @@ def compile(
         tuning_steps: windows of text by which scales are tuned after rounding, each seconds of time
             for a small model; by default 30 under a budget below 4 bits, else 0.
         passes: pass spec to run instead of the default recipe.
+        weights_of: artifact of the same model for another machine, whose weights and layout this
+            one has, in the same file where the disk can; they say all that the options before say.
         dump_ir: folder for the IR and the report of every pass, then kernels, plan and assembly.
         check: compare the imported graph with transformers' own model first, on random tokens;
             takes 4 bytes of memory for each weight.
@@ -134,6 +138,10 @@ def compile(
     check_given(locals())  # the arguments as they are
     progress = progress or Progress()
     machine = find_target(target).prepared()
+    if weights_of is not None:
+        shared = SharedWeights.of(weights_of)
+        out = _named(Path(out or default_name(model, machine.name, "shared")))
+        return _compile_shared(model, shared, shared.fitted(machine), out, chunk, check, progress)
     wanted = average_bits, size_mb, group_size, embedding_bits, readings, activations
     budget = Budget.of(bits, *wanted)
     calibrating = budget.texts(calibrate)
@@ -164,6 +172,32 @@ def compile(
         machine.build(program, plan, facts, artifact.path, progress.task, dump)
         _write_data(program, plan, artifact.path, setting, dump, progress)
         artifact.finish(manifest_of(loaded, context, machine, program, plan, records, tokenizer))
+    return out
+
+
+def _compile_shared(
+    model: str | Path,
+    shared: SharedWeights,
+    machine: Target,
+    out: Path,
+    chunk: int,
+    check: bool,
+    progress: Progress,
+) -> Path:
+    """`compile` for a machine whose layout is that of the shared weights."""
+    with create_artifact(out) as artifact:
+        loaded = _load(model, shared.context, check, progress)
+        shared.require_model(loaded)
+        tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
+        facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
+        options = shared.options(chunk)
+        program, plan = _lower(shared.module(), machine, options, artifact.path, None, progress)
+        known = shared.place(program, artifact)
+        machine.build(program, plan, with_step_cost(facts, plan), artifact.path, progress.task)
+        (artifact.path / PLAN).write_text(plan.to_json(), encoding="utf-8")
+        manifest = manifest_of(loaded, shared.context, machine, program, plan, [], tokenizer)
+        kept = {key: shared.manifest[key] for key in ("passes", "weights")}
+        artifact.finish({**manifest, **kept}, known)
     return out
 
 

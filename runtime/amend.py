@@ -33,19 +33,20 @@ def amend_artifact(directory: str | Path, files: Mapping[str, bytes]) -> None:
     with create_artifact(source) as writer:
         try:
             for name in stay:
-                _take_over(source / name, writer.path / name)
+                take_over(source / name, writer.path / name)
             for name, content in files.items():
                 (writer.path / name).write_bytes(content)
             writer.finish(manifest, stay)
             for name in unlisted_files(source, manifest):  # a person's own, such as notes
                 if name not in files:
-                    _take_over(source / name, writer.path / name)
+                    take_over(source / name, writer.path / name)
         except OSError as error:
             message = f"cannot write the artifact ({error.strerror})"
             raise ArtifactError(message, where=str(source)) from error
 
 
-def _take_over(source: Path, place: Path) -> None:
+def take_over(source: Path, place: Path) -> None:
+    """Make `place` a hard link to a file, or a copy where the disk has none; a folder is copied."""
     if source.is_dir():
         shutil.copytree(source, place, symlinks=True)
         return

@@ -26,6 +26,7 @@ from morendo.runtime.turns import Turns
 
 PACKAGE = "qemu-user"
 _WORD = struct.Struct("=2i")
+_TEXT_HEAD = struct.Struct("=Qq")  # of a text: a digest, and how many tokens it has
 _TRACED = -1  # a reply of serve.c that is not the last one
 _PATIENCE_SECONDS = 0.2  # of a cancelled request
 
@@ -134,6 +135,17 @@ class EmulatedExecutor:
         numbers = np.asarray([as_int32("tensor", tensor), as_int32("window", window)], np.int32)
         with self._turns.turn():
             return np.frombuffer(self._ask("C", int(numbers[0]), numbers[1:].tobytes()))
+
+    def text(self) -> bytes:
+        """What the session remembers, for `set_text` of another executor (mr_text)."""
+        with self._turns.turn():
+            return self._ask("G", 0)
+
+    def set_text(self, text: bytes) -> None:
+        """Remember what `text` gave instead."""
+        with self._turns.turn():
+            self._ask("R", len(text), text)
+            self._position = _TEXT_HEAD.unpack_from(text)[1]
 
     def set_trace(self, trace: Trace) -> None:
         with self._turns.turn():

@@ -158,6 +158,19 @@ class CExecutor:
             self._call(self._library.mr_cache_means, *numbers, *where)
         return means
 
+    def text(self) -> bytes:
+        """What the session remembers, for `set_text` of another executor (mr_text)."""
+        size, text = ctypes.c_int64(), bytearray()
+        for _ in range(2):  # the first time tells how much it is
+            text = bytearray(size.value)
+            place = (ctypes.c_char * len(text)).from_buffer(text)
+            self._call(self._library.mr_text, place, len(text), ctypes.byref(size))
+        return bytes(text)
+
+    def set_text(self, text: bytes) -> None:
+        """Remember what `text` gave instead."""
+        self._call(self._library.mr_set_text, text, len(text))
+
     def set_trace(self, trace: Trace) -> None:
         """Show the arguments of all steps from now on that are activations or logits."""
 
@@ -333,6 +346,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "mr_schedule_close": (None, [pointer]),
         "mr_schedule_begin": (number, [pointer]),
         "mr_schedule_next": (number, [pointer, pointer]),
+        "mr_text": (number, [session, pointer, ctypes.c_int64, pointer]),
+        "mr_set_text": (number, [session, ctypes.c_char_p, ctypes.c_int64]),
         "mr_set_trace": (number, [session, _TRACE, pointer]),
         "mr_set_profile": (number, [session, number]),
         "mr_step_seconds": (ctypes.c_double, [session, number, number]),

@@ -18,15 +18,17 @@ from morendo.ir.errors import ArtifactError, Cancelled, InputError
 from morendo.ir.plan import Plan
 from morendo.runtime.arguments import as_int32, as_integer, as_path
 from morendo.runtime.artifact import read_manifest, read_plan
-from morendo.runtime.executor import CExecutor, Executor, Ids, as_ids
+from morendo.runtime.executor import Ids, as_ids
+from morendo.runtime.make_executor import emulator_of, make_executor
 from morendo.runtime.sampling import Sampler, SamplingSettings
 from morendo.runtime.schedule import Levels, Schedule, find_schedule
+from morendo.runtime.split import split_executor
 from morendo.runtime.stats import Stats
 from morendo.runtime.step_cost import StepCost
 from morendo.runtime.stop_texts import before_text, cut_before, split_stop
 from morendo.runtime.tokenizer import Message, Tokenizer
 from morendo.runtime.turns import require_process
-from morendo.runtime.verify import check_files, check_sizes, runs_here, start_verification
+from morendo.runtime.verify import check_files, check_sizes, start_verification
 
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ class Session:
         threads: 0 means one for each CPU that this process may use.
         executor: "c" is the fast one, "python" the reference that can be traced (`.executor`).
         verify: compare the weights with their checksum too, not only with their size.
+        prefill_on: an artifact that reads prompts in this one's place: that whose weights this one
+            was compiled with, or the other way round.
 
     Attributes:
         sampling: the model's own settings, from its generation configuration; greedy without one.
@@ -55,16 +59,21 @@ class Session:
         threads: int = 0,
         executor: Literal["c", "python"] = "c",
         verify: bool = False,
+        prefill_on: str | Path | None = None,
     ) -> None:
         start = time.perf_counter()
         self.directory, threads = as_path(directory), as_int32("threads", threads)
         self.manifest = read_manifest(self.directory)
-        self.emulator = self._find_emulator()
+        self.emulator = emulator_of(self.manifest)
         check_files(self.directory, self.manifest)
         wait = start_verification(self.directory, self.manifest, whole=verify)
         self.tokenizer = Tokenizer(self.directory, self.manifest["tokenizer"])
         wait()
-        self.executor = self._make_executor(executor, threads)
+        self.executor = make_executor(self.directory, self.manifest, executor, threads)
+        if prefill_on is not None:
+            self.executor = split_executor(
+                self.executor, self.manifest, as_path(prefill_on), threads
+            )
         self.vocabulary = self.executor.vocabulary
         self.context = self.executor.context
         self._check_sizes()
@@ -246,39 +255,6 @@ class Session:
         tokens = self.generate(prompt, stop=list(ends), **options)
         return cut_before(self.tokenizer.stream(tokens), texts, self._stopped)
 
-    def _find_emulator(self) -> str:
-        """The program that runs an artifact for another kind of machine, "" when none is needed.
-
-        Raises:
-            ArtifactError: when it is not installed.
-        """
-        if runs_here(self.manifest):
-            return ""
-        from morendo.runtime.emulated import find_emulator
-
-        target = self.manifest["target"]
-        return find_emulator(target["emulator"], target["machine"])
-
-    def _make_executor(self, kind: str, threads: int) -> Executor:
-        if kind == "c" and not self.emulator:
-            return CExecutor(self.directory, threads)
-        if kind == "c":
-            from morendo.runtime.emulated import EmulatedExecutor
-
-            cpu = self.manifest["target"].get("emulated_cpu", "max")
-            return EmulatedExecutor(self.directory, self.emulator, threads, cpu)
-        if kind == "python" and self.emulator:
-            raise InputError(
-                "the reference executor needs an artifact for this kind of machine "
-                f"(got {self.manifest['target']['machine']})",
-                hint="use the C runtime, or compile with --target native",
-            )
-        if kind == "python":
-            from morendo.runtime.interpreter import PythonExecutor
-
-            return PythonExecutor(self.directory, threads)
-        raise InputError(f"unknown executor (got {kind!r}, need 'c' or 'python')")
-
     def _check_sizes(self) -> None:
         try:
             check_sizes(
@@ -386,9 +362,11 @@ class Session:
             self._used_level = level
 
 
-def load(directory: str | Path, threads: int = 0) -> Session:
-    """Open an artifact; `threads` 0 means one for each CPU that this process may use."""
-    return Session(directory, threads)
+def load(directory: str | Path, threads: int = 0, prefill_on: str | Path | None = None) -> Session:
+    """Open an artifact; `threads` 0 means one for each CPU that this process may use, `prefill_on`
+    is another artifact that reads the prompts.
+    """
+    return Session(directory, threads, prefill_on=prefill_on)
 
 
 def _own_sampling(manifest: dict[str, Any], directory: Path) -> SamplingSettings:

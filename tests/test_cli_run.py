@@ -62,7 +62,8 @@ class FakeSession:
 def fake_session(monkeypatch):
     session = FakeSession()
 
-    def load(directory, threads):
+    def load(directory, threads, prefill_on):
+        assert prefill_on is None
         session.calls.append((directory, threads))
         return session
 

@@ -93,6 +93,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write the IR after every pass there, then kernels, plan, memory and assembly",
     )
+    add(
+        "--weights-of",
+        metavar="DIR",
+        help="an artifact of the same model for another machine, whose weights this one reads too: "
+        "one file, and one machine can read prompts for the other (`morendo run --prefill-on`)",
+    )
     add("--passes", metavar="SPEC", help="run these passes instead of the default ones")
     add(
         "--check",
@@ -296,6 +302,7 @@ def _compile(arguments: argparse.Namespace) -> int:
             "out", "average_bits", "group_size", "embedding_bits", "readings", "cache_bits",
             "activations", "prune_tokens", "prune_importance", "search_scales", "calibrate",
             "calibration_windows", "tuning_steps", "context", "chunk", "dump_ir", "passes",
+            "weights_of",
         )
         if (value := getattr(arguments, key)) is not None
     }  # fmt: skip

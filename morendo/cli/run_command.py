@@ -92,6 +92,13 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="default: one for each CPU",
     )
+    add(
+        "--prefill-on",
+        type=Path,
+        metavar="DIR2",
+        help="an artifact that reads the prompt, of another machine: DIR was compiled with its "
+        "weights (`morendo compile --weights-of`), or it with DIR's",
+    )
     _add_precision(parser)
     add("--stats", action="store_true", help="print speed, levels, bandwidth and memory at the end")
     parser.when_too_many = "put the prompt into quotes"
@@ -151,7 +158,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import morendo
 
     prompt = _prompt(arguments.prompt)
-    with morendo.load(arguments.artifact, threads=arguments.threads) as session:
+    with morendo.load(arguments.artifact, arguments.threads, arguments.prefill_on) as session:
         if session.emulation:
             print(paint(f"note: {session.emulation}", "yellow", sys.stderr), file=sys.stderr)
         if arguments.level is not None:

@@ -137,6 +137,7 @@ typedef struct {
    * likeliest in IDS, or -1. */
   const Tensor *candidates;
   int32_t sharpness; /* the bits of the float by which DECODE weighs tokens; 0: nobody draws */
+  int64_t cache_offset; /* what codes of 8 bits in the cache have added to them */
   StepList functions[FUNCTIONS];
   /* By the device: steps of DECODE that it can run without being called, one for all levels, or
    * one for each where levels have tensors of their own. */
@@ -224,6 +225,12 @@ int sampler_choose(mr_sampler *sampler, Choice *all, int count, double total, in
  * sessions of the process that open that file. */
 int weights_load(const char *dir, int64_t bytes, void **memory);
 void weights_release(void *memory);
+
+/* text.c: what a session remembers as bytes that a session of another machine can go on from. */
+int64_t text_bytes(const Plan *plan);
+int text_read(const Plan *plan, const void *cache, int position, char *text);
+/* Gives the position behind the text. */
+int text_write(const Plan *plan, void *cache, const char *text, int64_t bytes, int *position);
 
 /* pool.c */
 void pool_use(int threads);

@@ -117,6 +117,14 @@ MR_API int mr_position(const mr_session *session);
  * tokens, it is no place within a chunk of it. */
 MR_API int mr_set_position(mr_session *session, int position);
 
+/* What the session remembers, so that another one can go on from it: a session of the same artifact
+ * or of one that was compiled with its weights for another machine of the same byte order (an NPU
+ * reads the prompt, a CPU answers). `bytes` becomes the size; nothing is written where `capacity`
+ * is less. MR_INPUT for a model that drops tokens of prompts. */
+MR_API int mr_text(mr_session *session, void *text, int64_t capacity, int64_t *bytes);
+/* Remembers what mr_text() gave instead; MR_INPUT if it is of a model with another cache. */
+MR_API int mr_set_text(mr_session *session, const void *text, int64_t bytes);
+
 /* ---- Drawing tokens ---- */
 
 /* How tokens are drawn, as transformers defines it and in this order: logits of tokens that the

@@ -348,14 +348,14 @@ static int read_candidates(Reader *reader, const Node *node) {
 }
 
 static int read_root(Reader *reader) {
-  const Node *root = reader->json.nodes;
+  const Node *root = reader->json.nodes, *functions = json_get(&reader->json, root, "functions");
   int error = read_numbers(reader, root);
   if (!error) error = read_kernels(reader, json_get(&reader->json, root, "kernels"));
   if (!error) error = read_pruned(reader, json_get(&reader->json, root, "pruned"));
   if (!error) error = read_state(reader, json_get(&reader->json, root, "state"));
   if (!error) error = read_tensors(reader, json_get(&reader->json, root, "tensors"));
   if (!error) error = read_candidates(reader, json_get(&reader->json, root, "candidates"));
-  const Node *functions = json_get(&reader->json, root, "functions");
+  json_integer(json_get(&reader->json, root, "cache_offset"), 0, 255, &reader->plan->cache_offset);
   for (int i = 0; !error && i < FUNCTIONS; i++) error = read_function(reader, functions, i);
   if (error) return error;
   Plan *plan = reader->plan;

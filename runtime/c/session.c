@@ -271,6 +271,23 @@ int mr_set_position(mr_session *session, int position) {
 
 int mr_reset(mr_session *session) { return mr_set_position(session, 0); }
 
+int mr_text(mr_session *session, void *text, int64_t capacity, int64_t *bytes) {
+  int error = enter(session);
+  if (error) return error;
+  *bytes = text_bytes(&session->plan);
+  if (capacity < *bytes) return leave(session, MR_OK);
+  return leave(session,
+               text_read(&session->plan, session->bases[CACHE], session->position, text));
+}
+
+int mr_set_text(mr_session *session, const void *text, int64_t bytes) {
+  int position = 0, error = enter(session);
+  if (error) return error;
+  error = text_write(&session->plan, session->bases[CACHE], text, bytes, &position);
+  if (!error) session->position = position;
+  return leave(session, error);
+}
+
 static int set_level(mr_session *session, int level) {
   if (level < 0 || level >= session->plan.levels) {
     return fail(MR_INPUT, "precision level out of range (got %d, need 0 to %d)", level,

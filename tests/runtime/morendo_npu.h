@@ -12,5 +12,6 @@ AEEResult morendo_npu_prefill(remote_handle64 handle, const int32_t *ids, int co
                               int room);
 AEEResult morendo_npu_decode(remote_handle64 handle, int32_t id, int32_t level, float *logits,
                              int room);
+AEEResult morendo_npu_text(remote_handle64 handle, unsigned char *text, int room, int32_t *bytes);
 AEEResult morendo_npu_rewind(remote_handle64 handle, int32_t position);
 AEEResult morendo_npu_reason(remote_handle64 handle, char *text, int room);

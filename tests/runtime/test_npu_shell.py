@@ -65,6 +65,11 @@ def test_an_app_decodes_as_a_session_does(shell: Shell, toy_artifact: Path) -> N
         near.set_level(level)
         assert shell.call("decode", 2, level, where, len(logits)) == 0
         np.testing.assert_array_equal(logits, near.decode(2))
+    size = ctypes.c_int32()
+    assert shell.call("text", None, 0, ctypes.byref(size)) == 0
+    text = ctypes.create_string_buffer(size.value)
+    assert shell.call("text", text, len(text), ctypes.byref(size)) == 0
+    assert text.raw == near.text()
     assert shell.call("rewind", 1) == 0
     near.set_position(1)
     assert shell.call("decode", 3, 0, where, len(logits)) == 0
@@ -80,6 +85,7 @@ def test_an_app_decodes_as_a_session_does(shell: Shell, toy_artifact: Path) -> N
 def test_what_has_not_begun_is_refused(shell: Shell, tmp_path: Path) -> None:
     room = ctypes.create_string_buffer(64)
     calls = {"prefill": (room, 1, room, 8), "decode": (1, 0, room, 8), "rewind": (0,)}
+    calls["text"] = (room, 8, room)
     for name, arguments in calls.items():
         assert shell.call(name, *arguments) == 1
         assert shell.reason() == "start the session first"

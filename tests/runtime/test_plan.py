@@ -108,6 +108,7 @@ def test_which_tensor_an_argument_is_at_a_level():
         (["pruned"], ["1"], "pruned must be at most 8 numbers"),
         (["candidates"], 1, "candidates must be a tensor .'arena', 'int64', .1, 257.. .got Tensor"),
         (["candidates"], 99, "candidates must be a tensor .* .got None."),
+        (["cache_offset"], 256, "cache_offset must be 0 to 255 .got 256."),
         (["tensors", 1, 3], [{"tokens": 1}, 8], "bad dims"),
         (["functions", "prefill", 0, "args", 2], {"tokens": 1}, "bad argument StageTokens"),
         (["functions", "prefill", 0, "args", 3], {"position": 1}, "bad argument StagePosition"),

@@ -9,6 +9,8 @@
  *   'P', n          position    nothing
  *   'L', n          level       nothing
  *   'C', n, window  means of cache tensor n, double[]
+ *   'G'             text        bytes, as mr_text gives them
+ *   'R', n, n bytes set text    nothing
  *   'T', n          trace       nothing; n is 1 or 0
  *
  * The signal SIGUSR1 cancels the request that runs.
@@ -79,6 +81,29 @@ static int cache_means(mr_session *session, int tensor) {
   return going;
 }
 
+static int give_text(mr_session *session) {
+  int64_t bytes = 0;
+  int code = mr_text(session, NULL, 0, &bytes);
+  if (code) return reply_error(code);
+  char *text = malloc((size_t)bytes);
+  if (!text) return 0;
+  code = mr_text(session, text, bytes, &bytes);
+  int going = code ? reply_error(code) : reply(MR_OK, text, (size_t)bytes);
+  free(text);
+  return going;
+}
+
+static int take_text(mr_session *session, int bytes) {
+  char *text = malloc(bytes > 0 ? (size_t)bytes : 1);
+  int going = text && bytes >= 0 && fread(text, 1, (size_t)bytes, stdin) == (size_t)bytes;
+  if (going) {
+    int code = mr_set_text(session, text, bytes);
+    going = code ? reply_error(code) : reply(MR_OK, NULL, 0);
+  }
+  free(text);
+  return going;
+}
+
 static int answer(mr_session *session, int32_t operation, int32_t number, float *logits) {
   int code = MR_OK;
   switch (operation) {
@@ -89,6 +114,10 @@ static int answer(mr_session *session, int32_t operation, int32_t number, float 
       return decode(session, number, logits);
     case 'C':
       return cache_means(session, number);
+    case 'G':
+      return give_text(session);
+    case 'R':
+      return take_text(session, number);
     case 'P':
       code = mr_set_position(session, number);
       break;

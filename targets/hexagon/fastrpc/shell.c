@@ -76,6 +76,15 @@ AEEResult morendo_npu_decode(remote_handle64 handle, int32_t id, int32_t level, 
   return AEE_SUCCESS;
 }
 
+AEEResult morendo_npu_text(remote_handle64 handle, unsigned char *text, int room, int32_t *bytes) {
+  Shell *shell = (Shell *)(uintptr_t)handle;
+  if (!shell->session) return fail(shell, "start the session first");
+  int64_t size;
+  if (mr_text(shell->session, text, room, &size)) return fail(shell, mr_error());
+  *bytes = (int32_t)size;
+  return AEE_SUCCESS;
+}
+
 AEEResult morendo_npu_rewind(remote_handle64 handle, int32_t position) {
   Shell *shell = (Shell *)(uintptr_t)handle;
   if (!shell->session) return fail(shell, "start the session first");
