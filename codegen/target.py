@@ -46,12 +46,9 @@ class Capabilities:
     Attributes:
         half_conversion: whether float16 is read and written as fast as float32, converted on the
             way; the cache of keys and values is float16 then.
-        token_pruning: whether there are kernels that drop tokens of a prompt, and those of later
-            layers, whose caches hold fewer.
     """
 
     half_conversion: bool = True
-    token_pruning: bool = True
 
 
 @dataclass(frozen=True)

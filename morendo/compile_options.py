@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from morendo.calibration_text import check_texts
-from morendo.codegen.target import Target
-from morendo.ir.errors import CompileError, InputError
+from morendo.ir.errors import InputError
 from morendo.ir.schema import mismatch
 from morendo.passes.base import Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
@@ -97,20 +96,6 @@ def _check_shared(given: dict[str, Any]) -> None:
             "weights of an artifact are as they are (got "
             f"{', '.join(name.replace('_', ' ') for name in wanted)} beside them)",
             hint="leave what is about weights, caches and passes out",
-        )
-
-
-def check_pruning(target: Target) -> None:
-    """Refuse a target that cannot drop tokens.
-
-    Raises:
-        CompileError: naming it.
-    """
-    if not target.capabilities.token_pruning:
-        raise CompileError(
-            "there are no kernels that drop tokens",
-            where=f"target {target.name}",
-            hint="leave --prune-tokens out",
         )
 
 

@@ -20,7 +20,7 @@ from morendo.codegen.dump_weights import dump_weights
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
-from morendo.compile_options import DEFAULT_BITS, check_calibrated, check_given, check_pruning
+from morendo.compile_options import DEFAULT_BITS, check_calibrated, check_given
 from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
@@ -235,8 +235,6 @@ def _recipe(
     else:
         steps = machine.recipe(parse_spec(default, known_passes()))
         recipe = [each for step in steps for each in _with_options(step, bits or 0, pruning)]
-    if any(isinstance(step, PruneTokens) and step.ratio for step in recipe):
-        check_pruning(machine)
     return recipe
 
 

@@ -212,7 +212,7 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="drop this share of a prompt's tokens on the way, 0 to 0.5, in a few layers, the "
         "least important: long prompts are computed faster and lose something (`morendo eval "
-        "--prompt` says what); not on GPUs (default: 0)",
+        "--prompt` says what) (default: 0)",
     )
     parser.add_argument(
         "--prune-importance",

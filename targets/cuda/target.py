@@ -15,6 +15,8 @@ from morendo.codegen.cpu.kernels.kv_cache import append_kv
 from morendo.codegen.cpu.kernels.linear import build_linear
 from morendo.codegen.cpu.kernels.quantize_activation import quantize_activation
 from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
+from morendo.codegen.cpu.kernels.received_attention import received_attention
+from morendo.codegen.cpu.kernels.token_pruning import prune_tokens
 from morendo.codegen.link import Toolchain
 from morendo.codegen.target import Builder, Capabilities, Device, Target, Track
 from morendo.ir.errors import CompileError
@@ -28,6 +30,8 @@ from .kernels import likeliest as own_likeliest
 from .kernels import linear as own_linear
 from .kernels import norms as own_norms
 from .kernels import quantized_linear as own_quantized_linear
+from .kernels import received_attention as own_received
+from .kernels import token_pruning as own_pruning
 from .kernels import tokens as own_tokens
 from .kernels.pipeline import ASYNCHRONOUS, Pipeline
 from .nvrtc import find_compiler
@@ -94,6 +98,8 @@ BUILDERS: dict[Builder, Builder] = {
     rope.rope_append_kv: own_cache.rope_append_kv,
     append_kv: own_cache.append_kv,
     cached_attention: own_attention.cached_attention,
+    received_attention: own_received.received_attention,
+    prune_tokens: own_pruning.prune_tokens,
     build_linear: own_linear.build_linear,
     build_quantized_linear: own_quantized_linear.build_quantized_linear,
 }
@@ -227,7 +233,7 @@ def make(name: str) -> CUDATarget:
         description=_DESCRIPTIONS[name],
         device=Device(machine, needs=_needs(architectures[0])),
         isa=GPU(_NAME, _LEAST),
-        capabilities=Capabilities(half_conversion=True, token_pruning=False),
+        capabilities=Capabilities(half_conversion=True),
         builders=BUILDERS,
         architectures=architectures,
         host=host,

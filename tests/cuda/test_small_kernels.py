@@ -12,9 +12,7 @@ from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.codegen.cpu.kernels.rope import Rotation
 from morendo.codegen.cpu.vectors.vector_blocks import Rows
-from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
-from morendo.targets.cuda.kernels.attention import cached_attention
 from morendo.targets.cuda.kernels.cache import append_kv, rope, rope_append_kv
 from morendo.targets.cuda.kernels.candidates import (
     WIDTH,
@@ -29,6 +27,7 @@ from tests.numerics import test_attention as attention
 from tests.numerics import test_four_bit_activations as four_bits
 from tests.numerics import test_linear as linear
 from tests.numerics import test_small_kernels as shared
+from tests.numerics import test_token_pruning as pruning
 from tests.numerics.kernel_runner import frozen
 
 pytestmark = needs_compiler
@@ -105,11 +104,21 @@ def test_rotated_keys_get_the_references_codes(dtype):
     assert stored[0][0].any() and stored[0][3].any()
 
 
-def test_dropping_tokens_is_refused():
-    with pytest.raises(CompileError, match="dropping tokens of a prompt has no kernels for this"):
-        cached_attention(
-            ISA, max_tokens=4, heads=2, cache=HALF, scores=attention.Scores(0.1), importance="first"
-        )
+def test_the_least_important_tokens_are_dropped():
+    check = pruning.test_kernel_keeps_the_rows_of_the_reference
+    check(ISA, 257, 70, 3, [(257, 0, 345), (255, 256, 5000), (2, 7, 5000), (1, 0, 5000)])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
+def test_importance_is_the_references(dtype):
+    softcap = 3.0 if dtype == "float16" else 0.0
+    pruning.test_importance_is_the_attention_to_the_first_key(ISA, dtype, Scores(0.2, 0, softcap))
+    pruning.test_importance_is_the_attention_that_is_received(ISA, dtype, Scores(0.2, 0, softcap))
+
+
+def test_pruned_tokens_keep_their_positions():
+    pruning.test_listed_positions_are_where_rope_turns_to(ISA)
+    pruning.test_slots_of_a_pruned_cache_are_not_positions(ISA)
 
 
 @pytest.mark.parametrize("name", ["f16", "q8g32", "q4g64", "q6g32", "q4g32c"])

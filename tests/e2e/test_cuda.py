@@ -18,6 +18,7 @@ from morendo.targets import find_target
 from tests.cuda.emulated import needs_compiler
 from tests.cuda.mock import MockGPU
 from tests.e2e.conftest import TINY
+from tests.e2e.test_pruned_tokens import TURNS, said
 
 pytestmark = needs_compiler
 PROMPT = "The assignment statement"
@@ -216,6 +217,34 @@ def test_keys_and_values_may_be_codes(
         want = session.logits(ids)
         assert np.linalg.norm(got["level0"] - want) < 0.02 * np.linalg.norm(want)
         assert got["tokens"].tolist() == list(session.generate(PROMPT, max_tokens=16))
+
+
+PRUNED = """
+import sys
+import numpy as np
+import morendo
+from tests.e2e.test_pruned_tokens import TURNS, said
+
+with morendo.load(sys.argv[1]) as session:
+    np.savez(sys.argv[2], *said(session.executor, TURNS))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("importance", ["first", "received"])
+def test_prompts_are_pruned_as_on_the_cpu(
+    importance: str, compile_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Over turns, chunks, calls of one and two tokens: as close as whole prompts are."""
+    artifact, dump, out = tmp_path / "artifact", tmp_path / "dump", tmp_path / "results.npz"
+    options = {"prune_tokens": 0.3, "prune_importance": importance}
+    morendo.compile(TINY, "cuda:sm_80", "f32", artifact, chunk=32, dump_ir=dump, **options)
+    done = MockGPU(tmp_path, dump).run([sys.executable, "-c", PRUNED, artifact, out])
+    assert done.returncode == 0, done.stderr
+    got = np.load(out)
+    with morendo.load(compile_tiny(bits="f32", **options)) as session:
+        for name, want in zip(got.files, said(session.executor, TURNS), strict=True):
+            np.testing.assert_allclose(got[name], want, atol=2e-3 * np.abs(want).max())
 
 
 READS = ("read 2048 bytes", "read 4 bytes")

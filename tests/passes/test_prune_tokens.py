@@ -98,8 +98,6 @@ def test_tokens_are_pruned_once() -> None:
 def test_what_cannot_prune_is_refused(tmp_path: Path) -> None:
     save_config(*FAMILIES["llama"], tmp_path / "model")
     options: dict[str, Any] = {"out": tmp_path / "out", "bits": "f32", "prune_tokens": 0.1}
-    with pytest.raises(CompileError, match="no kernels that drop tokens at target cuda"):
-        morendo.compile(tmp_path / "model", target="cuda", **options)
     with pytest.raises(InputError, match="write prune-tokens{ratio=N} in --passes"):
         morendo.compile(tmp_path / "model", passes="normalize", **options)
     with pytest.raises(InputError, match="ratio is out of range .got 1, need 0 to 0.5."):

@@ -85,7 +85,7 @@ def rope(
     name = kernel_name(
         "rope", m=max_tokens, h=heads, d=rotation.name,
         x=f"{source.stride}o{source.offset}", y=f"{target.stride}o{target.offset}",
-        **_listed(listed),
+        **name_of_list(listed),
     )  # fmt: skip
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, source.stride))
@@ -124,7 +124,7 @@ def rope_append_kv(
     rows = rows or Rows((heads + 2 * kv_heads) * dim)
     name = kernel_name(
         "rope_append_kv", m=max_tokens, h=heads, d=rotation.name,
-        x=f"{rows.stride}o{rows.offset}", c=cache.name, **_listed(listed),
+        x=f"{rows.stride}o{rows.offset}", c=cache.name, **name_of_list(listed),
     )  # fmt: skip
     with kernel(name) as k:
         qkv = k.buffer("qkv", (max_tokens, rows.stride))
@@ -146,7 +146,7 @@ def rope_append_kv(
     return k.function
 
 
-def _listed(listed: bool) -> dict[str, str]:
+def name_of_list(listed: bool) -> dict[str, str]:
     """Part of a kernel's name where positions are listed."""
     return {"p": "listed"} if listed else {}
 

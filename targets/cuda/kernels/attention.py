@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
+from morendo.codegen.cpu.kernels.attention import KEPT
 from morendo.codegen.cpu.kernels.attention_tile import MASKED, Scores
 from morendo.codegen.cpu.kernels.kv_cache import WORD, CacheBuffers, KVCache
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
 from morendo.codegen.touched import SCRATCH, USED
-from morendo.ir.errors import CompileError
 from morendo.ir.formats import ceil_div
 from morendo.targets.cuda.blocks import (
     BATCH,
@@ -123,7 +123,7 @@ class FloatChunks:
 
 
 @dataclass(frozen=True)
-class _Query:
+class Query:
     """One query: which keys it sees, and how their scores are bent."""
 
     scores: Scores
@@ -171,26 +171,20 @@ def cached_attention(
     """Causal attention of the queries at position..position+tokens-1 over the cache.
 
     Parameters of the kernel: q f32[M, H, D], the cache, [slopes f32[H] with alibi,]
-    out f32[M, H, D], tokens, position. The keys and values of the new tokens are in the cache
-    already; what lies beyond them may hold anything. With `q_rows` q is f32[M, stride], read
-    from the offset on. With `last` only the last query attends, and out is f32[1, H, D].
-
-    Raises:
-        CompileError: where tokens are to be dropped by importance, which no kernel here measures.
+    out f32[M, H, D], [importance f32[M, H] or maxima and inverses f32[M, H],] tokens, position.
+    The keys and values of the new tokens are in the cache already; what lies beyond them may hold
+    anything. With `q_rows` q is f32[M, stride], read from the offset on. With `last` only the last
+    query attends, and out is f32[1, H, D]. `importance` is as on CPUs
+    (codegen/cpu/kernels/attention.py); it wants more than one query.
     """
-    if importance:
-        raise CompileError(
-            "dropping tokens of a prompt has no kernels for this target",
-            where="attention",
-            hint="compile without --prune-tokens",
-        )
     dim, rows = cache.head_dim, 1 if last else max_tokens
     q_rows = q_rows or Rows(heads * dim)
-    warps, kind = _DECODE_WARPS if rows == 1 else _PREFILL_WARPS, _chunks(cache)
+    warps, kind = _DECODE_WARPS if rows == 1 else _PREFILL_WARPS, chunks_of(cache)
     count = attention_parts(isa, heads, cache) if rows == 1 else 1
     name = kernel_name(
         "attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
         q=f"{q_rows.stride}o{q_rows.offset}", **({"t": "last"} if last else {}),
+        **({"i": importance} if importance else {}),
         **({"p": count} if count > 1 else {}),
     )  # fmt: skip
     with kernel(name) as k:
@@ -198,6 +192,7 @@ def cached_attention(
         stored = declare_cache(k, cache)
         slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
         out = k.buffer("out", (rows, heads * dim))
+        shares = [k.buffer(each, (rows, heads)) for each in KEPT[importance]]
         parts = None
         if count > 1:
             parts = Parts(k.buffer("parts", (heads, count, dim + 2)), heads, count, dim)
@@ -210,16 +205,22 @@ def cached_attention(
                 kv_head = T.bind(head // (heads // cache.kv_heads))
                 chunks = kind(cache, scores, stored, kv_head, thread, threads)
                 slope = T.bind(slopes[head]) if slopes is not None else None
-                query = _Query(scores, slope, T.bind(position.read() + m))
-                _Block(chunks, query, dim, warps, thread, part, parts).run(
+                query = Query(scores, slope, T.bind(position.read() + m))
+
+                def keep_shares(found: Any, at: Any = (row, head)) -> None:
+                    for share, value in zip(shares, found, strict=True):
+                        T.buffer_store(share, value, list(at))
+
+                _Block(chunks, query, dim, warps, thread, part, parts, importance).run(
                     lambda d: q[m, q_rows.offset + head * dim + d],
                     lambda d, value: T.buffer_store(out, value, [row, head * dim + d]),
                     head,
+                    keep_shares,
                 )
         if parts is not None:
 
             def used() -> Any:
-                query = _Query(scores, None, T.bind(position.read() + tokens.read() - 1))
+                query = Query(scores, None, T.bind(position.read() + tokens.read() - 1))
                 return query.used_parts(kind.keys, warps, count)
 
             parts.put_together(used, out)
@@ -232,7 +233,7 @@ def memory_waits(cache: KVCache, length: int, parts: int) -> int:
     which `parts` blocks share: for each batch of elements of its keys and of values; with several
     parts for the number of keys, the weights and the sums of the others.
     """
-    kind, dim = _chunks(cache), cache.head_dim
+    kind, dim = chunks_of(cache), cache.head_dim
     elements = ceil_div(dim, WARP)
     batches = ceil_div(dim, BATCH) + elements * WARP // BATCH
     if cache.integers:  # words of four, a lane has two keys
@@ -243,10 +244,11 @@ def memory_waits(cache: KVCache, length: int, parts: int) -> int:
 
 def attention_parts(isa: Any, heads: int, cache: KVCache) -> int:
     """Blocks that share the keys of a head where there is a single token."""
-    return part_count(isa, heads, cache.context, _DECODE_WARPS * _chunks(cache).keys)
+    return part_count(isa, heads, cache.context, _DECODE_WARPS * chunks_of(cache).keys)
 
 
-def _chunks(cache: KVCache) -> type[CodeChunks] | type[FloatChunks]:
+def chunks_of(cache: KVCache) -> type[CodeChunks] | type[FloatChunks]:
+    """How warps read a cache."""
     return CodeChunks if cache.integers else FloatChunks
 
 
@@ -260,26 +262,29 @@ class _Block:
     """
 
     chunks: Chunks
-    query: _Query
+    query: Query
     dim: int
     warps: int
     thread: Any
     part: Any
     parts: Parts | None
+    importance: str
 
     @property
     def elements(self) -> int:
         """Of a value, that a lane adds up."""
         return ceil_div(self.dim, WARP)
 
-    def run(self, element: Any, store: Any, head: Any) -> None:
+    def run(self, element: Any, store: Any, head: Any, keep_shares: Any) -> None:
         """Attend with the query whose element d `element(d)` gives, and give each element of the
-        result to `store(d, value)`, or leave it as a part of the head.
+        result to `store(d, value)`, or leave it as a part of the head. What makes tokens important
+        goes to `keep_shares`.
         """
         parts = self.parts
         if parts is None:
             self.chunks.load_query(element)
-            self._run(lambda d, value, total: store(d, value / total), None)
+            shares = (lambda *found: keep_shares(self._shares(*found))) if self.importance else None
+            self._run(lambda d, value, total: store(d, value / total), shares)
             return
         used = self.query.used_parts(self.chunks.keys, self.warps, parts.count)
 
@@ -292,6 +297,15 @@ class _Block:
         with when(self.part < used):
             self.chunks.load_query(element)
             self._run(keep, lambda *weights: parts.keep_weights(head, self.part, *weights))
+
+    def _shares(self, largest: Any, total: Any) -> tuple[Any, ...]:
+        """What `KEPT` names, of the query's largest score and the sum of its exponentials."""
+        inverse = T.bind(T.float32(1.0) / total)
+        if self.importance == "received":
+            return largest, inverse
+        score = self.query.score(T.bind(self.chunks.product(T.int32(0))), T.int32(0))
+        share = T.bind(function("expf", T.bind(score - largest)) * inverse)
+        return (tirx.Select(self.query.first_key() == 0, share, T.float32(0.0)),)
 
     def _run(self, keep: Any, keep_weights: Any) -> None:
         warp, lane = T.bind(self.thread // WARP), T.bind(self.thread % WARP)

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.kv_cache import WORD, CacheBuffers, KVCache
-from morendo.codegen.cpu.kernels.rope import Rotation
+from morendo.codegen.cpu.kernels.rope import Rotation, name_of_list
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
 from morendo.targets.cuda.blocks import (
     WARP,
@@ -68,6 +68,16 @@ def _rotate(
         strided(thread, _THREADS, dim - rest, lambda d: store(rest + d, element(rest + d)))
 
 
+def _list(k: Kernel, max_tokens: int) -> Any:
+    """Declare the positions as the next parameter."""
+    return k.buffer("positions", (1, max_tokens), "int64")
+
+
+def _listed_at(positions: Any, m: Any) -> Any:
+    """The position of token m in a list."""
+    return T.bind(T.cast(positions[0, m], "int32"))
+
+
 def rope(
     isa: Any,
     *,
@@ -76,25 +86,30 @@ def rope(
     rotation: Rotation,
     x_rows: Rows | None = None,
     out_rows: Rows | None = None,
+    listed: bool = False,
 ) -> tirx.PrimFunc:
     """Rotate the heads of x; token m has position `position + m`.
 
     Parameters of the kernel: x f32[M, H, D], inv_freq f32[R/2], out f32[M, H, D], tokens,
     position. With `x_rows` or `out_rows` that buffer is f32[M, stride], read from the offset on.
+    With `listed` the last parameter is i64[1, M], a position for each token.
     """
     dim = rotation.head_dim
     source, target = x_rows or Rows(heads * dim), out_rows or Rows(heads * dim)
     name = kernel_name(
         "rope", m=max_tokens, h=heads, d=rotation.name,
         x=f"{source.stride}o{source.offset}", y=f"{target.stride}o{target.offset}",
+        **name_of_list(listed),
     )  # fmt: skip
     with kernel(name) as k:
         x = k.buffer("x", (max_tokens, source.stride))
         inv_freq = k.buffer("inv_freq", (rotation.rotary_dim // 2,))
         out = k.buffer("out", (max_tokens, target.stride))
-        tokens, position = k.state("tokens"), k.state("position")
+        tokens = k.state("tokens")
+        position = _list(k, max_tokens) if listed else k.state("position")
         with launch([heads, max_tokens], _THREADS) as (head, m, thread), when(m < tokens.read()):
-            at, start = T.bind(position.read() + m), T.bind(head * dim)
+            at = _listed_at(position, m) if listed else T.bind(position.read() + m)
+            start = T.bind(head * dim)
 
             def store(d: Any, value: Any) -> None:
                 T.buffer_store(out, value, [m, target.offset + start + d])
@@ -113,26 +128,31 @@ def rope_append_kv(
     cache: KVCache,
     rotation: Rotation,
     rows: Rows | None = None,
+    listed: bool = False,
 ) -> tirx.PrimFunc:
     """Rotate q in place, write rotated k and v to the cache; a block has one head of one token.
 
     Parameters of the kernel: qkv f32[M, stride] (q, k and v of a token side by side from the
-    offset on: (H + 2*Hkv)*D elements), inv_freq f32[R/2], the cache, tokens, position.
+    offset on: (H + 2*Hkv)*D elements), inv_freq f32[R/2], [positions i64[1, M] with `listed`,]
+    the cache, tokens, position. With `listed`, where a token is turned to is told apart from the
+    slot of the cache that it gets, `position + m`.
     """
     dim, kv_heads = cache.head_dim, cache.kv_heads
     rows = rows or Rows((heads + 2 * kv_heads) * dim)
     name = kernel_name(
         "rope_append_kv", m=max_tokens, h=heads, d=rotation.name,
-        x=f"{rows.stride}o{rows.offset}", c=cache.name,
+        x=f"{rows.stride}o{rows.offset}", c=cache.name, **name_of_list(listed),
     )  # fmt: skip
     with kernel(name) as k:
         qkv = k.buffer("qkv", (max_tokens, rows.stride))
         inv_freq = k.buffer("inv_freq", (rotation.rotary_dim // 2,))
+        positions = _list(k, max_tokens) if listed else None
         stored = declare_cache(k, cache)
         tokens, position = k.state("tokens"), k.state("position")
         grid = [heads + 2 * kv_heads, max_tokens]
         with launch(grid, _THREADS) as (head, m, thread), when(m < tokens.read()):
             at, start = T.bind(position.read() + m), T.bind(rows.offset + head * dim)
+            turn = _listed_at(positions, m) if listed else at
             kv_head = T.bind((head - heads) % kv_heads)
 
             def element(d: Any) -> Any:
@@ -150,9 +170,9 @@ def rope_append_kv(
                     _write_key(cache, stored, (kv_head, at), d, value)
 
             with when(head < heads):
-                _rotate(rotation, element, store_query, inv_freq, at, thread)
+                _rotate(rotation, element, store_query, inv_freq, turn, thread)
             with when(tirx.all(head >= heads, head < heads + kv_heads)):
-                _rotate(rotation, element, store_key, inv_freq, at, thread)
+                _rotate(rotation, element, store_key, inv_freq, turn, thread)
             if cache.integers:
                 barrier()
                 with when(tirx.all(head >= heads, head < heads + kv_heads)):
