@@ -20,6 +20,7 @@ from morendo.codegen.dump_weights import dump_weights
 from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
+from morendo.codegen.text_facts import TextFacts
 from morendo.compile_options import DEFAULT_BITS, check_calibrated, check_given
 from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
@@ -139,9 +140,7 @@ def compile(
     progress = progress or Progress()
     machine = find_target(target).prepared()
     if weights_of is not None:
-        shared = SharedWeights.of(weights_of)
-        out = _named(Path(out or default_name(model, machine.name, "shared")))
-        return _compile_shared(model, shared, shared.fitted(machine), out, chunk, check, progress)
+        return _compile_shared(model, weights_of, machine, out, chunk, check, progress)
     wanted = average_bits, size_mb, group_size, embedding_bits, readings, activations
     budget = Budget.of(bits, *wanted)
     calibrating = budget.texts(calibrate)
@@ -155,14 +154,11 @@ def compile(
         scratch = stack.enter_context(scratch_folder())
         dump = None if dump_ir is None else Dump(Path(dump_ir))
         loaded = _load(model, context, check, progress)
-        tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
-        facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
+        tokenizer, facts = _texts(loaded, artifact.path, progress)
         options = _options(loaded, machine, bits, context, chunk)
         setting = _setting(loaded, machine, recipe, scratch, progress)
         if texts:
-            windows = WINDOWS if calibration_windows is None else calibration_windows
-            forecast = foresee_time(loaded, recipe, windows, texts, progress)
-            text = _text(model, loaded, texts, forecast, windows)
+            forecast, text = _text(model, loaded, recipe, texts, calibration_windows, progress)
             kept = kept_codes(out, calibration_key(loaded, repr(recipe), text), progress.note)
             setting.weights.codes, setting.track = stack.enter_context(kept), forecast.task
             setting.calibration = Calibration(text.rounding, scratch, tuning=text.tuning)
@@ -177,19 +173,21 @@ def compile(
 
 def _compile_shared(
     model: str | Path,
-    shared: SharedWeights,
+    weights_of: str | Path,
     machine: Target,
-    out: Path,
+    out: str | Path,
     chunk: int,
     check: bool,
     progress: Progress,
 ) -> Path:
-    """`compile` for a machine whose layout is that of the shared weights."""
+    """`compile` with the weights of another artifact."""
+    shared = SharedWeights.of(weights_of)
+    machine = shared.fitted(machine)
+    out = _named(Path(out or default_name(model, machine.name, "shared")))
     with create_artifact(out) as artifact:
         loaded = _load(model, shared.context, check, progress)
         shared.require_model(loaded)
-        tokenizer = prepare_tokenizer(loaded, artifact.path, progress.note)
-        facts = describe_text(loaded, tokenizer, artifact.path, progress.note)
+        tokenizer, facts = _texts(loaded, artifact.path, progress)
         options = shared.options(chunk)
         program, plan = _lower(shared.module(), machine, options, artifact.path, None, progress)
         known = shared.place(program, artifact)
@@ -214,6 +212,16 @@ def _load(model: str | Path, context: int | None, check: bool, progress: Progres
     if original is not None:
         check_import(loaded, original, progress)
     return loaded
+
+
+def _texts(
+    loaded: LoadedModel, directory: Path, progress: Progress
+) -> tuple[dict[str, Any], TextFacts]:
+    """What the manifest and the executable have to know of the model's texts; the tokenizer's
+    tables are in the directory then.
+    """
+    tokenizer = prepare_tokenizer(loaded, directory, progress.note)
+    return tokenizer, describe_text(loaded, tokenizer, directory, progress.note)
 
 
 def _recipe(
@@ -249,12 +257,16 @@ def _with_options(step: Pass, cache_bits: int, pruning: PruneTokens) -> Sequence
 def _text(
     model: str | Path,
     loaded: LoadedModel,
+    recipe: Sequence[Pass],
     texts: Sequence[str | Path],
+    windows: int | None,
     progress: Progress,
-    windows: int,
-) -> CalibrationText:
-    writer = partial(_compile_writer, model, progress)
-    return calibration_text(loaded, texts, writer, progress, windows)
+) -> tuple[Progress, CalibrationText]:
+    """What shows how long the passes still take, and the text."""
+    count = WINDOWS if windows is None else windows
+    forecast = foresee_time(loaded, recipe, count, texts, progress)
+    writer = partial(_compile_writer, model, forecast)
+    return forecast, calibration_text(loaded, texts, writer, forecast, count)
 
 
 def _compile_writer(model: str | Path, progress: Progress, folder: Path) -> Path:

@@ -86,20 +86,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "lose more; GPUs have no 4 (default: 16, or 32 with --bits f32 and on CPUs that are slow "
         "with 16)",
     )
-    add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
-    add(
-        "--dump-ir",
-        type=Path,
-        metavar="DIR",
-        help="write the IR after every pass there, then kernels, plan, memory and assembly",
-    )
-    add(
-        "--weights-of",
-        metavar="DIR",
-        help="an artifact of the same model for another machine, whose weights this one reads too: "
-        "one file, and one machine can read prompts for the other (`morendo run --prefill-on`)",
-    )
-    add("--passes", metavar="SPEC", help="run these passes instead of the default ones")
+    _add_places(parser)
     add(
         "--check",
         action="store_true",
@@ -116,6 +103,25 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add("--quiet", "-q", action="store_true", help="no progress and no summary")
     parser.set_defaults(run=_compile)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """What is read and written besides the model, and which passes run."""
+    add = parser.add_argument
+    add("--out", "-o", type=Path, metavar="DIR", help="artifact (default: MODEL-TARGET-BITS)")
+    add(
+        "--dump-ir",
+        type=Path,
+        metavar="DIR",
+        help="write the IR after every pass there, then kernels, plan, memory and assembly",
+    )
+    add(
+        "--weights-of",
+        metavar="DIR",
+        help="an artifact of the same model for another machine, whose weights this one reads too: "
+        "one file, and one machine can read prompts for the other (`morendo run --prefill-on`)",
+    )
+    add("--passes", metavar="SPEC", help="run these passes instead of the default ones")
 
 
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
