@@ -4,11 +4,13 @@
     python benchmarks/quantization.py MODEL passes --calibrate self --text GLOSSARY.txt
     python benchmarks/quantization.py MODEL readings --calibrate self --text GLOSSARY.txt
     python benchmarks/quantization.py MODEL elsewhere --calibrate self --text kinds
+    python benchmarks/quantization.py MODEL sizes --text encyclopedia --text news
 
 Every variant is calibrated on the same windows and scored on the same others, of one kind of text
 or several: `kinds` are all those of held_out.py, each has a name there, anything else is a file.
 results/NAME.json keeps what is done, so that an interrupted run goes on.
-`curve` also draws results/curve.svg by the first text, `--draw` draws it again without measuring.
+`curve` and `sizes` also draw results/NAME.svg, by bits of the linears and the first text, and by
+bytes of all weights and every text; `--draw` draws it again without measuring.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,9 +26,9 @@ from typing import Any
 import numpy as np
 from held_out import KINDS, held_out_text
 from llama_cpp import bits_of, rounded
+from variants import WHAT, Variant
 
 import morendo
-from morendo.budget import Budget
 from morendo.calibration_text import WINDOWS, CalibrationText, calibration_text, spread
 from morendo.frontend import LoadedModel, load_model
 from morendo.ir.code_store import CodeStore
@@ -40,94 +41,15 @@ from morendo.ir.weight_overlay import WeightOverlay, tuned_name
 from morendo.passes.analyze_group_ranges import AnalyzeGroupRanges
 from morendo.passes.base import Calibration, Context, Pass, parse_spec
 from morendo.passes.pipeline import known_passes, run_passes
+from morendo.passes.promotion.limits import bytes_of_others
 from morendo.progress import Progress, make_progress
 from morendo.quality.reference import Reference, torch_logits
 from morendo.quality.scores import compare, cut_windows, summarize
 
 ALL_KINDS = "kinds"
-CURVE_BITS = (2.35, 2.6, 2.9, 3.0, 3.5, 4.0, 4.25, 4.55)
-LLAMA_CPP = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0")
-"""K-quants have blocks of 256 channels, which does not divide the width of every model."""
-PLAIN = "normalize,quantize-weights"
-COMPACT = "normalize,quantize-weights{compact=True}"
-BUDGET = (
-    "normalize,quantize-weights{{{scales}}},analyze-group-ranges,"
-    "promote-groups{{average_bits={bits:g}{options}}},{more}calibrate-weights"
-)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to quantize.
-
-    Attributes:
-        spec: of passes.
-        peer: a type of llama.cpp that takes the place of every 4-bit format.
-    """
-
-    name: str
-    spec: str
-    peer: str = ""
-
-
-def curve() -> list[Variant]:
-    """The budget from its least to its most, and what it is compared with."""
-    budget = [Budget.of(4, bits, None, None) for bits in CURVE_BITS]
-    by_budget = [
-        Variant(f"{b.average_bits:g} bits", b.passes(True).split(",fuse-")[0]) for b in budget
-    ]
-    return [
-        *by_budget,
-        Variant("4 bit, compact scales, error feedback", COMPACT + ",calibrate-weights"),
-        Variant("4 bit, 8-bit scales, error feedback", PLAIN + ",calibrate-weights"),
-        Variant("4 bit, 8-bit scales, searched", PLAIN + ",search-scales"),
-        Variant("4 bit, compact scales, searched", COMPACT + ",search-scales"),
-        Variant("4 bit, compact scales, to nearest", COMPACT),
-        Variant("4 bit, 8-bit scales, to nearest", PLAIN),
-        *(Variant(f"llama.cpp {name}", PLAIN, name) for name in LLAMA_CPP),
-    ]
-
-
-def passes(bits: float = 2.9) -> list[Variant]:
-    """What each step is worth: without it, at the same number of bytes."""
-
-    def spec(
-        options: str = "", more: str = "", scales: str = "compact=True", bits: float = bits
-    ) -> str:
-        return BUDGET.format(bits=bits, options=options, more=more, scales=scales)
-
-    outliers = spec(",outliers=0.003", "split-outliers{fraction=0.003},")
-    # 16-bit scales and zeros would take 32 bits for each group of 128 where 8-bit ones take 16
-    first_order = spec(scales="group_size=128", bits=bits - 16 / 128)
-    return [
-        Variant("all", spec()),
-        Variant("with tuned scales, the default", spec() + ",tune-scales"),
-        Variant("with outliers, 0.3 %", outliers),
-        Variant("without ranking of groups", spec(",ranked=False")),
-        Variant("without order of channels", spec().replace("ranges", "ranges{sort=False}", 1)),
-        Variant("without error feedback", spec() + "{feedback=False}"),
-        Variant("without compensation", spec() + "{compensation=0}"),
-        Variant("8-bit scales of 64 channels", spec(scales="group_size=64")),
-        Variant("16-bit scales of 128 channels", first_order),
-    ]
-
-
-def readings() -> list[Variant]:
-    """Codes made for several readings, scored at each, and for 4 bits alone."""
-    alone = Variant("4 bits alone", Budget.of(4, None, None, None).passes(True).split(",fuse-")[0])
-    several = [Budget.of(4, None, None, None, readings=each) for each in ("4,3", "4,3,2", "3,2")]
-    return [alone, *(Variant(b.label, b.passes(True).split(",fuse-")[0]) for b in several)]
-
-
-def elsewhere() -> list[Variant]:
-    """What keeps 3 bits from learning their text by heart, seen on other kinds of text."""
-    spec = curve()[CURVE_BITS.index(3.0)].spec
-    options = ("damping=0.1", "compensation=0.25", "shrinkage=0.1")
-    return [
-        Variant("3 bits, the default", spec),
-        Variant("not tuned", spec.removesuffix(",tune-scales")),
-        *(Variant(o, spec.replace("te-weights", f"te-weights{{{o}}}")) for o in options),
-    ]
+DRAWN = ("curve", "sizes")
+LLAMA_CPP_HEAD = "Q8_0"
+"""What llama.cpp gives a head that K-quants do not divide."""
 
 
 class Bench:
@@ -191,6 +113,7 @@ class Bench:
             "name": variant.name,
             "spec": variant.spec,
             "bits": read[0].bits,
+            "megabytes": read[0].nbytes / 1e6,
             "texts": texts,
             "seconds": seconds,
         }
@@ -241,7 +164,7 @@ class _Matrices:
         peer: str = "",
         reading: int = 0,
     ) -> None:
-        self.weights, self.reading, self.peer = weights, reading, peer
+        self.module, self.weights, self.reading, self.peer = module, weights, reading, peer
         self.linears: dict[str, dict[str, Any]] = {}
         for name, value in calls(module):
             if name in ("linear", "embedding"):
@@ -271,7 +194,7 @@ class _Matrices:
         """Bits of a linear's nested weight, or of the peer's type, with all that belongs to it."""
         if self.peer:
             return bits_of(self.peer)
-        nbytes, count, orders = 0, 0, {}
+        nbytes, count = sum(self._orders().values()), 0
         for attrs in self.linears.values():
             fmt = WeightFormat.parse(attrs["format"])
             if fmt.kind == "q4":
@@ -279,35 +202,61 @@ class _Matrices:
                 bounds = fmt.bounds(columns, min(self.reading, fmt.reading_count - 1))
                 nbytes += fmt.bytes_read(rows, columns, bounds)
                 count += rows * columns
-                orders[attrs["order"]] = 2 * columns if attrs["order"] else 0
-        return 8 * (nbytes + sum(orders.values())) / count
+        return 8 * nbytes / count
+
+    @property
+    def nbytes(self) -> int:
+        """Of all weights, as they are stored."""
+        if not self.peer:
+            return bytes_of_others(self.module, ()) + sum(self._orders().values())
+        total = bytes_of_others(self.module, self.linears)
+        for attrs in self.linears.values():
+            nested = WeightFormat.parse(attrs["format"]).kind == "q4"
+            bits = bits_of(self.peer if nested else LLAMA_CPP_HEAD)
+            total += round(attrs["out_features"] * attrs["in_features"] * bits / 8)
+        return total
+
+    def _orders(self) -> dict[str, int]:
+        """Bytes of each order of channels, by its name."""
+        found = self.linears.values()
+        return {a["order"]: 2 * a["in_features"] for a in found if a.get("order")}
 
 
-def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """KL divergence by bits, the budget as a line and the others as points."""
+def draw(results: list[dict[str, Any]], path: Path, by_size: bool) -> None:
+    """KL divergence by bits on the first text, or by megabytes on each; llama.cpp's as squares."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    scores = [(r["name"], r["bits"], next(iter(r["texts"].values()))) for r in results]
-    line = sorted((b, s["kl"], s["kl_se"]) for name, b, s in scores if name.endswith(" bits"))
+    texts = list(results[0]["texts"])[: None if by_size else 1]
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    if line:
-        bits, divergences, errors = zip(*line, strict=True)
-        axes.errorbar(bits, divergences, errors, marker="o", label="--average-bits")
-    for name, each, score in scores:
-        if not name.endswith(" bits"):
-            axes.plot(each, score["kl"], "s", label=name)
-    axes.set(yscale="log", xlabel="bits per weight, everything counted",
-             ylabel="KL divergence from float, nats")  # fmt: skip
+    for text, color in zip(texts, plt.colormaps["tab10"].colors, strict=False):
+        points = [
+            (r["megabytes" if by_size else "bits"], r["texts"][text], r["name"]) for r in results
+        ]
+        on_line = sorted((x, s["kl"], s["kl_se"]) for x, s, name in points if _on_line(name))
+        if on_line:
+            sizes, divergences, errors = zip(*on_line, strict=True)
+            label = text if by_size else "--average-bits"
+            axes.errorbar(sizes, divergences, errors, marker="o", color=color, label=label)
+        for size, score, name in points:
+            if not _on_line(name):
+                mark = {"color": color} if by_size else {"label": name}
+                axes.plot(size, score["kl"], "s", **mark)
+                if by_size:
+                    axes.annotate(name.removeprefix("llama.cpp "), (size, score["kl"]), fontsize=7)
+    unit = "MB of all weights" if by_size else "bits per weight, everything counted"
+    axes.set(yscale="log", xlabel=unit, ylabel="KL divergence from float, nats")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
 
-WHAT = {"curve": curve, "passes": passes, "readings": readings, "elsewhere": elsewhere}
+def _on_line(name: str) -> bool:
+    """Whether a variant is one of a budget's, not something it is compared with."""
+    return name.endswith((" bits", " MB", "head of 6"))
 
 
 def main() -> None:
@@ -331,7 +280,7 @@ def main() -> None:
         _measure(arguments, file)
     results = json.loads(file.read_text("utf-8"))
     for r in results:
-        print(f"{r['bits']:5.2f} bits  {r['seconds']:4.0f} s  {r['name']}")
+        print(f"{r['bits']:5.2f} bits {r['megabytes']:6.1f} MB  {r['seconds']:4.0f} s  {r['name']}")
         for name, s in r["texts"].items():
             print(f"    KL {s['kl']:.4f} +- {s['kl_se']:.4f}  same token {s['top1']:.3f}  "
                   f"perplexity {s['perplexity']:6.2f} (float {s['float_perplexity']:.2f})  "
@@ -340,8 +289,8 @@ def main() -> None:
             worst = max(r["texts"], key=lambda name: r["texts"][name]["kl"])
             mean = sum(s["kl"] for s in r["texts"].values()) / len(r["texts"])
             print(f"    KL {mean:.4f} on average, most on {worst}")
-    if arguments.what == "curve":
-        draw(results, arguments.out / "curve.svg")
+    if arguments.what in DRAWN:
+        draw(results, arguments.out / f"{arguments.what}.svg", by_size=arguments.what == "sizes")
 
 
 def _measure(arguments: argparse.Namespace, file: Path) -> None:
