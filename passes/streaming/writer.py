@@ -40,7 +40,8 @@ class _Cache(FloatWeights):
 
     Attributes:
         position: of the next token, the same in all windows.
-        layers: keys and values [B, KV heads, n, D] of each layer; cleared for other windows.
+        layers: keys [B, KV heads, D, n], as products with them are fastest, and values
+            [B, KV heads, n, D] of each layer; cleared for other windows.
     """
 
     def __init__(self, weights: Weights, length: int) -> None:
@@ -48,14 +49,26 @@ class _Cache(FloatWeights):
         self.length, self.position = length, 0
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def add(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
-        """Put in a token's keys and values [B, KV heads, D]: all so far, [B, KV heads, t, D]."""
+    def add(
+        self, layer: int, k: torch.Tensor, v: torch.Tensor, window: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put in a token's keys and values [B, KV heads, D].
+
+        Returns:
+            Keys [B, KV heads, D, t] and values [B, KV heads, t, D] so far, the last `window` of
+            them, all if that is 0.
+        """
         if layer not in self.layers:
-            shape = *k.shape[:2], self.length, k.shape[2]
-            self.layers[layer] = k.new_empty(shape), v.new_empty(shape)
-        for kept, new in zip(self.layers[layer], (k, v), strict=True):
-            kept[:, :, self.position] = new
-        return [kept[:, :, : self.position + 1] for kept in self.layers[layer]]
+            batch, heads, size = k.shape
+            self.layers[layer] = (
+                k.new_empty(batch, heads, size, self.length),
+                v.new_empty(batch, heads, self.length, size),
+            )
+        keys, values = self.layers[layer]
+        keys[..., self.position], values[:, :, self.position] = k, v
+        stop = self.position + 1
+        seen = slice(max(stop - window, 0) if window else 0, stop)
+        return keys[..., seen], values[:, :, seen]
 
 
 def _attention(
@@ -64,12 +77,11 @@ def _attention(
     """Of one token of each of B windows, (1, B, H, D), over its window."""
     cache: _Cache = state.weights
     _, count, heads, size = q.shape
-    keys, values = cache.add(attrs["layer"], k[0].to(cache.dtype), v[0].to(cache.dtype))
-    if attrs["window"]:
-        keys, values = (kept[:, :, -attrs["window"] :] for kept in (keys, values))
-    shared, tokens = keys.shape[1:3]
+    new = k[0].to(cache.dtype), v[0].to(cache.dtype)
+    keys, values = cache.add(attrs["layer"], *new, attrs["window"])
+    shared, tokens = values.shape[1:3]
     rows = (q[0] * attrs["scale"]).to(cache.dtype).view(count, shared, -1, size)
-    scores = torch.matmul(rows, keys.transpose(2, 3)).float()
+    scores = torch.matmul(rows, keys).float()
     if attrs["softcap"]:
         scores = attrs["softcap"] * torch.tanh(scores / attrs["softcap"])
     slopes = state.weight(attrs["alibi"])
