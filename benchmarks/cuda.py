@@ -11,11 +11,12 @@ timed by `benchmarks/decode.py`. Needs `pip install morendo[cuda]`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gpu import Driver, parameters, random_arguments
+from tvm import tirx
 
 from morendo.codegen.build_cache import BuildCache
 from morendo.codegen.cpu.kernels.kv_cache import KVCache
@@ -25,6 +26,7 @@ from morendo.targets.cuda.cost import Rates, Work, known_gpus, predict
 from morendo.targets.cuda.device_code import machine_code, split_kernel
 from morendo.targets.cuda.disassembly import disassemble, find_disassembler, loops
 from morendo.targets.cuda.kernels.attention import attention_parts, memory_waits
+from morendo.targets.cuda.kernels.half_linear import build_half_linear
 from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS
 from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
 from morendo.targets.cuda.report import UNPACKING, DeviceCode, Machine, device_code
@@ -38,6 +40,12 @@ class Case:
 
     spec: LinearSpec
     bits: int
+    activations: int = 8
+
+    @property
+    def builder(self) -> Callable[[LinearSpec, GPU], tirx.PrimFunc]:
+        """Of its kernel."""
+        return build_half_linear if self.activations == 16 else build_quantized_linear
 
     @property
     def products(self) -> int:
@@ -49,13 +57,13 @@ class Case:
         spec, fmt = self.spec, self.spec.format
         scales = 1 if fmt.compact or not fmt.nested else 2
         weights = spec.out_features * spec.groups * (fmt.group_size * self.bits / 8 + scales)
-        x = spec.max_tokens * spec.groups * (fmt.group_size + 8)
+        x = spec.max_tokens * spec.groups * (fmt.group_size * self.activations // 8 + 8)
         return weights + x + 4 * spec.max_tokens * spec.out_features
 
 
-def compiled(target: CUDATarget, spec: LinearSpec, isa: GPU) -> DeviceCode:
-    """The kernel of a spec, for all architectures."""
-    function, cache = build_quantized_linear(spec, isa), BuildCache()
+def compiled(target: CUDATarget, case: Case, isa: GPU) -> DeviceCode:
+    """The kernel of a case, for all architectures."""
+    function, cache = case.builder(case.spec, isa), BuildCache()
     halves = split_kernel(function, isa.arch, target.host.llvm, cache)
     images = {a: machine_code(halves.source, a, cache) for a in target.architectures}
     return device_code(function, images)
@@ -76,10 +84,10 @@ def predictions(
     """A row for each case and GPU."""
     for case in cases:
         fmt, spec = case.spec.format, case.spec
-        kernels = [compiled(target, spec, target.isa)]
+        kernels = [compiled(target, case, target.isa)]
         if "async copy" in kernels[0].loop:
             waiting = replace(target.isa, pipeline=SYNCHRONOUS)
-            kernels.append(compiled(target, spec, waiting))
+            kernels.append(compiled(target, case, waiting))
         for gpu in gpus:
             work = [
                 at_bits(code, gpu.arch, fmt, case.bits).work(
@@ -132,7 +140,7 @@ LAUNCHES, STREAMED_BYTES = 40, 256 << 20
 def measured(driver: Driver, target: CUDATarget, case: Case) -> float:
     """Microseconds of a launch, of many in a graph."""
     spec, isa, fmt = case.spec, target.isa, case.spec.format
-    function, cache = build_quantized_linear(spec, isa), BuildCache()
+    function, cache = case.builder(spec, isa), BuildCache()
     halves = split_kernel(function, isa.arch, target.host.llvm, cache)
     image = machine_code(halves.source, driver.arch, cache)
     name = halves.launches[0].name
@@ -205,6 +213,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--formats", default="q4g32c")
     parser.add_argument("--bits", default="4,3,2")
     parser.add_argument("--tokens", default="1,4,16,512")
+    parser.add_argument("--activations", type=int, choices=(8, 16), default=8)
     parser.add_argument("--contexts", default="512,4096,32768", help="keys that a token sees")
     return parser.parse_args()
 
@@ -219,7 +228,8 @@ def main() -> None:
             for tokens in map(int, options.tokens.split(",")):
                 spec = LinearSpec(rows, columns, fmt, tokens)
                 every = map(int, options.bits.split(",")) if fmt.nested else [fmt.bits]
-                cases += [Case(spec, bits) for bits in every if bits <= fmt.bits]
+                every = [bits for bits in every if bits <= fmt.bits]
+                cases += [Case(spec, bits, options.activations) for bits in every]
     target = make("cuda")
     target.prepared()
     if find_disassembler() is None:

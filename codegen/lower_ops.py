@@ -43,7 +43,7 @@ def lower_op(lowering: FunctionLowering, call: relax.Call) -> Any:
         CompileError: for an op that has to be rewritten by a pass first.
     """
     name = op_name(call)
-    lower = lowering.program.target.lowerings.get(name) or _LOWER.get(name)
+    lower = lowering.program.target.lowerings.get(name) or LOWERINGS.get(name)
     if lower is None:
         raise CompileError(
             f"morendo.{name} has no kernel", hint="run specialize-phases and quantize-activations"
@@ -78,8 +78,37 @@ def _embedding(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, An
 
 
 def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]) -> Storage:
+    if WeightFormat.parse(attrs["format"]).quantized:
+        raise CompileError(
+            "its weights are integers and its activations floats",
+            where=" + ".join(attrs["weights"]),
+            hint="run quantize-activations",
+        )
+    return lower_linear(lowering, call, attrs, [lowering.storage(call.args[0])], build_linear)
+
+
+def _quantized_linear(
+    lowering: FunctionLowering, call: relax.Call, attrs: dict[str, Any]
+) -> Storage:
+    x = [lowering.storage(arg) for arg in call.args[:3]]
+    return lower_linear(lowering, call, attrs, x, build_quantized_linear)
+
+
+def lower_linear(
+    lowering: FunctionLowering,
+    call: relax.Call,
+    attrs: dict[str, Any],
+    x: list[Storage],
+    build: Callable[..., tirx.PrimFunc],
+) -> Storage:
+    """The kernel call of a fused linear.
+
+    Args:
+        x: its activations as the kernel takes them.
+        build: makes the kernel of a `LinearSpec`.
+    """
     fmt = WeightFormat.parse(attrs["format"])
-    inputs = 3 if fmt.quantized else 1
+    inputs = 3 if op_name(call) == "quantized_linear" else 1
     tokens, count = lowering.rows(call.args[0])
     residual = [lowering.storage(arg) for arg in call.args[inputs:]]
     spec = LinearSpec(
@@ -92,10 +121,8 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
         gate=attrs["gate"],
         outliers=fmt.slots > 0,
     )
-    build = build_quantized_linear if fmt.quantized else build_linear
     out = lowering.new("float32", tokens, spec.output_features)
-    args = [lowering.storage(arg) for arg in call.args[:inputs]]
-    args += [*lowering.matrix(attrs), *lowering.bias(attrs), *residual, out]
+    args = [*x, *lowering.matrix(attrs), *lowering.bias(attrs), *residual, out]
     level = lowering.level(attrs)
     note = " + ".join(attrs["weights"])
     weights = sum(attrs["out_features"]) * attrs["in_features"]
@@ -331,11 +358,11 @@ def _last_token(lowering: FunctionLowering, call: relax.Call, attrs: dict[str, A
     return out
 
 
-_LOWER: dict[str, Lower] = {
+LOWERINGS: dict[str, Lower] = {
     "weight": _weight,
     "embedding": _embedding,
     "fused_linear": _fused_linear,
-    "quantized_linear": _fused_linear,
+    "quantized_linear": _quantized_linear,
     "rms_norm": _norm,
     "layer_norm": _norm,
     "rope": _rope,

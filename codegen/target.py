@@ -46,9 +46,11 @@ class Capabilities:
     Attributes:
         half_conversion: whether float16 is read and written as fast as float32, converted on the
             way; the cache of keys and values is float16 then.
+        half_activations: whether there are kernels that multiply float16 with integer weights.
     """
 
     half_conversion: bool = True
+    half_activations: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SEARCHED_BITS = ("6", "5", "4")
 DEFAULT_TEXT = "self"
 MEASURING_TEXT = "pydoc"
 """What activations are measured on where weights are rounded without a text: read at once."""
-ACTIVATIONS = (8, 4, "mixed")
+ACTIVATIONS = (8, 4, "mixed", 16)
 """Bits of the inputs of linears; mixed: 4 where the linears tolerate it."""
 AUTO = "auto"
 EMBEDDING_BITS = (8, 6, 5, 4, AUTO)
@@ -129,7 +129,8 @@ class Budget:
         """How an artifact's name says it: 2.9bit, 90MB, 4bit, f16, 4-3bit, 4bit-whole, 4bit-a4."""
         if self.activations == 8:
             return self._weights_label
-        return f"{self._weights_label}-{'a4' if self.activations == 4 else self.activations}"
+        bits = f"a{self.activations}" if isinstance(self.activations, int) else self.activations
+        return f"{self._weights_label}-{bits}"
 
     @property
     def _weights_label(self) -> str:
@@ -164,7 +165,12 @@ class Budget:
     @property
     def measuring_texts(self) -> list[str | Path]:
         """What activations are measured on where there is no text for weights."""
-        return [] if self.activations == 8 else [MEASURING_TEXT]
+        return [MEASURING_TEXT] if self.measures_activations else []
+
+    @property
+    def measures_activations(self) -> bool:
+        """Whether some activations may get 4 bits."""
+        return self.activations in (4, "mixed")
 
     def passes(
         self, calibrated: bool, tuning_steps: int | None = None, searched: bool | None = None
@@ -189,7 +195,7 @@ class Budget:
         # tables are not searched, and compact scales lose where they are not found by a search
         fitted = calibrated or (searched and self.embedding_bits == 8)
         steps = self._formats(fitted)
-        if self.activations != 8:
+        if self.measures_activations:
             steps.append(f"choose-activations{{bits={self.activations}}}")
         if searched:
             steps.append("search-scales")
@@ -200,7 +206,8 @@ class Budget:
         elif calibrated and tuning_steps is None:
             steps += self._default_tuning(self.embedding_bits == AUTO)
         steps += ["fuse-attention", "fuse-linears", "specialize-phases"]
-        steps += ["quantize-activations", "choose-levels" + "{top_only=True}" * self.whole]
+        steps += ["quantize-activations"] * (self.activations != 16)
+        steps.append("choose-levels" + "{top_only=True}" * self.whole)
         return ",".join(steps)
 
     def _formats(self, fitted: bool) -> list[str]:

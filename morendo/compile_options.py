@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from morendo.calibration_text import check_texts
-from morendo.ir.errors import InputError
+from morendo.codegen.target import Target
+from morendo.ir.errors import CompileError, InputError
 from morendo.ir.schema import mismatch
 from morendo.passes.base import Pass
 from morendo.passes.calibrate_weights import CalibrateWeights
 from morendo.passes.choose_activations import ChooseActivations
+from morendo.passes.quantize_activations import QuantizeActivations
 
 DEFAULT_BITS = 4
 _TYPES = {
@@ -96,6 +98,21 @@ def _check_shared(given: dict[str, Any]) -> None:
             "weights of an artifact are as they are (got "
             f"{', '.join(name.replace('_', ' ') for name in wanted)} beside them)",
             hint="leave what is about weights, caches and passes out",
+        )
+
+
+def check_activations(target: Target, recipe: Sequence[Pass]) -> None:
+    """Refuse passes that leave activations floats, where a target wants codes for integer weights.
+
+    Raises:
+        CompileError: naming it.
+    """
+    rounded = any(isinstance(step, QuantizeActivations) for step in recipe)
+    if not rounded and not target.capabilities.half_activations:
+        raise CompileError(
+            "there are no kernels that multiply halves with integer weights (got activations 16)",
+            where=f"target {target.name}",
+            hint="give --activations 8",
         )
 
 

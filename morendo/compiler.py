@@ -21,7 +21,12 @@ from morendo.codegen.lowering import Options, Program
 from morendo.codegen.scratch import scratch_folder
 from morendo.codegen.target import Target
 from morendo.codegen.text_facts import TextFacts
-from morendo.compile_options import DEFAULT_BITS, check_calibrated, check_given
+from morendo.compile_options import (
+    DEFAULT_BITS,
+    check_activations,
+    check_calibrated,
+    check_given,
+)
 from morendo.executable import describe_text, with_step_cost
 from morendo.float_check import check_import, open_original
 from morendo.forecast import foresee_time
@@ -105,7 +110,7 @@ def compile(
         activations: bits of the inputs of linears with integer weights, 8 (the default), 4, or
             "mixed": 4 where the linears tolerate it. Codes of 4 bits live in bytes: they are for
             measuring, no faster and no smaller. They are measured on the text of `calibrate`, or
-            without one on "pydoc".
+            without one on "pydoc". 16: halves, where the target multiplies them (GPUs).
         prune_tokens: share of a prompt's tokens, 0 to 0.5, that the last layers do not see: the
             least important. Off by default; GPUs cannot do it.
         prune_importance: "first", the default: how much attention a token pays to the first one;
@@ -242,6 +247,7 @@ def _recipe(
         recipe = parse_spec(given, known_passes())
     else:
         steps = machine.recipe(parse_spec(default, known_passes()))
+        check_activations(machine, steps)
         recipe = [each for step in steps for each in _with_options(step, bits or 0, pruning)]
     return recipe
 

@@ -3,7 +3,7 @@
 import pytest
 
 import morendo
-from morendo.ir.errors import InputError
+from morendo.ir.errors import CompileError, InputError
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,8 @@ from morendo.ir.errors import InputError
 def test_a_wrong_type_is_refused(option, match, tmp_path):
     with pytest.raises(InputError, match=match):
         morendo.compile(**{"model": "none", "out": tmp_path / "out", **option})
+
+
+def test_halves_are_refused_where_nothing_multiplies_them(tmp_path):
+    with pytest.raises(CompileError, match="no kernels that multiply halves .* at target x86"):
+        morendo.compile("none", "x86", out=tmp_path / "out", activations=16)

@@ -26,11 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .disassembly import Loop
+from .disassembly import HMMA, IMMA, Loop
 
 _SCHEDULERS, _CACHE_BYTES, _REGISTERS = 4, 128, 1 << 16
 _USABLE_BANDWIDTH = 0.9
-_IMMA_PRODUCTS = 16 * 8 * 32
 _MOST_BLOCKS = 32
 _WARP = 32
 
@@ -54,11 +53,12 @@ class Rates:
     launch_us: float
     sources: tuple[str, ...]
 
-    @property
-    def mma_products(self) -> float:
-        """Products of bytes that a multiprocessor's matrix units make in a clock by `mma`."""
-        each = self.int8_tops * 1e12 / 2 / (self.multiprocessors * self.clock_ghz * 1e9)
-        return each * self.mma_part
+    def tensor_cycles(self, loop: Loop) -> float:
+        """Of the matrix units, for a turn of one warp."""
+        clocks = self.multiprocessors * self.clock_ghz * 1e9
+        published = {IMMA: self.int8_tops, HMMA: self.fp16_tflops}
+        rates = {kind: tera * 1e12 / 2 / clocks * self.mma_part for kind, tera in published.items()}
+        return sum(products / rates[kind] for kind, products in loop.tensor.items())
 
     def cycles(self, loop: Loop) -> dict[str, float]:
         """Of a multiprocessor's units, for a turn of one warp."""
@@ -71,7 +71,7 @@ class Rates:
             "integer": units.get("integer", 0) * _WARP / rate["integer"],
             "convert": units.get("convert", 0) * _WARP / rate["convert"],
             "shared": loop.moved_bytes * _WARP / _CACHE_BYTES,
-            "tensor": units.get("tensor", 0) * _IMMA_PRODUCTS / self.mma_products,
+            "tensor": self.tensor_cycles(loop),
         }
 
 

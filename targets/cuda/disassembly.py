@@ -26,12 +26,17 @@ CLASSES = (  # the first that fits counts
     ("shared", re.compile(r"LDS|STS|ATOMS|SHFL")),
     ("spill", re.compile(r"LDL|STL")),
     ("dot", re.compile(r"IDP")),
-    ("fp32", re.compile(r"FFMA|FMUL|FADD|HFMA2")),
+    ("fp32", re.compile(r"FFMA|FMUL|FADD|HFMA2|HADD2|HMUL2")),
     ("multiply", re.compile(r"IMAD|IMUL")),
     ("convert", re.compile(r"I2F|F2I|F2F|I2I|MUFU|POPC")),
     ("uniform", re.compile(r"U[A-Z]|R2UR|S2UR|VOTEU")),
     ("control", re.compile(r"BRA|BSSY|BSYNC|EXIT|BAR|CALL|RET|WARPSYNC|NOP|BREAK|YIELD")),
 )
+WARP = 32
+IMMA, HMMA = "IMMA.16832", "HMMA.16816"
+_TENSOR = {IMMA: 16 * 8 * 32, HMMA: 16 * 8 * 16}
+_BYTE_FLOAT = re.compile(r"\b0x(744[0-3]|4b000000)\b")  # a permutation makes a float of a byte
+_TO_FLOAT = ".FLOAT"
 _REST = "integer"  # logic, shifts, sums, comparisons, permutations, moves
 
 
@@ -66,8 +71,13 @@ class Loop:
     @property
     def products(self) -> int:
         """Of a weight and an activation, of a lane each time round."""
-        tensor = 16 * 8 * 32 // 32 * self.count("IMMA.16832")
-        return tensor + 4 * self.count("IDP.4A")
+        tensor = sum(self.tensor.values()) // WARP
+        return tensor + 4 * self.count("IDP.4A") + self.count("PRMT" + _TO_FLOAT)
+
+    @property
+    def tensor(self) -> dict[str, int]:
+        """The products that a warp makes by each kind of matrix instruction."""
+        return {kind: each * self.count(kind) for kind, each in _TENSOR.items()}
 
     @property
     def units(self) -> dict[str, int]:
@@ -136,7 +146,10 @@ def parse(listing: str) -> list[Instruction]:
             label = at[1]
         elif is_one:
             jump = _JUMP.search(is_one[2]) if is_one[1].startswith("BRA") else None
-            found.append(Instruction(is_one[1], label, jump[1] if jump else ""))
+            opcode = is_one[1]
+            if opcode == "PRMT" and _BYTE_FLOAT.search(is_one[2]):
+                opcode += _TO_FLOAT
+            found.append(Instruction(opcode, label, jump[1] if jump else ""))
             label = ""
     return found
 

@@ -48,6 +48,11 @@ COMMIT_COPIES = "mr_commit_copies"
 ROTATE = "mr_rotate"
 WHOLE = "mr_whole"
 MULTIPLY_BYTES = "mr_multiply_bytes"
+MULTIPLY_HALVES = "mr_multiply_halves"
+BYTE_FLOAT = "mr_byte_float"
+HALF_FLOAT = "mr_half_float"
+HALF_PAIR = "mr_half_pair"
+SCALED_HALVES = "mr_scaled_halves"
 
 
 def wait_copies(pending: int) -> str:
@@ -164,6 +169,45 @@ INTRINSICS = {
         '  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])\n'
         '  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));',
         "mr_emulate_multiply_bytes(d, a0, a1, a2, a3, b0, b1);",
+    ),
+    # the same of halves, with sums of floats: 16 channels (mma.m16n8k16). Of both a lane has the
+    # channels 2 (l % 4) and the one after, and those 8 on; a1 and a3 are of the second row.
+    MULTIPLY_HALVES: Intrinsic(
+        f"void {MULTIPLY_HALVES}(float* d, unsigned a0, unsigned a1, unsigned a2, unsigned a3, "
+        "unsigned b0, unsigned b1)",
+        'asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "\n'
+        '  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"\n'
+        '  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])\n'
+        '  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));',
+        "mr_emulate_multiply_halves(d, a0, a1, a2, a3, b0, b1);",
+    ),
+    # 2^23 and a byte of a word: the byte is the end of the float's bits
+    BYTE_FLOAT: Intrinsic(
+        f"float {BYTE_FLOAT}(unsigned word, int byte)",
+        "return __uint_as_float(__byte_perm(word, 0x4B000000, 0x7440 + byte));",
+        "return 8388608.0f + (float)(word >> 8 * byte & 255);",
+    ),
+    # one of a pair of halves
+    HALF_FLOAT: Intrinsic(
+        f"float {HALF_FLOAT}(unsigned pair, int which)",
+        "float value; unsigned short half = (unsigned short)(pair >> 16 * which);\n"
+        'asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half)); return value;',
+        "return mr_half_to_float((uint16_t)(pair >> 16 * which));",
+    ),
+    # twice a number below 1024, as halves: it is the end of the bits of 1024 + it
+    HALF_PAIR: Intrinsic(
+        f"unsigned {HALF_PAIR}(unsigned number)",
+        "unsigned pair = 0x64006400u | number | number << 16;\n"
+        'asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(0x64006400u)); return pair;',
+        "return mr_double_to_half(number) * 0x10001u;",
+    ),
+    # (byte - 128) scale of the first or last two bytes of a word, as halves
+    SCALED_HALVES: Intrinsic(
+        f"unsigned {SCALED_HALVES}(unsigned word, int last, unsigned scales)",
+        "unsigned pair = __byte_perm(word, 0x64646464, last ? 0x4342 : 0x4140);\n"
+        'asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(0x64806480u));\n'
+        'asm("mul.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(scales)); return pair;',
+        "return mr_emulate_scaled_halves(word >> 16 * last, scales);",
     ),
 }
 

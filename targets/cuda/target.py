@@ -34,6 +34,7 @@ from .kernels import received_attention as own_received
 from .kernels import token_pruning as own_pruning
 from .kernels import tokens as own_tokens
 from .kernels.pipeline import ASYNCHRONOUS, Pipeline
+from .lowerings import fused_linear
 from .nvrtc import find_compiler
 
 if TYPE_CHECKING:
@@ -233,8 +234,9 @@ def make(name: str) -> CUDATarget:
         description=_DESCRIPTIONS[name],
         device=Device(machine, needs=_needs(architectures[0])),
         isa=GPU(_NAME, _LEAST),
-        capabilities=Capabilities(half_conversion=True),
+        capabilities=Capabilities(half_conversion=True, half_activations=True),
         builders=BUILDERS,
+        lowerings={"fused_linear": fused_linear},
         architectures=architectures,
         host=host,
     )

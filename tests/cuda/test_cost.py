@@ -30,7 +30,7 @@ def test_gpus_are_described_with_sources() -> None:
     assert list(known_gpus()) == ["A100", "RTX 4090", "H100"]
     for gpu in known_gpus().values():
         assert gpu.sources and all(source in text["sources"] for source in gpu.sources)
-        products = gpu.mma_products / gpu.mma_part
+        products = 16 * 4096 / gpu.tensor_cycles(PREFILL) / gpu.mma_part
         assert products == pytest.approx(2 ** round(products).bit_length() / 2, rel=0.01)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import pytest
+from tvm import tirx
 
 from morendo.codegen.build_cache import BuildCache
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
@@ -19,6 +21,7 @@ from morendo.targets.cuda.disassembly import (
     loops,
     parse,
 )
+from morendo.targets.cuda.kernels.half_linear import build_half_linear
 from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
 from morendo.targets.cuda.nvrtc import find_compiler
 from morendo.targets.cuda.target import GPU, HOSTS
@@ -55,7 +58,9 @@ def test_loops_and_what_they_pass_over() -> None:
 
 
 @functools.cache
-def compiled(fmt: str, tokens: int, arch: str, rows: int = 4096) -> tuple[tuple[Loop, ...], tuple]:
+def compiled(
+    fmt: str, tokens: int, arch: str, build: Callable[..., tirx.PrimFunc] = build_quantized_linear
+) -> tuple[tuple[Loop, ...], tuple]:
     """(loops, all instructions) of a kernel that is as large as a model's; no spills."""
     tool = find_disassembler()
     try:
@@ -64,8 +69,8 @@ def compiled(fmt: str, tokens: int, arch: str, rows: int = 4096) -> tuple[tuple[
         pytest.skip(str(error))
     if tool is None:
         pytest.skip("NVIDIA's disassembler is not installed; pip install morendo[cuda]")
-    spec = LinearSpec(rows, 4096, WeightFormat.parse(fmt), tokens)
-    function = build_quantized_linear(spec, GPU("cuda", "sm_80"))
+    spec = LinearSpec(4096, 4096, WeightFormat.parse(fmt), tokens)
+    function = build(spec, GPU("cuda", "sm_80"))
     halves = split_kernel(function, "sm_80", HOSTS["x86_64"].llvm, BuildCache())
     image = machine_code(halves.source, arch, BuildCache())
     assert image.spilled_bytes == 0
@@ -115,9 +120,30 @@ def test_instructions_of_prefill_for_a_product(fmt: str, most: tuple[int, ...], 
     assert not any(one.unit == "spill" for one in code)
 
 
+HALVES = {"q4g32c": (5.3, 5.0, 4.5, 10.9, 10.0, 9.2), "q4g64": (5.0, 4.7, 4.2, 8.4, 7.7, 7.0)}
+
+
+@pytest.mark.parametrize(("fmt", "most", "arch"), cases(HALVES))
+def test_instructions_with_activations_of_16_bits(
+    fmt: str, most: tuple[float, ...], arch: str
+) -> None:
+    """For a weight of one token at 4, 3 and 2 bits, then of a warp for an HMMA of 2048 products."""
+    found, code = compiled(fmt, 1, arch, build_half_linear)
+    each = [len(loop.body) / loop.products for loop in found]
+    (loop,), more = compiled(fmt, 512, arch, build_half_linear)
+    assert loop.count("HMMA.16816.F32") == 32 * int(fmt.partition("g")[2].rstrip("c")) // 32
+    assert loop.count("LDGSTS") >= 4 and loop.count("LDS.128") >= 8
+    ways = [loop.taking(i, "SHF.L.W") for i in range(3)]
+    each += [len(way.body) / loop.count("HMMA") for way in ways]
+    assert all(a <= b for a, b in zip(each, most, strict=True)), each
+    assert not any(one.unit == "spill" for one in (*code, *more))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("fmt", ["q6g32", "q8g32", "q4g128c"])
 def test_no_kernel_for_many_tokens_spills(fmt: str, arch: str) -> None:
     (loop,), _ = compiled(fmt, 512, arch)
     assert loop.count("IMMA.16832") >= 16
+    (loop,), _ = compiled(fmt, 512, arch, build_half_linear)
+    assert loop.count("HMMA.16816") >= 32

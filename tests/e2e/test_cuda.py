@@ -12,8 +12,11 @@ import pytest
 
 import morendo
 from morendo.codegen.lowering import FunctionLowering, LevelStorage
+from morendo.frontend import load_model
 from morendo.ir.errors import CompileError
-from morendo.runtime.artifact import read_plan
+from morendo.ir.evaluate import evaluate
+from morendo.ir.text import parse_module
+from morendo.runtime.artifact import GRAPH, read_plan
 from morendo.targets import find_target
 from tests.cuda.emulated import needs_compiler
 from tests.cuda.mock import MockGPU
@@ -217,6 +220,29 @@ def test_keys_and_values_may_be_codes(
         want = session.logits(ids)
         assert np.linalg.norm(got["level0"] - want) < 0.02 * np.linalg.norm(want)
         assert got["tokens"].tolist() == list(session.generate(PROMPT, max_tokens=16))
+
+
+@pytest.mark.slow
+def test_activations_may_be_halves(compile_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Closer to the floats of the same weights than activations of 8 bits are."""
+    artifact, dump, out = tmp_path / "artifact", tmp_path / "dump", tmp_path / "results.npz"
+    nearest = {"search_scales": False}  # weights that the store and the graph say all of
+    options = {"chunk": 32, "dump_ir": dump, "activations": 16, **nearest}
+    morendo.compile(TINY, "cuda:sm_80", 4, artifact, **options)
+    gpu = MockGPU(tmp_path, dump)
+    ids = [int(i) for i in np.random.default_rng(3).integers(2, 512, size=40)]
+    done = gpu.run([sys.executable, "-c", SCRIPT, artifact, out, json.dumps(ids), PROMPT])
+    assert done.returncode == 0, done.stderr
+    got = np.load(out)
+    module = parse_module((artifact / GRAPH).read_text(encoding="utf-8"))
+    positions = np.arange(len(ids))[None]
+    inputs = [np.array([ids]), positions]
+    want = evaluate(module["score"], inputs, load_model(TINY).weights, cache={})[0]
+    error = np.linalg.norm(got["level0"] - want) / np.linalg.norm(want)
+    with morendo.load(compile_tiny(bits=4, **nearest)) as session:
+        coarse = np.linalg.norm(session.logits(ids) - want) / np.linalg.norm(want)
+    assert error < 0.003 < coarse
+    np.testing.assert_allclose(got["steps"], got["level0"][34:], atol=0.01 * np.abs(want).max())
 
 
 PRUNED = """

@@ -189,7 +189,7 @@ def test_without_a_text_there_is_nothing_to_measure(loaded) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"activations": 5}, "activations are 8, 4, mixed .got 5."),
+        ({"activations": 5}, "activations are 8, 4, mixed, 16 .got 5."),
         ({"activations": 4, "bits": "f16"}, "activations stay floats where weights are floats"),
         ({"activations": 4, "passes": "normalize"}, "write choose-activations{bits=4} in --passes"),
         ({"passes": "normalize,choose-activations"}, "choose-activations needs text"),

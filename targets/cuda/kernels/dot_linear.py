@@ -38,13 +38,17 @@ _MOST_WARPS = 4
 
 def build_dot_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
     """The kernel of `spec` that multiplies each token by itself."""
-    warps = warps_of(spec)
     with kernel(spec.kernel_name(isa)) as k:
-        problem = Problem.declare(k, spec)
-        grid = [spec.tiles // spec.tiles_per_output, spec.max_tokens]
-        with launch(grid, warps * WARP) as (block, m, thread), when(m < problem.tokens.read()):
-            _Block(problem, block, m, thread, warps).run()
+        run_dot_blocks(DotBlock, Problem.declare(k, spec))
     return k.function
+
+
+def run_dot_blocks(kind: type[DotBlock], problem: Problem) -> None:
+    """Launch blocks of a kind in the kernel under construction."""
+    spec = problem.spec
+    warps, grid = warps_of(spec), [spec.tiles // spec.tiles_per_output, spec.max_tokens]
+    with launch(grid, warps * WARP) as (block, m, thread), when(m < problem.tokens.read()):
+        kind(problem, block, m, thread, warps).run()
 
 
 def warps_of(spec: LinearSpec) -> int:
@@ -56,7 +60,7 @@ def warps_of(spec: LinearSpec) -> int:
 
 
 @dataclass(frozen=True)
-class _Block:
+class DotBlock:
     """The work of a block: an output tile of one token."""
 
     problem: Problem
@@ -148,6 +152,8 @@ class _Block:
                 row = (self.block * self.per_output + i) * _TILE + thread
                 unit = T.float32(1 / self.problem.weights.scale_unit)
                 scale = self.problem.weights.row_scale(row) * unit
+                if self.problem.sums is None:
+                    scale = scale * self.problem.scales[self.token]
                 T.buffer_store(sums, sums[i] * scale, [i])
                 if sparse is not None:
                     _add_parts(sums, i, sparse, thread)

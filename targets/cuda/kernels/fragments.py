@@ -101,14 +101,17 @@ class Packed:
         start = _SIGNS - (first - fmt.middle(bits)) * _BYTES
         return T.bind(stored * T.uint32(-step * _BYTES % (1 << 32)) + T.uint32(start))
 
-    def scale_code(self, row: Expr) -> Expr:
-        """How many 255ths of the row's scale a step is: float32."""
+    def scale_number(self, row: Expr) -> Expr:
+        """How many 255ths of the row's scale a step is: uint32."""
         fmt = self.format
         if not fmt.compact:
-            return T.cast(self.byte("scale", row), "float32")
+            return self.byte("scale", row)
         nibble = self.byte("scale_zero", row) & T.uint32(15)
-        code = nibble * T.uint32(fmt.scales.step) + T.uint32(fmt.scales.first)
-        return T.cast(code, "float32")
+        return nibble * T.uint32(fmt.scales.step) + T.uint32(fmt.scales.first)
+
+    def scale_code(self, row: Expr) -> Expr:
+        """The same as float32."""
+        return T.cast(self.scale_number(row), "float32")
 
 
 CODE_STRIDE = 40

@@ -7,6 +7,7 @@ each row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,17 +63,27 @@ class GroupReader(Protocol):
         """
         ...
 
+    def steps(self, at: Place, block: int) -> Iterator[list[Expr]]:
+        """Of each step the codes, of each row as a word of four bytes."""
+        ...
+
     def factors(self, at: Place) -> tuple[list[Expr], Zeros | None]:
         """Of each row the float32 scale code, and the zeros if there are any."""
         ...
 
 
-def load_words(name: str, buffer: Any, index: tuple[Any, ...], count: int = 1) -> Any:
-    """16 bytes, `count` times one after another, as uint32 registers."""
+def load_words(
+    name: str, buffer: Any, index: tuple[Any, ...], count: int = 1, items: int = 16
+) -> Any:
+    """16 bytes, `count` times one after another, as uint32 registers.
+
+    Args:
+        items: of the buffer, in 16 bytes.
+    """
     words = local(4 * count, T.uint32(0), "uint32")
     *outer, last = index
     for i in range(count):
-        source = T.address_of(buffer[(*outer, last + 16 * i)])
+        source = T.address_of(buffer[(*outer, last + items * i)])
         target = T.address_of(words[4 * i])
         T.evaluate(T.call_extern("void", name, target, source))
     return words
@@ -101,12 +112,16 @@ class ByteReader:
     weights: Weights
 
     def dots(self, at: Place, words: Any, block: int, totals: Any) -> None:
+        for step, codes in enumerate(self.steps(at, block)):
+            for row in range(ROWS):
+                _dot(DOT_SIGNED, totals, row, codes[row], words[step])
+
+    def steps(self, at: Place, block: int) -> Iterator[list[Expr]]:
         codes = self.weights.arrays["codes"]  # int8 [T, G, g/4, R, 4]
         for step in range(STEPS):
             place = (at.tile, at.group, block * STEPS + step, at.row, 0)
             fetched = load_words(STREAM_WORDS, codes, place)
-            for row in range(ROWS):
-                _dot(DOT_SIGNED, totals, row, fetched[row], words[step])
+            yield [fetched[row] for row in range(ROWS)]
 
     def factors(self, at: Place) -> tuple[list[Expr], Zeros | None]:
         return _scale_codes(self.weights, at), None
@@ -120,6 +135,17 @@ class PlaneReader:
     bits: int
 
     def dots(self, at: Place, words: Any, block: int, totals: Any) -> None:
+        dots = self._placed_dots if self.bits <= 4 else self._byte_dots
+        for row, (base, lower) in enumerate(self._words(at, block)):
+            dots(base, lower, row, words, totals)
+
+    def steps(self, at: Place, block: int) -> Iterator[list[Expr]]:
+        rows = list(self._words(at, block))
+        for step in range(STEPS):
+            yield [T.bind(self._byte(base[step // 4], lower, step)) for base, lower in rows]
+
+    def _words(self, at: Place, block: int) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Of each row the words of the base plane, and those of the others, paired."""
         arrays, byte = self.weights.arrays, at.row * 4
         base = [
             load_words(STREAM_WORDS, arrays["base"], (at.tile, at.group, 2 * block + i, byte))
@@ -129,10 +155,8 @@ class PlaneReader:
             load_words(STREAM_WORDS, arrays[f"plane{bit}"], (at.tile, at.group, block, byte))
             for bit in range(3, self.bits + 1)
         ]
-        dots = self._placed_dots if self.bits <= 4 else self._byte_dots
         for row in range(ROWS):
-            lower = _paired([plane[row] for plane in planes])
-            dots([word[row] for word in base], lower, row, words, totals)
+            yield [word[row] for word in base], _paired([plane[row] for plane in planes])
 
     def _placed_dots(
         self, base: list[Any], lower: list[Any], row: int, words: Any, to: Any

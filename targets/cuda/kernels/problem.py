@@ -31,11 +31,15 @@ class Outliers:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a kernel works on: buffers, and the numbers that are known at run time."""
+    """What a kernel works on: buffers, and the numbers that are known at run time.
+
+    Attributes:
+        sums: None where activations are halves, which have a scale for each token.
+    """
 
     spec: LinearSpec
-    codes: Any  # int8 [M, Kp]
-    scales: Any  # float32 [M, G]
+    codes: Any  # int8 or float16 [M, Kp]
+    scales: Any  # float32 [M, G] or [M]
     sums: Any  # int32 [M, G]
     weights: Weights
     epilogue: Epilogue
@@ -44,13 +48,14 @@ class Problem:
     outliers: Outliers | None
 
     @classmethod
-    def declare(cls, k: Kernel, spec: LinearSpec) -> Problem:
+    def declare(cls, k: Kernel, spec: LinearSpec, halves: bool = False) -> Problem:
         """Declare the kernel's parameters."""
         tokens, groups, fmt = spec.max_tokens, spec.groups, spec.format
+        dtype = "float16" if halves else "int8"
         x = (
-            k.buffer("codes", (tokens, groups * fmt.group_size), "int8"),
-            k.buffer("scales", (tokens, groups)),
-            k.buffer("sums", (tokens, groups), "int32"),
+            k.buffer("codes", (tokens, groups * fmt.group_size), dtype),
+            k.buffer("scales", (tokens,) if halves else (tokens, groups)),
+            None if halves else k.buffer("sums", (tokens, groups), "int32"),
         )
         planes, slots = {name: T.int32() for name in fmt.plane_names}, T.int32()
         stored = planes | {f"outlier_{name}": slots for name in ("value", "channel", "row")}
@@ -100,5 +105,6 @@ class Problem:
         size = self.spec.format.group_size
         stored = T.cast(self.outliers.channel[tile, index], "int32")
         channel = T.bind(T.min(stored, T.int32(self.spec.groups * size - 1)))
-        x = T.cast(self.codes[token, channel], "float32") * self.scales[token, channel // size]
+        scale = self.scales[token] if self.sums is None else self.scales[token, channel // size]
+        x = T.cast(self.codes[token, channel], "float32") * scale
         return T.cast(self.outliers.value[tile, index], "float32") * x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -12,17 +12,52 @@ from tvm.tirx.script.builder import ir as T
 from morendo.targets.cuda.blocks import WARP, barrier, call, shared, strided, when
 from morendo.targets.cuda.intrinsics import ADD_FLOAT, SET_FLOAT
 
-from .tensor_shape import COLUMNS, PER_WARP, TILE, WARPS
+from .fragments import Lane
+from .problem import Problem
+from .tensor_shape import COLUMNS, PER_WARP, TILE, WARPS, Shape
 
-if TYPE_CHECKING:
-    from .tensor_linear import Block
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums of a block's tiles and tokens.
+
+    Attributes:
+        tile: the first of the block.
+        first: its first token; `tokens` is the end of all of them.
+        level: (n3, n4, ...), read.
+        sums: float32 [tile, eight tokens, 4] of this lane.
+    """
+
+    problem: Problem
+    shape: Shape
+    tile: Expr
+    first: Expr
+    tokens: Expr
+    thread: Any
+    warp: Expr
+    lane: Lane
+    level: list[Expr]
+    sums: Any
+
+    @property
+    def columns(self) -> int:
+        """Eights of tokens."""
+        return self.shape.tokens // COLUMNS
+
+    def row_tile(self, p: int) -> Any:
+        """Tile p of the warp, in the matrix."""
+        return self.tile + self.warp * PER_WARP + p
+
+    def place(self, p: int, n: int, i: int) -> int:
+        """Of a sum: tile p, eight tokens n, row i // 2 and token i % 2 of this lane."""
+        return (p * self.columns + n) * 4 + i
 
 
 @dataclass(frozen=True)
 class Finish:
     """The end of a block's work: scales of rows, outliers, and the epilogue."""
 
-    block: Block
+    block: Sums
 
     def run(self) -> None:
         block, problem = self.block, self.block.problem
@@ -46,7 +81,16 @@ class Finish:
             for n in range(block.columns):
                 for i in range(2):
                     place = block.place(p, n, 2 * half + i)
-                    T.buffer_store(block.sums, block.sums[place] * scale, [place])
+                    value = block.sums[place] * scale * self._token_scale(n, i)
+                    T.buffer_store(block.sums, value, [place])
+
+    def _token_scale(self, n: int, i: int) -> Any:
+        """Of activations that have one for each token, not for each group."""
+        block = self.block
+        if block.problem.sums is not None:
+            return T.float32(1.0)
+        own = T.min(block.first + self._token(n, i), block.tokens - 1)
+        return T.bind(block.problem.scales[own])
 
     def _add_outliers(self, p: int, tile: Expr, sparse: Any) -> None:
         """A warp goes through the entries of its tile; lanes are tokens, so that none meet."""

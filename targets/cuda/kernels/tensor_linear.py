@@ -9,7 +9,7 @@ The level is read from memory: which bits of a group's codes are fetched and unp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -41,7 +41,7 @@ from morendo.targets.cuda.intrinsics import (
 from .fragments import BLOCK, Lane, Packed
 from .pipeline import run_stages
 from .problem import Problem
-from .tensor_finish import Finish
+from .tensor_finish import Finish, Sums
 from .tensor_shape import (
     BLOCK_TILES,
     COLUMNS,
@@ -68,55 +68,48 @@ def build_tensor_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
     """The kernel of `spec` that multiplies tiles of tokens."""
     shape = Shape.of(spec, isa.pipeline, isa.few_blocks)
     with kernel(spec.kernel_name(isa)) as k:
-        T.func_attr({PIPELINE: shape.pipeline.attribute})
         if spec.format.group_size > BLOCK or spec.format.bits > 4:  # which take more registers
             T.func_attr({RESIDENT_BLOCKS: 2})
-        problem = Problem.declare(k, spec)
-        with launch(shape.grid, THREADS) as (block, part, thread):
-            tokens, first = problem.tokens.read(), T.bind(part * shape.tokens)
-            with when(first < tokens):
-                Block.begin(problem, shape, block, first, tokens, thread).run()
+        run_blocks(Block, Problem.declare(k, spec), shape)
     return k.function
 
 
+def run_blocks(kind: type[Block], problem: Problem, shape: Shape) -> None:
+    """Launch blocks of a kind in the kernel under construction."""
+    T.func_attr({PIPELINE: shape.pipeline.attribute})
+    with launch(shape.grid, THREADS) as (block, part, thread):
+        tokens, first = problem.tokens.read(), T.bind(part * shape.tokens)
+        with when(first < tokens):
+            kind.begin(problem, shape, block, first, tokens, thread).run()
+
+
 @dataclass(frozen=True)
-class Block:
+class Block(Sums):
     """The work of a block; the stages of its pipeline are methods.
 
     Attributes:
-        tile: the first of the block.
-        first: its first token; `tokens` is the end of all of them.
-        level: (n3, n4, ...), read.
         x, x_scales: activations in shared memory, uint32 [slot, token, word] and float32
-            [slot, token].
-        sums: float32 [tile, eight tokens, 4] of this lane.
-        codes: uint32 [tile, block, 4], `factors` float32 [tile, 2]: operands of this turn.
+            [slot, token]; halves have no scales there.
+        codes: uint32 [tile, block, REGISTERS], `factors` float32 [tile, 2]: operands of this turn.
         next_codes, next_factors: those of the next turn.
     """
 
-    problem: Problem
-    shape: Shape
-    tile: Expr
-    first: Expr
-    tokens: Expr
-    level: list[Expr]
-    thread: Any
-    warp: Expr
-    lane: Lane
     words: dict[str, Any]
     bytes: dict[str, Any]
     x: Any
     x_scales: Any
-    sums: Any
     codes: Any
     factors: Any
     next_codes: Any
     next_factors: Any
 
+    REGISTERS: ClassVar[int] = 4
+    """Of a lane, that a tile has of 32 channels."""
+
     @classmethod
     def begin(
         cls, problem: Problem, shape: Shape, block: Any, first: Expr, tokens: Expr, thread: Any
-    ) -> Block:
+    ) -> Self:
         """Reserve memory and registers."""
         slots, size = shape.pipeline.fetch, problem.spec.format.group_size
         words, bytes_ = {}, {}
@@ -128,7 +121,7 @@ class Block:
                 words[array.name] = shared((slots, BLOCK_TILES, held // 4), "uint32")
         columns, blocks = shape.tokens // COLUMNS, size // BLOCK
         codes, factors = (
-            [local(PER_WARP * blocks * 4, T.uint32(0), "uint32") for _ in range(2)],
+            [local(PER_WARP * blocks * cls.REGISTERS, T.uint32(0), "uint32") for _ in range(2)],
             [local(PER_WARP * 2, T.float32(0.0)) for _ in range(2)],
         )
         return cls(
@@ -139,7 +132,7 @@ class Block:
             thread=thread, warp=T.bind(thread // WARP), lane=Lane.of(thread),
             words=words, bytes=bytes_,
             x=shared((slots, shape.tokens, shape.token_bytes // 4), "uint32"),
-            x_scales=shared((slots, shape.tokens)),
+            x_scales=shared((slots, shape.tokens)) if shape.item_bytes == 1 else None,
             sums=local(PER_WARP * columns * 4, T.float32(0.0)),
             codes=codes[0], factors=factors[0], next_codes=codes[1], next_factors=factors[1],
         )  # fmt: skip
@@ -149,18 +142,9 @@ class Block:
         Finish(self).run()
 
     @property
-    def columns(self) -> int:
-        """Eights of tokens."""
-        return self.shape.tokens // COLUMNS
-
-    @property
     def blocks(self) -> int:
         """Of 32 channels, of a group."""
         return self.problem.spec.format.group_size // BLOCK
-
-    def row_tile(self, p: int) -> Any:
-        """Tile p of the warp, in the matrix."""
-        return self.tile + self.warp * PER_WARP + p
 
     def fetch(self, turn: Any, slot: Any) -> None:
         self._fetch_activations(turn, slot)
@@ -189,14 +173,8 @@ class Block:
 
     def _fetch_activations(self, turn: Any, slot: Any) -> None:
         """Those of the last token stand for tokens that are not there."""
-        size, last = self.problem.spec.format.group_size, self.tokens - 1
-        parts = size // COPY
-
-        def copy_codes(i: Any) -> None:
-            token, part = T.bind(i // parts), T.bind(i % parts)
-            own = T.min(self.first + token, last)
-            source = self.problem.codes[own, turn * size + part * COPY]
-            self._copy(self.x[slot, token, part * (COPY // 4)], source)
+        self._fetch_codes(turn, slot)
+        last = self.tokens - 1
 
         def copy_scale(token: Any) -> None:
             own = T.min(self.first + token, last)
@@ -207,8 +185,19 @@ class Block:
             else:
                 T.buffer_store(self.x_scales, source, [slot, token])
 
-        strided(self.thread, THREADS, self.shape.tokens * parts, copy_codes)
         strided(self.thread, THREADS, self.shape.tokens, copy_scale)
+
+    def _fetch_codes(self, turn: Any, slot: Any) -> None:
+        size, items = self.problem.spec.format.group_size, COPY // self.shape.item_bytes
+        parts = size // items
+
+        def copy(i: Any) -> None:
+            token, part = T.bind(i // parts), T.bind(i % parts)
+            own = T.min(self.first + token, self.tokens - 1)
+            source = self.problem.codes[own, turn * size + part * items]
+            self._copy(self.x[slot, token, part * (COPY // 4)], source)
+
+        strided(self.thread, THREADS, self.shape.tokens * parts, copy)
 
     def _copy(self, target: Any, source: Any) -> None:
         name = COPY_WORDS_LATER if self.shape.pipeline.in_background else COPY_WORDS
@@ -276,7 +265,3 @@ class Block:
             place = self.place(p, n, i)
             factor = self.factors[2 * p + i // 2]
             T.buffer_store(self.sums, self.sums[place] + total * factor, [place])
-
-    def place(self, p: int, n: int, i: int) -> int:
-        """Of a sum: tile p, eight tokens n, row i // 2 and token i % 2 of this lane."""
-        return (p * self.columns + n) * 4 + i

@@ -10,7 +10,7 @@ from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.formats import Array, ceil_div
 from morendo.targets.cuda.blocks import WARP
 
-from .fragments import CODE_STRIDE
+from .fragments import BLOCK, CODE_STRIDE
 from .pipeline import Pipeline
 
 TILE = 16
@@ -31,14 +31,16 @@ class Shape:
     Attributes:
         tokens: of a block, a power of two from 8 on.
         pipeline: what fits.
+        item_bytes: of an activation, 1 or 2.
     """
 
     spec: LinearSpec
     tokens: int
     pipeline: Pipeline
+    item_bytes: int = 1
 
     @classmethod
-    def of(cls, spec: LinearSpec, wanted: Pipeline, few_blocks: int) -> Shape:
+    def of(cls, spec: LinearSpec, wanted: Pipeline, few_blocks: int, item_bytes: int = 1) -> Shape:
         """The most tokens and the deepest pipeline that shared memory has room for.
 
         Args:
@@ -47,15 +49,15 @@ class Shape:
         tokens = COLUMNS
         while tokens < min(spec.max_tokens, _MOST_TOKENS):
             tokens *= 2
-        shape = cls(spec, tokens, wanted)
+        shape = cls(spec, tokens, wanted, item_bytes)
         if shape.grid[0] * shape.grid[1] > few_blocks:
             wanted = replace(wanted, dequantize=1)
-            shape = cls(spec, tokens, wanted)
+            shape = replace(shape, pipeline=wanted)
         while shape.shared_bytes > _SHARED_BYTES:
             if shape.pipeline.fetch > 2:
-                shape = cls(spec, shape.tokens, shape.pipeline.shallower())
+                shape = replace(shape, pipeline=shape.pipeline.shallower())
             else:
-                shape = cls(spec, shape.tokens // 2, wanted)
+                shape = replace(shape, tokens=shape.tokens // 2, pipeline=wanted)
         return shape
 
     @property
@@ -66,11 +68,11 @@ class Shape:
 
     @property
     def token_bytes(self) -> int:
-        """Of a token's codes in a slot: an odd number of 32 bytes, so that four tokens' meet all
-        banks.
+        """Of a token's activations in a slot: an odd number of what lanes load of 32 channels, so
+        that the tokens that are loaded at a time meet all banks.
         """
-        size = self.spec.format.group_size
-        return size + 32 * (size // 32 % 2 == 0)
+        blocks = self.spec.format.group_size // BLOCK
+        return BLOCK * self.item_bytes * (blocks + (blocks % 2 == 0))
 
     @cached_property
     def arrays(self) -> tuple[Array, ...]:
@@ -81,7 +83,8 @@ class Shape:
     @property
     def slot_bytes(self) -> int:
         weights = sum(tile_bytes(array) for array in self.arrays) * BLOCK_TILES
-        return self.tokens * (self.token_bytes + 4) + weights
+        scale = 4 if self.item_bytes == 1 else 0
+        return self.tokens * (self.token_bytes + scale) + weights
 
     @property
     def shared_bytes(self) -> int:

@@ -100,6 +100,31 @@ static inline void mr_emulate_multiply_bytes(int *d, unsigned a0, unsigned a1, u
   memcpy(d, out.d, sizeof out.d);
 }
 
+static inline float mr_half_to_float(uint16_t h);
+/* mma.sync m16n8k16, halves with float sums */
+static inline void mr_emulate_multiply_halves(float *d, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                                              unsigned b0, unsigned b1) {
+  struct In { unsigned a[4], b[2]; float d[4]; };
+  struct Out { float d[4]; };
+  In mine = {{a0, a1, a2, a3}, {b0, b1}, {d[0], d[1], d[2], d[3]}};
+  Out out = mr::collective<In, Out>(mine, [](const In *in, Out *out) {
+    uint16_t a[16][16], b[8][16];
+    for (int lane = 0; lane < 32; lane++) {
+      int row = lane / 4, k = lane % 4 * 2;
+      for (int i = 0; i < 4; i++) memcpy(&a[row + i % 2 * 8][k + i / 2 * 8], &in[lane].a[i], 4);
+      for (int i = 0; i < 2; i++) memcpy(&b[row][k + i * 8], &in[lane].b[i], 4);
+    }
+    for (int lane = 0; lane < 32; lane++)
+      for (int i = 0; i < 4; i++) {
+        int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        double sum = in[lane].d[i];
+        for (int k = 0; k < 16; k++) sum += (double)mr_half_to_float(a[row][k]) * mr_half_to_float(b[column][k]);
+        out[lane].d[i] = (float)sum;
+      }
+  });
+  memcpy(d, out.d, sizeof out.d);
+}
+
 static inline float mr_half_to_float(uint16_t h) {
   unsigned sign = (unsigned)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
   if (exponent == 31) bits = sign | 0x7F800000 | mantissa << 13;
@@ -122,6 +147,14 @@ static inline uint16_t mr_double_to_half(double v) {
   double units = std::nearbyint(std::ldexp(v, -shift));
   if (e < -13) return sign | (uint16_t)units; /* subnormal; 1024 units are the smallest normal */
   return sign | (uint16_t)(((unsigned)(e + 14) << 10) + (unsigned)units - 1024);
+}
+static inline unsigned mr_emulate_scaled_halves(unsigned word, unsigned scales) {
+  unsigned pair = 0;
+  for (int i = 0; i < 2; i++) {
+    double scale = mr_half_to_float((uint16_t)(scales >> 16 * i)), code = (int)(word >> 8 * i & 255) - 128;
+    pair |= (unsigned)mr_double_to_half(code * scale) << 16 * i;
+  }
+  return pair;
 }
 struct half {
   uint16_t bits;
