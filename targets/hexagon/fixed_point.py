@@ -66,10 +66,23 @@ def to_floats(
     columns: int,
     scale_unit: int,
 ) -> NDArray[np.float32]:
-    """The rows' results [M, N], every step rounded to float32."""
-    unit = largest * token_unit(columns, scale_unit)
-    scaled = np.multiply(sums.astype(np.float32), unit[:, None], dtype=np.float32)
-    return np.multiply(scaled, row_scale[None], dtype=np.float32)
+    """The rows' results [M, N]: sums times units times the scales of rows.
+
+    All three have 31 bits or 24; of the products the upper word is kept, which is rounded once.
+    """
+    unit = (largest * token_unit(columns, scale_unit))[:, None]
+    (x, ex), (y, ey) = map(_parts, (unit, row_scale[None]))
+    size, es = _parts(np.abs(sums.astype(np.float64)))
+    product = ((size * x >> 32) * 2) * y >> 32
+    exact = np.ldexp(product.astype(np.float64), es + ex + ey + 63)
+    sign = np.sign(sums) * np.sign(unit) * np.sign(row_scale[None])
+    return (sign * exact).astype(np.float32)
+
+
+def _parts(values: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """(words below 2^31 that fill it, exponents) of the magnitudes of numbers of 31 bits."""
+    fraction, exponent = np.frexp(np.abs(values).astype(np.float64))
+    return (fraction * 2.0**31).astype(np.int64), exponent - 31
 
 
 def error_bound(

@@ -26,6 +26,10 @@ _BIAS = 127
 _LOG2_E = 1 / math.log(2)
 _POWERS_OF_2 = (0.0013276472, 0.0096755413, 0.0555071327, 0.2402211972, 0.6931469671, 1.0000000717)
 """2^x = ... + c_1 x + c_0 on [-1/2, 1/2], the highest power first."""
+_NEGATIVE_POWERS = (0.0095701017, -0.0559178621, 0.2402474485, -0.6931218145, 0.9999992614)
+"""2^-x there, within 3e-6."""
+_RECIPROCALS = (0.1522448945, -0.5328574588, 0.8658936148, -0.9848350387, 0.9997026570)
+"""1 / (1 + x) on [0, 1], within 3e-4."""
 
 
 class Machine(Protocol):
@@ -117,6 +121,80 @@ def exponential(m: Machine, a: Any) -> Any:
     mantissa = _rounded(m, m(hvx.LEFT_EACH, value, unused), 7)
     exponent = m(hvx.ADD, m(hvx.SUB, whole, unused), _BIAS - 1)
     return m(hvx.ADD, m(hvx.LEFT, exponent, 23), mantissa)
+
+
+def silu_times(m: Machine, a: Any, b: Any) -> Any:
+    """The product of a, b and 1 / (1 + exp(-a)), within 3e-6 of it.
+
+    With t = exp(-|a|) as 2 to the power of a number of 10 and 22 bits, the sigmoid is r = 1 / (1 + t)
+    or t r. Its reciprocal is a polynomial of 16 bits of t and one step of Newton's iteration, and all
+    three factors are multiplied before anything is rounded.
+    """
+    sizes = [m(hvx.AND, x, _MAGNITUDE) for x in (a, b)]
+    sign = m(hvx.AND, m(hvx.XOR, a, b), _SIGN)
+    ea, eb = (m(hvx.RIGHT, size, 23) for size in sizes)
+    x, y = (m(hvx.LEFT, _mantissa(m, size), 7) for size in sizes)
+    t, whole = _negative_power(m, sizes[0])
+    above = m(hvx.RIGHT_EACH, t, m(hvx.MIN, m(hvx.ADD, whole, 1), 31))  # t / 2^whole * 2^29
+    r = _reciprocal_above_one(m, above)
+    negative = m(hvx.GREATER, 0, a)
+    sigmoid = m(hvx.CHOOSE, negative, _product(m, t, m(hvx.LEFT, r, 1))[1], m(hvx.RIGHT, r, 1))
+    value = _product(m, m(hvx.LEFT, _product(m, x, sigmoid)[1], 3), y)[1]
+    lower = m(hvx.ADD, m(hvx.CHOOSE, negative, whole, 0), _BIAS - 2)
+    return m(hvx.OR, _float_of(m, value, ea, eb, lower), sign)
+
+
+def scaled(m: Machine, count: Any, a: Any, b: Any) -> Any:
+    """The product of an integer and two floats, rounded once behind 27 bits or more of it."""
+    sizes = [m(hvx.AND, x, _MAGNITUDE) for x in (a, b)]
+    sign = m(hvx.AND, m(hvx.XOR, m(hvx.XOR, a, b), count), _SIGN)
+    ea, eb = (m(hvx.RIGHT, size, 23) for size in sizes)
+    x, y = (m(hvx.LEFT, _mantissa(m, size), 7) for size in sizes)
+    size = m(hvx.ABS, count)
+    unused = m(hvx.NORM, size)
+    first = _product(m, m(hvx.LEFT_EACH, size, unused), x)[1]
+    value = _product(m, m(hvx.LEFT, first, 1), y)[1]
+    return m(hvx.OR, _float_of(m, value, ea, eb, m(hvx.ADD, unused, _BIAS - 32)), sign)
+
+
+def _float_of(m: Machine, value: Any, ea: Any, eb: Any, lower: Any) -> Any:
+    """The float value * 2^(ea + eb - lower - 29 - 127) of a word that is not negative.
+
+    It is zero where the word is, or where the exponent of one factor, `ea` or `eb`, is.
+    """
+    unused = m(hvx.NORM, value)
+    mantissa = _rounded(m, m(hvx.LEFT_EACH, value, unused), 7)
+    exponent = m(hvx.SUB, m(hvx.ADD, ea, eb), m(hvx.ADD, lower, unused))
+    bits = m(hvx.ADD, m(hvx.LEFT, exponent, 23), mantissa)
+    bits = m(hvx.CHOOSE, m(hvx.GREATER, exponent, 253), _INFINITY, bits)
+    normal = m(hvx.MIN, m(hvx.MIN, ea, eb), m(hvx.MIN, value, m(hvx.ADD, exponent, 1)))
+    return m(hvx.CHOOSE, m(hvx.GREATER, normal, 0), bits, 0)
+
+
+def _negative_power(m: Machine, size: Any) -> tuple[Any, Any]:
+    """(t * 2^30, n) with exp(-size) = t / 2^n and t in [0.7, 1.42]; sizes are 300 at most."""
+    size = m(hvx.MIN, size, _bits(300.0))
+    product = _product(m, m(hvx.LEFT, _mantissa(m, size), 7), round(_LOG2_E * 2**30))[1]
+    count = m(hvx.MIN, m(hvx.SUB, _BIAS + 6, m(hvx.RIGHT, size, 23)), 31)
+    power = m(hvx.RIGHT_EACH, product, count)  # * 2^22
+    whole = m(hvx.RIGHT, m(hvx.ADD, power, 1 << 21), 22)
+    rest = m(hvx.LEFT, power, 10)  # what is left is in [-1/2, 1/2], times 2^32
+    value = round(_NEGATIVE_POWERS[0] * 2**30)
+    for coefficient in _NEGATIVE_POWERS[1:]:
+        value = m(hvx.ADD, _product(m, rest, value)[1], round(coefficient * 2**30))
+    return value, whole
+
+
+def _reciprocal_above_one(m: Machine, x: Any) -> Any:
+    """2^29 / (1 + x / 2^29) for x in [0, 2^29]."""
+    upper = m(hvx.MIN, m(hvx.RIGHT, x, 13), 65535)
+    value = round(_RECIPROCALS[0] * 2**30)
+    for coefficient in _RECIPROCALS[1:]:
+        scaled = m(hvx.TIMES_EVEN_HIGH, value, upper)
+        value = m(hvx.ADD, scaled, round(coefficient * 2**30))
+    first = m(hvx.RIGHT, value, 14)  # * 2^16
+    error = m(hvx.SUB, 1 << 29, m(hvx.TIMES_EVEN_HIGH, m(hvx.ADD, x, 1 << 29), first))
+    return m(hvx.ADD, m(hvx.LEFT, first, 13), m(hvx.TIMES_EVEN_HIGH, error, first))
 
 
 def maximum(m: Machine, a: Any, b: Any) -> Any:

@@ -27,6 +27,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "minimum": (floats.minimum, _FLOATS, (_FLOATS, _FLOATS)),
     "absolute": (floats.absolute, _FLOATS, (_FLOATS,)),
     "exponential": (floats.exponential, _FLOATS, (_FLOATS,)),
+    "silu_times": (floats.silu_times, _FLOATS, (_FLOATS, _FLOATS)),
+    "scaled": (floats.scaled, _FLOATS, (WORDS, _FLOATS, _FLOATS)),
     "order": (floats.order, WORDS, (_FLOATS,)),
     "from_integer": (floats.from_integer, _FLOATS, (WORDS,)),
     "to_integer": (floats.to_integer, WORDS, (_FLOATS,)),
@@ -82,11 +84,11 @@ def llvm_text() -> str:
         writer = _Writer(declared=declared)
         words = [
             value if dtype == WORDS else writer.cast(value, dtype, WORDS)
-            for value, dtype in zip(("%a", "%b"), operands, strict=False)
+            for value, dtype in zip(("%a", "%b", "%c"), operands, strict=False)
         ]
         value = function(writer, *words)
         value = value if result == WORDS else writer.cast(value, WORDS, result)
-        given = zip(operands, "ab", strict=False)
+        given = zip(operands, "abc", strict=False)
         parameters = ", ".join(f"{_llvm_type(dtype)} %{x}" for dtype, x in given)
         head = f"define {_llvm_type(result)} @{PREFIX}{name}({parameters}) {{"
         functions += [head, *writer.lines, f"ret {_llvm_type(result)} {value}", "}"]

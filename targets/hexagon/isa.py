@@ -105,6 +105,11 @@ class HvxISA(VectorISA):
             return super().exp(x, lanes)
         return T.call_pure_extern("float32x32", f"{PREFIX}exponential", x)
 
+    def gated(self, name: str, gate: Expr, up: Expr, lanes: int) -> Expr:
+        if name != "silu" or lanes != self.lanes:
+            return super().gated(name, gate, up, lanes)
+        return T.call_pure_extern("float32x32", f"{PREFIX}silu_times", gate, up)
+
 
 def look_up(words: Expr, tables: Sequence[int], number: int) -> Expr:
     """The entries of a table for the lower five bits of all bytes."""

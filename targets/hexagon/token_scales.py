@@ -12,6 +12,7 @@ from morendo.codegen.cpu.kernels.quantized_kernel import QuantizedKernel
 from morendo.codegen.cpu.vectors.vector import splat, splat_float, store
 
 from .fixed_point import RATIOS, SMALLEST, token_unit
+from .float_functions import PREFIX
 from .scale_words import LANES
 
 
@@ -55,8 +56,8 @@ class TokenScales:
 
     def result(self, sums: Expr, token: Expr | int, row_scales: Expr) -> Expr:
         """Sums of rows as floats (`fixed_point.to_floats`)."""
-        floats = T.cast(sums, f"float32x{LANES}")
-        return floats * splat(self.units[token], LANES) * row_scales
+        unit = splat(self.units[token], LANES)
+        return T.call_pure_extern(f"float32x{LANES}", f"{PREFIX}scaled", sums, unit, row_scales)
 
 
 def minus_in_halves(value: Expr) -> Expr:

@@ -35,8 +35,8 @@ def gated(isa: Any, *, max_tokens: int, features: int, activation_name: str) -> 
         with token_loop(tokens, max_tokens, features * 16) as m:
 
             def write(f: Any, lanes: int) -> None:
-                value = activation(activation_name, load_float(gate, [m, f], lanes), lanes, isa.exp)
-                store(out, [m, f], value * load_float(up, [m, f], lanes), lanes)
+                values = load_float(gate, [m, f], lanes), load_float(up, [m, f], lanes)
+                store(out, [m, f], isa.gated(activation_name, *values, lanes), lanes)
 
             for_each_vector(write, features, isa.lanes)
     return k.function

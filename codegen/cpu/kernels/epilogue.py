@@ -11,7 +11,6 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import lane_mask, load, store, vector_type
-from morendo.codegen.cpu.vectors.vector_math import activation
 
 from .linear_spec import LinearSpec, tensor_argument
 
@@ -92,7 +91,7 @@ class Epilogue:
             ]
         value = values[0]
         if self.spec.gate:
-            value = activation(self.spec.gate, value, lanes, self.isa.exp) * values[1]
+            value = self.isa.gated(self.spec.gate, value, values[1], lanes)
         if self.residual is not None:
             value = value + _load(self.residual, (token, column), lanes, mask)
         _store(self.out, (token, column), value, lanes, mask)

@@ -18,7 +18,7 @@ from morendo.codegen.cpu.pipeline import DEFAULT_PIPELINE, Pipeline
 from .matrix_block import MatrixBlock
 from .vector import lanes_of, shift_left, splat, vector_type
 from .vector_blocks import reduce_lanes, variable
-from .vector_math import fast_exp
+from .vector_math import activation, fast_exp
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,7 @@ class VectorISA(ABC):
     def exp(self, x: Expr, lanes: int) -> Expr:
         """The exponential of float32 x lanes, arguments clamped to [-87.33, 88.37]."""
         return fast_exp(x, lanes)
+
+    def gated(self, name: str, gate: Expr, up: Expr, lanes: int) -> Expr:
+        """activation(gate) * up of float32 x lanes, by the activation's name."""
+        return activation(name, gate, lanes, self.exp) * up
