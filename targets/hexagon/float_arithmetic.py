@@ -126,9 +126,9 @@ def exponential(m: Machine, a: Any) -> Any:
 def silu_times(m: Machine, a: Any, b: Any) -> Any:
     """The product of a, b and 1 / (1 + exp(-a)), within 3e-6 of it.
 
-    With t = exp(-|a|) as 2 to the power of a number of 10 and 22 bits, the sigmoid is r = 1 / (1 + t)
-    or t r. Its reciprocal is a polynomial of 16 bits of t and one step of Newton's iteration, and all
-    three factors are multiplied before anything is rounded.
+    With t = exp(-|a|) as 2 to the power of a number of 10 and 22 bits, the sigmoid is
+    r = 1 / (1 + t) or t r. Its reciprocal is a polynomial of 16 bits of t and one step of Newton's
+    iteration, and all three factors are multiplied before anything is rounded.
     """
     sizes = [m(hvx.AND, x, _MAGNITUDE) for x in (a, b)]
     sign = m(hvx.AND, m(hvx.XOR, a, b), _SIGN)

@@ -110,6 +110,18 @@ class HvxISA(VectorISA):
             return super().gated(name, gate, up, lanes)
         return T.call_pure_extern("float32x32", f"{PREFIX}silu_times", gate, up)
 
+    def scaled(self, count: Expr, a: Expr, b: Expr, lanes: int) -> Expr:
+        if lanes != self.lanes:
+            return super().scaled(count, a, b, lanes)
+        return T.call_pure_extern("float32x32", f"{PREFIX}scaled", count, a, b)
+
+    def where_below(self, a: Expr, b: Expr, x: Expr, y: Expr, lanes: int) -> Expr:
+        """By the instructions: LLVM takes apart a vector of 32 bits that it has to keep."""
+        if lanes != self.lanes:
+            return super().where_below(a, b, x, y, lanes)
+        words = (T.reinterpret("int32x32", value) for value in (x, y))
+        return T.reinterpret("float32x32", hvx.CHOOSE(hvx.GREATER(b, a), *words))
+
 
 def look_up(words: Expr, tables: Sequence[int], number: int) -> Expr:
     """The entries of a table for the lower five bits of all bytes."""

@@ -9,10 +9,10 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.quantized_kernel import QuantizedKernel
+from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import splat, splat_float, store
 
 from .fixed_point import RATIOS, SMALLEST, token_unit
-from .float_functions import PREFIX
 from .scale_words import LANES
 
 
@@ -25,6 +25,7 @@ class TokenScales:
         units: float32 [M]: what a sum is multiplied with, but for the row's scale.
     """
 
+    isa: VectorISA
     ratios: Any
     units: Any
 
@@ -48,7 +49,7 @@ class TokenScales:
                 halves = T.cast(scales[token, group] * factor[0], "int32")
                 T.buffer_store(ratios, (halves + 1) >> 1, [token, group])
             T.buffer_store(units, units[token] * T.float32(unit), [token])
-        return cls(ratios, units)
+        return cls(kernel.isa, ratios, units)
 
     def ratio(self, token: Expr | int, group: Expr) -> Expr:
         """A group's ratio in every lane."""
@@ -56,8 +57,7 @@ class TokenScales:
 
     def result(self, sums: Expr, token: Expr | int, row_scales: Expr) -> Expr:
         """Sums of rows as floats (`fixed_point.to_floats`)."""
-        unit = splat(self.units[token], LANES)
-        return T.call_pure_extern(f"float32x{LANES}", f"{PREFIX}scaled", sums, unit, row_scales)
+        return self.isa.scaled(sums, splat(self.units[token], LANES), row_scales, LANES)
 
 
 def minus_in_halves(value: Expr) -> Expr:

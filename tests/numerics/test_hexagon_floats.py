@@ -113,3 +113,34 @@ def test_the_exponential_is_close_and_clamped() -> None:
     got = floats.exponential(Numpy(), ends.view(np.int32)).view(np.float32)
     expected = np.exp(np.clip(ends.astype(np.float64), -87.33, 88.37))
     np.testing.assert_allclose(got, expected, rtol=3e-6)
+
+
+def test_a_scaled_integer_is_rounded_once() -> None:
+    rng = np.random.default_rng(7)
+    count = (rng.integers(-(1 << 31) + 1, 1 << 31, 64_000) >> rng.integers(0, 31, 64_000)).astype(
+        np.int32
+    )
+    a, b = (
+        (10.0 ** rng.uniform(-12, 3, 64_000) * rng.choice([-1, 1], 64_000)).astype(np.float32)
+        for _ in range(2)
+    )
+    a[::97], b[::89] = 0, 0
+    got = floats.scaled(Numpy(), count, a.view(np.int32), b.view(np.int32)).view(np.float32)
+    want = count.astype(np.float64) * a * b
+    np.testing.assert_allclose(got, want, rtol=1.1 * 2.0**-24, atol=1.2e-38)
+    ends = np.array([3e38, 1e-30] * 16, np.float32)
+    got = floats.scaled(Numpy(), np.full(32, 1000, np.int32), *[ends.view(np.int32)] * 2)
+    np.testing.assert_array_equal(got.view(np.float32), [np.inf, 0] * 16)
+
+
+def test_gates_are_close_and_keep_their_tails() -> None:
+    rng = np.random.default_rng(8)
+    a = np.concatenate([rng.uniform(-90, 90, 64_000), 10.0 ** rng.uniform(-12, 6, 32_000)])
+    a[64_000::2] *= -1
+    a[:3] = 0.0, -0.0, -1e30
+    b = rng.normal(size=a.size) * 10.0 ** rng.uniform(-8, 8, a.size)
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    got = floats.silu_times(Numpy(), a.view(np.int32), b.view(np.int32)).view(np.float32)
+    x = a.astype(np.float64)
+    want = x / (1 + np.exp(np.minimum(-x, 700))) * b
+    np.testing.assert_allclose(got, want, rtol=3e-6, atol=1.2e-38)

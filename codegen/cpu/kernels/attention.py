@@ -147,15 +147,19 @@ def _prefill(p: Problem, max_tokens: int) -> None:
         lines = [p.row(at, head) for at in positions]
         low, high = p.first_key(positions[0]), index(positions[-1] + 1)
         tile.attend(p.buffers, index(head // p.group), lines, low, high)
+        inverses = p.isa.of_each(_inverse, tile.sums_of_weights())
         for r, m in enumerate(queries):
-            _store_row(p, tile, r, m, head)
+            _store_row(p, tile, (r, inverses[r]), m, head)
 
 
-def _store_row(p: Problem, tile: Tile, r: int, m: Any, head: Any) -> None:
-    """Divide row r by its sum of weights and write it out."""
-    dim = p.cache.head_dim
+def _inverse(x: Any, lanes: int) -> Any:
+    return splat_float(1.0, lanes) / x
+
+
+def _store_row(p: Problem, tile: Tile, row: tuple[int, Any], m: Any, head: Any) -> None:
+    """Write a row out, times the inverse of its sum of weights."""
+    dim, (r, inverse) = p.cache.head_dim, row
     lanes = common_lanes(dim, p.isa.lanes)
-    inverse = variable(T.float32(1.0) / tile.sum_of_weights(r), 1)
     with T.serial(0, dim // lanes) as i:
         value = tile.output(r, i * lanes, lanes) * splat(inverse, lanes)
         store(p.out, [m, head * dim + i * lanes], value, lanes)
@@ -196,10 +200,10 @@ def _decode(p: Problem, query_row: Any) -> None:
         end = index(T.min(low + chunks * (split + 1) // splits * CHUNK, p.position + 1))
         lines = [p.row(p.position, head) for head in heads]
         tile.attend(p.buffers, kv_head, lines, start, end)
-        for r in range(rows):
+        for r, total in enumerate(tile.sums_of_weights()):
             slot = index((unit * most + split) * rows + r)
             T.buffer_store(maxima, tile.maximum[r], [slot])
-            T.buffer_store(totals, tile.sum_of_weights(r), [slot])
+            T.buffer_store(totals, total, [slot])
             lanes = common_lanes(dim, p.isa.lanes)
             with T.serial(0, dim // lanes) as i:
                 value = tile.output(r, i * lanes, lanes)

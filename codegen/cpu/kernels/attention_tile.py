@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
@@ -27,9 +27,9 @@ from morendo.codegen.cpu.vectors.vector import (
 )
 from morendo.codegen.cpu.vectors.vector_blocks import (
     common_lanes,
+    counting,
     index,
     load_float,
-    reduce_lanes,
     variable,
 )
 from morendo.codegen.cpu.vectors.vector_math import Exp
@@ -95,6 +95,7 @@ class Tile(ABC):
         count: rows R of the tile, at most `most_rows`.
         prefetch: ask for the next chunk of keys and values while the current one is used.
         importance: keep the weight of the first key, `first_weight`.
+        clears_output: outputs are 0 before the first chunk, which is added as all others are.
     """
 
     cache: KVCache
@@ -103,6 +104,7 @@ class Tile(ABC):
     count: int
     prefetch: bool
     importance: bool = False
+    clears_output: ClassVar[bool] = True
     state: Any = field(init=False)
     maximum: Registers = field(init=False)
     rescale: Registers = field(init=False)
@@ -164,15 +166,21 @@ class Tile(ABC):
 
     def start(self, q: Any, sources: list[tuple[Any, Any]]) -> None:
         """Load the scaled queries, row r from q[sources[r]], and clear the running state."""
-        for r, source in enumerate(sources):
-            self.load_query(r, q, source)
-            lanes = common_lanes(self.width, self.lanes)
-            with T.serial(0, self.width // lanes) as i:
-                store(self.state, [r, i * lanes], splat_float(0.0, lanes), lanes)
+        self.load_queries(q, sources)
+        for r in range(len(sources)):
+            if self.clears_output:
+                lanes = common_lanes(self.width, self.lanes)
+                with T.serial(0, self.width // lanes) as i:
+                    store(self.state, [r, i * lanes], splat_float(0.0, lanes), lanes)
             self.maximum[r] = T.float32(MASKED)
             if self.importance:
                 self.first_weight[r] = T.float32(0.0)
             store(self.state, [r, self._total], splat_float(0.0, self.lanes), self.lanes)
+
+    def load_queries(self, q: Any, sources: list[tuple[Any, Any]]) -> None:
+        """`load_query` of all rows."""
+        for r, source in enumerate(sources):
+            self.load_query(r, q, source)
 
     @abstractmethod
     def load_query(self, r: int, q: Any, source: tuple[Any, Any]) -> None:
@@ -183,12 +191,13 @@ class Tile(ABC):
         """weights[r, keys of the block] = query r . keys, for the chunk that begins at `start`."""
 
     @abstractmethod
-    def add_values(self, buffers: CacheBuffers, where: tuple[Any, Any, Any], vectors: Any) -> None:
+    def add_values(self, buffers: CacheBuffers, where: tuple[Any, ...], vectors: Any) -> None:
         """output[r] = output[r] * rescale[r] + weights[r] . values, only over written keys.
 
         Args:
             buffers: the cache.
-            where: kv head, first key of the chunk, and how many of its keys are written.
+            where: kv head, first key of the chunk, how many of its keys are written, and whether it
+                is the first chunk.
             vectors: of weights that the chunk has.
         """
 
@@ -211,7 +220,7 @@ class Tile(ABC):
             self._softmax(vectors)
             if self.importance:
                 self._keep_first_weight(start)
-            self.add_values(buffers, (head, start, keys), vectors)
+            self.add_values(buffers, (head, start, keys, chunk == 0), vectors)
 
     def score_chunk(
         self, buffers: CacheBuffers, head: Any, rows: list[Row], start: Any, keys: Any
@@ -245,20 +254,19 @@ class Tile(ABC):
 
     def _adjust_vector(self, rows: list[Row], start: Any, v: Any, mask: bool) -> None:
         lanes, scores = self.lanes, self.scores
-        key = T.ramp(start + v * lanes, 1, lanes)
+        key = counting(start + v * lanes, lanes)
         for r, row in enumerate(rows):
             value = load_float(self.state, [r, self.weight(v * lanes)], lanes)
             if scores.softcap:
                 value = _softcap(value, scores.softcap, lanes, self.isa.exp)
-            distance = variable(key - splat(row.position, lanes), lanes, "int32")
             if scores.alibi:
-                steps = T.cast(distance, vector_type("float32", lanes))
+                steps = T.cast(key - splat(row.position, lanes), vector_type("float32", lanes))
                 value = variable(value + steps * splat(row.slope, lanes), lanes)
             masked = splat_float(MASKED, lanes)
-            value = tirx.Select(distance <= splat(T.int32(0), lanes), value, masked)
+            value = self.isa.where_below(key, splat(row.position + 1, lanes), value, masked, lanes)
             if scores.window:
-                seen = distance > splat(T.int32(-scores.window), lanes)
-                value = tirx.Select(seen, value, masked)
+                before = splat(row.position - scores.window, lanes)
+                value = self.isa.where_below(before, key, value, masked, lanes)
             store(self.state, [r, self.weight(v * lanes)], value, lanes)
 
     def _softmax(self, vectors: Any) -> None:
@@ -271,10 +279,12 @@ class Tile(ABC):
         with T.serial(0, vectors) as v:
             for r in range(self.count):
                 highest[r] = T.max(highest[r], load(self.state, [r, self.weight(v * lanes)], lanes))
+        found = self.isa.fold_lanes([highest[r] for r in range(self.count)], lanes, T.max)
+        found = [variable(T.max(self.maximum[r], new), 1) for r, new in enumerate(found)]
+        falls = [variable(self.maximum[r] - new, 1) for r, new in enumerate(found)]
+        for r, factor in enumerate(self.isa.of_each(self.isa.exp, falls)):
+            self.rescale[r], self.maximum[r] = factor, found[r]
         for r in range(self.count):
-            new = variable(T.max(self.maximum[r], reduce_lanes(highest[r], lanes, T.max)), 1)
-            self.rescale[r] = self.isa.exp(variable(self.maximum[r] - new, 1), 1)
-            self.maximum[r] = new
             old = load(self.state, [r, self._total], lanes)
             sums[r] = old * splat(self.rescale[r], lanes)
         with T.serial(0, vectors) as v:
@@ -297,10 +307,11 @@ class Tile(ABC):
         """Part of the unnormalized output of row r."""
         return load(self.state, [r, column], lanes)
 
-    def sum_of_weights(self, r: int) -> Any:
-        """The sum of exponentials of row r."""
-        total = load_float(self.state, [r, self._total], self.lanes)
-        return reduce_lanes(total, self.lanes, lambda a, b: a + b)
+    def sums_of_weights(self) -> list[Any]:
+        """The sum of exponentials of each row."""
+        rows = range(self.count)
+        totals = [load_float(self.state, [r, self._total], self.lanes) for r in rows]
+        return self.isa.fold_lanes(totals, self.lanes, lambda a, b: a + b)
 
 
 def _softcap(value: Any, cap: float, lanes: int, exp: Exp) -> Any:

@@ -59,7 +59,7 @@ class FloatTile(Tile):
                 at = self.weight((block * width + i) * self.lanes)
                 store(self.state, [r, at], sums[r * width + i], self.lanes)
 
-    def add_values(self, buffers: CacheBuffers, where: tuple[Any, Any, Any], vectors: Any) -> None:
+    def add_values(self, buffers: CacheBuffers, where: tuple[Any, ...], vectors: Any) -> None:
         lanes = common_lanes(self.cache.head_dim, self.lanes)
         columns = self.cache.head_dim // lanes
         width = ceil_div(columns, ceil_div(columns, block_width(self.count, self.isa)))
@@ -67,9 +67,9 @@ class FloatTile(Tile):
             part = min(width, columns - first)
             self._add_block(buffers.values, where, first * lanes, part)
 
-    def _add_block(self, v_cache: Any, where: tuple[Any, Any, Any], first: int, width: int) -> None:
+    def _add_block(self, v_cache: Any, where: tuple[Any, ...], first: int, width: int) -> None:
         """The part of `add_values` for `width` vectors from column `first` on."""
-        head, start, keys = where
+        head, start, keys, _ = where
         lanes = common_lanes(self.cache.head_dim, self.lanes)
         columns = [first + i * lanes for i in range(width)]
         sums = Registers(self.count * width, "float32", lanes)

@@ -193,7 +193,7 @@ def _quantize_groups(
     if outputs.format.bits == 4:
         rounded = [_sixteen_steps(isa, group, lanes) for group in vectors]
     else:
-        rounded = _by_largest(isa, vectors, lanes)
+        rounded = round_by_largest(isa, vectors, lanes)
     codes = [
         [
             code if factor is None else variable(code * factor, lanes, "int32")
@@ -230,7 +230,9 @@ def _store_bytes(
         store(buffer, place(i * lanes), T.cast(joined, dtype), width)
 
 
-def _by_largest(isa: VectorISA, groups: list[list[Any]], lanes: int) -> list[tuple[list[Any], Any]]:
+def round_by_largest(
+    isa: VectorISA, groups: list[list[Any]], lanes: int
+) -> list[tuple[list[Any], Any]]:
     """(codes int32, scale) of each group by its largest magnitude."""
     magnitudes = [fold([T.abs(v) for v in vectors], T.max) for vectors in groups]
     largest = isa.fold_lanes(magnitudes, lanes, T.max)

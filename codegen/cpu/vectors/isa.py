@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
@@ -138,3 +139,11 @@ class VectorISA(ABC):
     def gated(self, name: str, gate: Expr, up: Expr, lanes: int) -> Expr:
         """activation(gate) * up of float32 x lanes, by the activation's name."""
         return activation(name, gate, lanes, self.exp) * up
+
+    def scaled(self, count: Expr, a: Expr, b: Expr, lanes: int) -> Expr:
+        """The product of int32 x lanes and two factors, float32 x lanes."""
+        return T.cast(count, vector_type("float32", lanes)) * a * b
+
+    def where_below(self, a: Expr, b: Expr, x: Expr, y: Expr, lanes: int) -> Expr:
+        """The float32 x lanes x where a < b, of int32 x lanes, else y."""
+        return tirx.Select(a < b, x, y)

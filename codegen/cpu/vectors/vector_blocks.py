@@ -140,6 +140,15 @@ def variable(value: Any, lanes: int, dtype: str = "float32") -> Any:
     return slot[0]
 
 
+def counting(first: Any, lanes: int) -> Any:
+    """The int32 x lanes first, first + 1, ..., a sum of two vectors: TVM makes a ramp of anything
+    but constants lane by lane.
+    """
+    return variable(
+        variable(splat(first, lanes), lanes, "int32") + T.ramp(T.int32(0), 1, lanes), lanes, "int32"
+    )
+
+
 def index(value: Any) -> Any:
     """An int32 in a variable that is opaque to TVM's analysis."""
     return variable(value, 1, "int32")
