@@ -297,6 +297,8 @@ ERRORS = [
     ({"MEMORY": 560000}, "bytes of activations ("),
     ({"FAIL": 10}, "start a kernel: unspecified launch failure (CUDA error 719)"),
     ({"FAIL": 250}, "start its kernels: unspecified launch failure (CUDA error 719)"),
+    ({"LOST": 1}, "the GPU failed to compute: unknown error (CUDA error 999)"),
+    ({"LOST": 6}, "the GPU failed to compute: unknown error (CUDA error 999)"),
 ]
 
 
@@ -307,6 +309,41 @@ def test_what_goes_wrong_is_said_in_one_line(made: tuple[Path, MockGPU], setting
     done = gpu.run(command, **settings)
     assert done.returncode and line in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+LOST = """
+import sys
+import morendo
+
+with morendo.load(sys.argv[1]) as session:
+    for _ in range(2):
+        try:
+            list(session.generate("The", max_tokens=9, ignore_eos=True))
+        except morendo.MorendoError as error:
+            print(error)
+    print(session.executor.position)
+"""
+
+
+def test_a_session_outlives_its_gpu(made: tuple[Path, MockGPU]) -> None:
+    """Each call says so in a line, and closing is quiet."""
+    artifact, gpu = made
+    done = gpu.run([sys.executable, "-c", LOST, artifact], LOST=5)
+    assert done.returncode == 0 and not done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 3
+    assert said[0] == "the GPU failed to compute: unknown error (CUDA error 999)"
+    assert said[1].startswith("the GPU failed to") and said[1].endswith("(CUDA error 999)")
+
+
+def test_kernels_compile_beside_a_driver(made: tuple[Path, MockGPU], tmp_path: Path) -> None:
+    """Their compiler loads the driver, too, and asks it for things."""
+    _, gpu = made
+    script = (
+        "from morendo.targets.cuda.nvrtc import compile_source as c; "
+        "print(len(c('__global__ void k(int* x) { *x = 3; }', 'sm_80').cubin) > 0)"
+    )
+    assert gpu.run([sys.executable, "-c", script]).stdout == "True\n"
 
 
 def test_without_a_driver(made: tuple[Path, MockGPU], monkeypatch: pytest.MonkeyPatch) -> None:

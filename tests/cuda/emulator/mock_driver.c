@@ -4,6 +4,7 @@
  *   CAPABILITY=75  is what the GPU has (80)      MEMORY=bytes  that it has (all)
  *   NONE=1         there is no GPU               FAIL=n        the n-th launch fails, and all after it
  *   OLD=1          images are for later drivers  LOG=file      gets a line for each image, graph and read
+ *   LOST=n         the GPU is gone from the n-th wait on
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_DEVICE = 100, NO_BINARY = 209, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_DEVICE = 100, NO_BINARY = 209, NOT_FOUND = 500, LAUNCH_FAILED = 719, LOST = 999 };
 enum { PAGE = 4096, MOST_PARAMETERS = 64, MOST_BLOCK_BYTES = 48 << 10 };
 
 typedef void (*Launch)(const unsigned *, const unsigned *, unsigned, void **, int, int);
@@ -33,15 +34,18 @@ typedef struct {
 
 static Graph *capturing;
 static size_t used;
-static int launches;
+static int launches, waits;
 
 static long setting(const char *name, long otherwise) { return getenv(name) ? atol(getenv(name)) : otherwise; }
+static int lost(void) { return setting("MR_MOCK_LOST", 0) && waits >= setting("MR_MOCK_LOST", 0); }
 static void note(const char *text) {
   FILE *log = getenv("MR_MOCK_LOG") ? fopen(getenv("MR_MOCK_LOG"), "a") : NULL;
   if (log) fprintf(log, "%s\n", text), fclose(log);
 }
 
 int cuInit(unsigned flags) { return flags ? INVALID : setting("MR_MOCK_NONE", 0) ? NO_DEVICE : OK; }
+/* What NVIDIA's compiler asks a driver for, and does without. */
+int cuGetExportTable(const void **table, const void *which) { return (void)which, *table = NULL, NOT_FOUND; }
 int cuDriverGetVersion(int *version) { return *version = 11020, OK; }
 int cuDeviceGetCount(int *count) { return *count = 1, OK; }
 int cuDeviceGet(int *device, int i) { return *device = i, OK; }
@@ -68,16 +72,17 @@ int cuMemAlloc_v2(uintptr_t *at, size_t bytes) {
   memset(memory, 0xEE, pages);
   return *at = (uintptr_t)(memory + pages - (bytes + 255) / 256 * 256), OK;
 }
-int cuMemFree_v2(uintptr_t at) { return at ? OK : INVALID; }
+int cuMemFree_v2(uintptr_t at) { return lost() ? LOST : at ? OK : INVALID; }
 int cuMemsetD8Async(uintptr_t at, unsigned char value, size_t bytes, void *stream) {
   return memset((void *)at, value, bytes), stream ? OK : INVALID;
 }
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t bytes, void *stream) {
   if (!stream || capturing) return INVALID;
-  return memcpy((void *)to, from, bytes), OK;
+  return lost() ? LOST : (memcpy((void *)to, from, bytes), OK);
 }
 int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t bytes, void *stream) {
   if (!stream || capturing) return INVALID;
+  if (lost()) return LOST;
   char line[40];
   snprintf(line, sizeof line, "read %zu bytes", bytes);
   note(line);
@@ -103,6 +108,7 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
 }
 
 static int run(Node *node) {
+  if (lost()) return LOST;
   int failing = (int)setting("MR_MOCK_FAIL", 0);
   if (failing && ++launches >= failing) return LAUNCH_FAILED;
   int order = (int)setting("MR_ORDER", 0), late = (int)setting("MR_LATE", 1);
@@ -128,7 +134,10 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
 }
 
 int cuStreamCreate(void **stream, unsigned flags) { return *stream = &launches, flags == 1 ? OK : INVALID; }
-int cuStreamSynchronize(void *stream) { return stream && !capturing ? OK : INVALID; }
+int cuStreamSynchronize(void *stream) {
+  waits++;
+  return lost() ? LOST : stream && !capturing ? OK : INVALID;
+}
 int cuStreamBeginCapture_v2(void *stream, int mode) {
   if (!stream || capturing || mode != 2) return INVALID;
   capturing = calloc(1, sizeof *capturing);
@@ -161,6 +170,6 @@ int cuEventElapsedTime(float *milliseconds, void *first, void *last) {
   return *milliseconds = 1, first && last ? OK : INVALID;
 }
 int cuGetErrorString(int error, const char **text) {
-  *text = error == LAUNCH_FAILED ? "unspecified launch failure" : error == NO_DEVICE ? "no CUDA-capable device" : "refused";
+  *text = error == LOST ? "unknown error" : error == LAUNCH_FAILED ? "unspecified launch failure" : error == NO_DEVICE ? "no CUDA-capable device" : "refused";
   return OK;
 }
