@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from bisect import bisect
 from collections import Counter
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from morendo.codegen.cpu.listing import hot_loop
 from morendo.codegen.cpu.target import CPUTarget
 from morendo.debug.captured import open_kernels
 from morendo.ir.errors import InputError
-from morendo.ir.plan import EXECUTABLE
+from morendo.ir.plan import EXECUTABLE, LIBRARY
 from morendo.runtime.artifact import read_manifest
 from morendo.terminal import table
+
+_KERNEL = "__tvm_ffi_"
 
 
 def main() -> None:
@@ -50,9 +53,9 @@ def report(artifact: Path, plugin: Path, options: argparse.Namespace) -> None:
     started = count(artifact, plugin, options, "")
     filled = count(artifact, plugin, options, "p")
     ended = count(artifact, plugin, options, "p" + "d" * options.tokens)
-    decode, prefill = (ended - filled) / options.tokens, (filled - started) / options.prompt
     print(f"\n{artifact}: {target['name']}, level {options.level}, 10^6 instructions a token:")
-    print(f"decode {decode / 1e6:.2f}, prefill of {options.prompt} {prefill / 1e6:.2f}", flush=True)
+    print_kernels(f"prefill of {options.prompt}", filled, started, options.prompt)
+    print_kernels("decode", ended, filled, options.tokens)
     print_loops(artifact, options)
 
 
@@ -64,8 +67,18 @@ def build_plugin(folder: Path) -> Path:
     return plugin
 
 
-def count(artifact: Path, plugin: Path, options: argparse.Namespace, calls: str) -> int:
-    """Instructions of a session that is asked for these: p is a prefill, d a decode step."""
+def print_kernels(name: str, after: Counter[str], before: Counter[str], tokens: int) -> None:
+    """Where the instructions of a function go."""
+    each = {kernel: (after[kernel] - before[kernel]) / tokens / 1e6 for kernel in after}
+    print(f"\n{name}: {sum(each.values()):.2f}", flush=True)
+    most = sorted(
+        ((count, kernel) for kernel, count in each.items() if count >= 0.005), reverse=True
+    )
+    print(table([(f"{count:.2f}", kernel) for count, kernel in most], ("10^6", "in")))
+
+
+def count(artifact: Path, plugin: Path, options: argparse.Namespace, calls: str) -> Counter[str]:
+    """Instructions of a session by kernel; it is asked for calls: p a prefill, d a decode step."""
     program, log = artifact / EXECUTABLE, plugin.with_suffix(".txt")
     prompt = [7 + 13 * i % 400 for i in range(options.prompt)]
     requests = struct.pack("=2i", ord("L"), options.level)
@@ -75,8 +88,49 @@ def count(artifact: Path, plugin: Path, options: argparse.Namespace, calls: str)
     emulator = ["qemu-aarch64", "-cpu", "max", "-plugin", str(plugin), "-d", "plugin"]
     command = [*emulator, "-D", str(log), str(program), "--serve", str(artifact), "1"]
     subprocess.run(command, input=requests, stdout=subprocess.DEVNULL, check=True)
-    blocks = (line.split() for line in log.read_text().splitlines())
-    return sum(int(size) * int(times) for _, size, times in blocks)
+    names, starts = zip(*kernel_places(artifact), strict=True)
+    counts = Counter[str]()
+    for line in log.read_text().splitlines():
+        address, size, times = line.split()
+        counts[names[bisect(starts, int(address, 16)) - 1]] += int(size) * int(times)
+    return counts
+
+
+def kernel_places(artifact: Path) -> list[tuple[str, int]]:
+    """Kernels and where they begin in the executable, by address.
+
+    The executable has no symbols. The library has, and both have the same kernels side by side.
+    """
+    library, program = artifact / LIBRARY, artifact / EXECUTABLE
+    listed = subprocess.run(
+        ["llvm-nm", "-D", "--defined-only", "-n", str(library)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    symbols = [(name, int(address, 16)) for address, _, name in map(str.split, listed.splitlines())]
+    kernels = [(name.removeprefix(_KERNEL), at) for name, at in symbols if name.startswith(_KERNEL)]
+    first, last = kernels[0][1], kernels[-1][1]
+    end = next(at for _, at in symbols if at > last)
+    library_at, code = _code(library)
+    program_at, other = _code(program)
+    windows = (code[at : at + 256] for at in range(first - library_at, last - library_at, 64))
+    found = next(window for window in windows if other.count(window) == 1)
+    moved = other.index(found) + program_at - (code.index(found) + library_at)
+    rest = "the C runtime"
+    return [(rest, 0), *((name, at + moved) for name, at in kernels), (rest, end + moved)]
+
+
+def _code(file: Path) -> tuple[int, bytes]:
+    """The address and the bytes of the part of an ELF file that is executed."""
+    data = file.read_bytes()
+    (table_at,), (size, parts) = (
+        struct.unpack_from("<Q", data, 32),
+        struct.unpack_from("<2H", data, 54),
+    )
+    for i in range(parts):
+        kind, flags, at, address, _, length = struct.unpack_from("<2I4Q", data, table_at + i * size)
+        if kind == 1 and flags & 1:
+            return address, data[at : at + length]
+    raise InputError(f"no code (got {file})")
 
 
 def print_loops(artifact: Path, options: argparse.Namespace) -> None:

@@ -22,10 +22,11 @@ from morendo.codegen.cpu.kernels.dequantize import (
     QuantizedWeights,
 )
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec, kernel_builder
-from morendo.codegen.cpu.kernels.matrix_product import Product, last_tile, multiply_many_tokens
+from morendo.codegen.cpu.kernels.matrix_product import Product, multiply_many_tokens
 from morendo.codegen.cpu.kernels.outliers import add_to_vector
 from morendo.codegen.cpu.kernels.quantized_kernel import QuantizedKernel, declare_kernel
-from morendo.codegen.cpu.vectors.vector import Registers, load, splat
+from morendo.codegen.cpu.kernels.row_block import last_tile
+from morendo.codegen.cpu.vectors.vector import Registers, splat
 from morendo.codegen.kernel_code import PIPELINE
 from morendo.ir.formats import ceil_div
 
@@ -55,7 +56,7 @@ def build_integer_linear(spec: LinearSpec, isa: HvxISA) -> tirx.PrimFunc:
         if spec.max_tokens == 1:
             _matrix_vector(kernel, isa, tokens)
         else:
-            multiply_many_tokens(kernel, partial(FixedPointProduct, tokens))
+            multiply_many_tokens(kernel, partial(FixedPointProduct, tokens), scaled=False)
     in_parts = spec.format.nested and spec.max_tokens == 1
     function = builder.get().with_attr(PIPELINE, isa.pipeline.attribute(spec.max_tokens))
     return function.with_attr(_DOTS, 2 if in_parts else 1)
@@ -210,8 +211,10 @@ class FixedPointProduct(Product):
 
     def _add_step(self, acc: Registers, group: Expr, block: Expr, step: int) -> None:
         """Add the products of four channels, which the instruction takes as a scalar of a token."""
-        at = (group * self.kernel.weights.blocks + block) * STEPS + step
-        codes = [T.bind(load(self.unpacked, (at, c.i, 0), LANES)) for c in self.columns]
+        codes = [
+            T.bind(self.rows.code(0, group, block, step, vector))
+            for vector in range(len(self.columns))
+        ]
         for m in range(self.registers.tokens):
             four = T.bind(self.kernel.x.words(self.start + m, group, block, step).value)
             for c, code in enumerate(codes):

@@ -13,8 +13,8 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.dequantize import QuantizedWeights
-from morendo.codegen.cpu.kernels.matrix_product import last_tile
 from morendo.codegen.cpu.kernels.quantized_kernel import QuantizedKernel
+from morendo.codegen.cpu.kernels.row_block import last_tile
 from morendo.ir.errors import CompileError
 
 from .fetch_ahead import group_bytes, runs_of

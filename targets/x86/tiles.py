@@ -120,7 +120,7 @@ class TileProduct(Product):
 
     def _store(self, products: Any, c: int, group: Expr, which: int) -> None:
         """Multiply a group by tiles and put its sums into memory."""
-        kernel, column = self.kernel, self.columns[c]
+        kernel = self.kernel
         size = kernel.spec.format.group_size
         _call("tilezero", _SUMS + which)
         for first in range(0, size, _LINE):
@@ -128,19 +128,19 @@ class TileProduct(Product):
             x = T.address_of(codes[self.start, group * size + first])
             _call("tileloadd64", _TOKENS + which, x, T.int64(codes.shape[1]))
             step = (group * kernel.weights.blocks + first // BLOCK) * STEPS
-            weights = T.address_of(self.unpacked[step, column.i, column.half * self.lanes])
-            nbytes = 4 * self.unpacked.shape[1] * self.unpacked.shape[2]
+            rows = self.rows.codes
+            weights = T.address_of(rows[0, step, c, 0])
+            nbytes = 4 * rows.shape[2] * rows.shape[3]
             _call("tileloadd64", _WEIGHTS + which, weights, T.int64(nbytes))
             _call("tdpbssd", _SUMS + which, _TOKENS + which, _WEIGHTS + which)
         _call("tilestored64", _SUMS + which, T.address_of(products[which, 0, 0]), T.int64(4 * ROWS))
 
     def _add(self, products: Any, c: int, group: Expr, which: int) -> None:
         """Add a group's stored products, scaled, to the float sums."""
-        kernel, column = self.kernel, self.columns[c]
-        scale = T.bind(kernel.weights.scale(column.tile, group, column.half))
+        scale = T.bind(self.rows.scale(0, group, c))
         for m in range(self.registers.tokens):
             j = self._at(m, c)
             found = load(products, (which, m, 0), self.lanes)
             product = T.cast(found, vector_type("float32", self.lanes))
-            factor = scale * kernel.x.scale(self.start + m, group)
+            factor = scale * self.kernel.x.scale(self.start + m, group)
             self.sums[j] = self.sums[j] + product * factor

@@ -1,9 +1,8 @@
 """Many tokens times a quantized matrix: unpack a block of row tiles once, then multiply it.
 
-The unpacked codes go into a workspace that fits the L2 cache, in the order in which the multiply
-instruction takes them (`MatrixBlock`). Blocks of tokens then go through it; their float sums are in
-registers from the first to the last group, the exact int32 sums of a group from its first to its
-last step (`RegisterBlock`).
+The unpacked codes go into a workspace that fits the L2 cache (`RowBlock`). Blocks of tokens then go
+through it; their float sums are in registers from the first to the last group, the exact int32 sums
+of a group from its first to its last step (`RegisterBlock`).
 """
 
 from __future__ import annotations
@@ -12,31 +11,33 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.register_block import RegisterBlock, register_block
-from morendo.codegen.cpu.vectors.vector import Registers, load, splat, store, vector_type
+from morendo.codegen.cpu.vectors.vector import Registers, splat, vector_type
 from morendo.ir.formats import ceil_div
 
-from .dequantize import STEPS, CodeReader
+from .dequantize import STEPS
 from .linear_spec import task_tokens
 from .outliers import MatrixSums
 from .quantized_kernel import QuantizedKernel
+from .row_block import RowBlock
 
 
 def multiply_many_tokens(
     kernel: QuantizedKernel,
     product_of: Callable[..., Product] | None = None,
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    scaled: bool = True,
 ) -> None:
     """The body of a kernel of more than one token: a task is a row block and a chunk of tokens.
 
     Args:
         product_of: makes what multiplies a block of tokens, a `Product` by default.
         around: what a task does before and after the products.
+        scaled: whether it asks for a group's scales as floats.
     """
     spec = kernel.spec
     tiles, registers = tiles_at_a_time(kernel), registers_of(kernel)
@@ -48,11 +49,8 @@ def multiply_many_tokens(
         first_tile = T.bind(T.floordiv(task, chunks) * tiles)
         first_token = T.bind(T.floormod(task, chunks) * chunk)
         with T.If(first_token < kernel.tokens), T.Then():
-            steps = spec.groups * kernel.weights.blocks * STEPS
-            unpacked = T.alloc_buffer((steps, tiles, spec.format.row_tile), "uint32", layout=None)
-            for reader, first, end in kernel.weights.ranges(kernel.level):
-                with T.serial(first, end) as group:
-                    _unpack_group(kernel, reader, first_tile, tiles, group, unpacked)
+            rows = RowBlock.allocate(kernel, tiles, registers, scaled)
+            rows.unpack(first_tile)
             sparse = None
             if kernel.outliers is not None:
                 sparse = MatrixSums.allocate(kernel.outliers, kernel.x, tiles, block)
@@ -61,7 +59,7 @@ def multiply_many_tokens(
             with around(), T.serial(0, blocks) as i:
                 token = T.bind(first_token + i * block)
                 product = product_of or Product
-                _token_block(kernel, product, unpacked, sparse, first_tile, tiles, token, registers)
+                _token_block(kernel, product, rows, sparse, first_tile, token)
 
 
 def tiles_at_a_time(kernel: QuantizedKernel) -> int:
@@ -75,70 +73,24 @@ def registers_of(kernel: QuantizedKernel) -> RegisterBlock:
     return register_block(kernel.isa, kernel.halves, tiles_at_a_time(kernel), most, 2)
 
 
-def last_tile(kernel: QuantizedKernel, tile: Expr, tiles: int) -> Expr:
-    """`tile`, or the last one where the row block hangs over the matrix."""
-    return T.min(tile, kernel.spec.tiles - 1) if kernel.spec.tiles % tiles else tile
-
-
-def _unpack_group(
-    kernel: QuantizedKernel, reader: CodeReader, first_tile, tiles, group, unpacked
-) -> None:
-    """Write one group of a row block as multiply instructions take it: codes, or
-    code - zero + signed_offset.
-    """
-    lanes, weights, unit = kernel.isa.lanes, kernel.weights, kernel.isa.block
-    for i, half in itertools.product(range(tiles), range(kernel.halves)):
-        tile = last_tile(kernel, first_tile + i, tiles)
-        fold = _zero_bytes(kernel, reader, tile, group, half)
-        with T.serial(0, weights.blocks) as block:
-            fetched = reader.fetch(tile, group, block, half)
-            for step in range(0, STEPS, unit.parts):
-                words = [reader.unpack(fetched, step + part) for part in range(unit.parts)]
-                if fold is not None:
-                    words = [_add_bytes(word, fold, lanes) for word in words]
-                at = (group * weights.blocks + block) * STEPS + step
-                for part, codes in enumerate(unit.pack(words)):
-                    store(unpacked, (at + part, i, half * lanes), codes, lanes)
-
-
-def _zero_bytes(kernel: QuantizedKernel, reader: CodeReader, tile, group, half) -> Expr | None:
-    """What turns unsigned codes into signed ones: signed_offset - zero in all bytes of a row."""
-    if not (reader.unsigned and kernel.isa.folds_zeros):
-        return None
-    lanes = kernel.isa.lanes
-    offset = splat(T.int32(kernel.isa.signed_offset), lanes)
-    fold = T.cast(offset + reader.minus_zero(tile, group, half), vector_type("uint32", lanes))
-    low_byte = fold & splat(T.uint32(0xFF), lanes)
-    return T.bind(low_byte * splat(T.uint32(0x01010101), lanes))
-
-
-def _add_bytes(a: Expr, b: Expr, lanes: int) -> Expr:
-    """Bytewise a + b of words, modulo 256."""
-    byte_type = vector_type("uint8", 4 * lanes)
-    total = T.reinterpret(byte_type, a) + T.reinterpret(byte_type, b)
-    return T.reinterpret(vector_type("uint32", lanes), total)
-
-
 def _token_block(
     kernel: QuantizedKernel,
     product_of: Callable[..., Product],
-    unpacked: Any,
+    rows: RowBlock,
     sparse: MatrixSums | None,
     first_tile: Expr,
-    tiles: int,
     token: Expr,
-    registers: RegisterBlock,
 ) -> None:
     """The output of the tokens of a register block from `token` on, for a row block."""
     # The last block may hang over the buffers: it starts earlier and does some tokens again.
-    stored = kernel.x.layout.stored_tokens
+    registers, stored = rows.registers, kernel.x.layout.stored_tokens
     overhang = stored % registers.tokens
     start = T.bind(T.min(token, stored - registers.tokens)) if overhang else token
     for first_half in range(0, kernel.halves, registers.halves):
         halves = range(first_half, first_half + registers.halves)
-        block = [last_tile(kernel, first_tile + i, tiles) for i in range(tiles)]
+        block = [rows.tile(first_tile + i) for i in range(rows.tiles)]
         columns = [Column(i, half, tile) for i, tile in enumerate(block) for half in halves]
-        product = product_of(kernel, unpacked, columns, start, registers)
+        product = product_of(rows, columns, start)
         product.multiply()
         if sparse is not None:
             with T.If(sparse.reader.n3 < kernel.spec.groups), T.Then():
@@ -170,14 +122,13 @@ class Product:
 
     def __init__(
         self,
-        kernel: QuantizedKernel,
-        unpacked: Any,
+        rows: RowBlock,
         columns: Sequence[Column],
         start: Expr,
-        registers: RegisterBlock,
     ) -> None:
-        self.kernel, self.unpacked, self.columns = kernel, unpacked, columns
-        self.start, self.registers = start, registers
+        kernel, registers = rows.kernel, rows.registers
+        self.rows, self.kernel, self.registers = rows, kernel, registers
+        self.columns, self.start, self.half = columns, start, columns[0].half
         self.isa, self.unit = kernel.isa, kernel.isa.block
         self.parts, self.lanes = self.unit.parts, kernel.isa.lanes
         self.sums = Registers(registers.tokens * len(columns), "float32", self.lanes)
@@ -234,9 +185,8 @@ class Product:
             for step in range(0, STEPS, self.parts):
                 self._add_step(acc, group, block, step)
         as_float = vector_type("float32", self.lanes)
-        for c, column, part in self._places():
-            scales = weights.scale(column.tile, group, column.half)
-            scale = T.bind(self.unit.spread_rows(scales, part))
+        for vector, (c, _, part) in enumerate(self._places()):
+            scale = T.bind(self.rows.scale(self.half, group, vector))
             for m in self._first_tokens():
                 j = self._at(m, c, part)
                 product = T.cast(acc[j], as_float)
@@ -260,11 +210,10 @@ class Product:
         """Add the products of the channels of one multiply instruction."""
         kernel = self.kernel
         multiply = self.isa.multiply if kernel.signed else self.isa.dot
-        at = (group * kernel.weights.blocks + block) * STEPS + step
-        codes = []
-        for _, column, part in self._places():
-            where = (at + part, column.i, column.half * self.lanes)
-            codes.append(T.bind(load(self.unpacked, where, self.lanes)))
+        codes = [
+            T.bind(self.rows.code(self.half, group, block, step, vector))
+            for vector in range(len(self._places()))
+        ]
         for m in self._first_tokens():
             x = T.bind(kernel.x.words(self.start + m, group, block, step))
             for (c, _, part), code in zip(self._places(), codes, strict=True):
