@@ -7,7 +7,7 @@ import re
 from morendo.codegen.cpu.listing import Syntax
 
 _INTEGER = (
-    (re.compile(r"sdot\s"), 16),
+    (re.compile(r"u?sdot\s"), 16),
     (re.compile(r"smmla\s"), 32),
     (re.compile(r"sm(?:ull|lal)2?\s+v\d+\.8h"), 8),
 )
@@ -16,7 +16,7 @@ _FLOAT = ((re.compile(r"fml[as]\s+v\d+\.4s"), 4),)
 SYNTAX = Syntax(
     jump=re.compile(r"(?:b(?:\.\w+)?|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.L\w+)$"),
     classes=(
-        ("dot", re.compile(r"sdot\s|smmla\s|sm(?:ull|lal)2?\s+v")),
+        ("dot", re.compile(r"u?sdot\s|smmla\s|sm(?:ull|lal)2?\s+v")),
         ("multiply-add", re.compile(r"fml[as]\s+v")),
         ("prefetch", re.compile("prfm")),
         ("load", re.compile(r"ld\w+\s")),

@@ -9,7 +9,7 @@ from morendo.codegen.cpu.vectors.intrinsic import Intrinsic
 
 
 def _dot(acc: NDArray, a: NDArray, b: NDArray) -> NDArray:
-    """sdot: acc + sums of four products of signed bytes."""
+    """sdot, usdot: acc + sums of four products of bytes."""
     return acc + (a.astype(np.int32) * b).reshape(-1, 4).sum(1, dtype=np.int32)
 
 
@@ -41,6 +41,13 @@ DOT = Intrinsic(
     _dot,
     ("dotprod",),
 )
+MIXED_DOT = Intrinsic(  # codes are unsigned; the same sums
+    "llvm.aarch64.neon.usdot.v4i32.v16i8",
+    "int32x4",
+    ("int32x4", "uint8x16", "int8x16"),
+    _dot,
+    ("i8mm",),
+)
 MULTIPLY_MATRICES = Intrinsic(
     "llvm.aarch64.neon.smmla.v4i32.v16i8",
     "int32x4",
@@ -58,4 +65,4 @@ ADD_PAIRS_LONG = Intrinsic(
     "llvm.aarch64.neon.saddlp.v4i32.v8i16", "int32x4", ("int16x8",), _add_pairs_long, ("neon",)
 )
 
-ALL = (DOT, MULTIPLY_MATRICES, MULTIPLY, ADD_PAIRS, ADD_PAIRS_LONG)
+ALL = (DOT, MIXED_DOT, MULTIPLY_MATRICES, MULTIPLY, ADD_PAIRS, ADD_PAIRS_LONG)

@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.matrix_block import MatrixBlock
-from morendo.codegen.cpu.vectors.vector import lanes_of, splat, vector_type
+from morendo.codegen.cpu.vectors.vector import lanes_of, settled, splat, vector_type
 
 from . import intrinsics as arm
 
@@ -49,8 +49,20 @@ class MatrixISA(DotISA):
     def block(self) -> MatrixBlock:
         return MatrixBlock(2, 2, 8)
 
+    def dot_small(self, acc: Expr, codes: Sequence[Expr], x: Sequence[Expr]) -> Expr:
+        for words, activations in zip(codes, x, strict=True):
+            acc = arm.MIXED_DOT(acc, words, activations)
+        return acc
+
     def multiply(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
         return arm.MULTIPLY_MATRICES(acc, codes, x)
+
+
+def _in_all_lanes(x: Expr) -> Expr:
+    """Activations as bytes; LLVM would take their upper half for the lower one, which is the same,
+    and then move the codes that they are multiplied with there too.
+    """
+    return T.bind(settled(T.reinterpret("int8x16", x), 16))
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class MultiplyISA(NeonISA):
     """
 
     def dot(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
-        a, b = (T.bind(T.reinterpret("int8x16", value)) for value in (codes, x))
+        a, b = T.bind(T.reinterpret("int8x16", codes)), _in_all_lanes(x)
         low, high = (
             arm.MULTIPLY(*(tirx.Shuffle([value], list(range(i, i + 8))) for value in (a, b)))
             for i in (0, 8)
@@ -73,7 +85,7 @@ class MultiplyISA(NeonISA):
         assert len(codes) <= 8
         sums = [splat(T.int16(0), 8)] * 2
         for words, activations in zip(codes, x, strict=True):
-            a, b = (T.bind(T.reinterpret("int8x16", value)) for value in (words, activations))
+            a, b = T.bind(T.reinterpret("int8x16", words)), _in_all_lanes(activations)
             for i, total in enumerate(sums):
                 lanes = list(range(8 * i, 8 * i + 8))
                 product = arm.MULTIPLY(*(tirx.Shuffle([value], lanes) for value in (a, b)))
@@ -84,9 +96,15 @@ class MultiplyISA(NeonISA):
         return self.dot(acc, codes, x)
 
 
-NEON = MultiplyISA("neon", 4, 32, 1, 0, True, integer_scales=True, masked_stores=False)
+NEON = MultiplyISA(
+    *("neon", 4, 32, 1, 0, True),
+    shifts_bytes=True,
+    planes_to_nibbles=True,
+    integer_scales=True,
+    masked_stores=False,
+)
 NEON_DOT = DotISA(**{**vars(NEON), "name": "neon_dot", "takes_lanes": True})
-NEON_I8MM = MatrixISA(**{**vars(NEON_DOT), "name": "neon_i8mm"})
+NEON_I8MM = MatrixISA(**{**vars(NEON_DOT), "name": "neon_i8mm", "upper_in_place": True})
 
 _BY_FEATURES = (
     (NEON_I8MM, frozenset({"neon", "dotprod", "i8mm"})),

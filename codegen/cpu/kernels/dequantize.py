@@ -20,8 +20,10 @@ from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import (
     load_words,
     prefetch,
+    settled,
     shift_left,
     splat,
+    vector_type,
 )
 from morendo.ir.formats import BYTE_BITS, WeightFormat
 from morendo.ir.ladders import SCALE_STEPS
@@ -84,6 +86,20 @@ class ByteReader:
     def minus_zero(self, tile, group, half) -> Expr:
         """Signed codes have no zero point."""
         return splat(T.int32(0), self.isa.lanes)
+
+
+@dataclass(frozen=True)
+class Nibbles:
+    """Two codes of 4 bits in each byte.
+
+    Attributes:
+        both: uint8 x 4 lanes.
+        lower, upper: the steps of a block whose codes they are.
+    """
+
+    both: Expr
+    lower: int
+    upper: int
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,47 @@ class PlaneReader:
             words = words | self.isa.extract_lower(fetched[-1], bit - step, 1 << bit)
         return words
 
+    @property
+    def gives_nibbles(self) -> bool:
+        """Whether `nibbles` is the way to unpack them for one token."""
+        return self.format.nibbles or (self.isa.planes_to_nibbles and self.format.kind == "q4")
+
+    def nibbles(self, fetched: list[Expr]) -> list[Nibbles]:
+        """The codes of 4 bits of a block, two in a byte; bits that are not read are 0.
+
+        Two bits of eight steps become a byte of two codes by selecting bits of two vectors.
+        """
+        wide = 4 * self.isa.lanes
+        found = [T.reinterpret(vector_type("uint8", wide), words) for words in fetched]
+        if self.format.nibbles:
+            return [Nibbles(T.bind(both), 2 * i, 2 * i + 1) for i, both in enumerate(found)]
+
+        def moved(values: Expr, left: int) -> Expr:
+            count = splat(T.uint8(abs(left)), wide)
+            return values << count if left > 0 else values >> count
+
+        def masked(values: Expr, mask: int) -> Expr:
+            return values & splat(T.uint8(mask), wide)
+
+        first, second = found[:2]
+        upper = [  # steps 0, 1, 4, 5 and 2, 3, 6, 7, from the lowest bits on
+            T.bind(masked(first, 0x0F) | moved(second, 4)),
+            T.bind(moved(first, -4) | masked(second, 0xF0)),
+        ]
+        lower = found[2:]  # even steps and odd ones
+        if len(lower) == 1:
+            alone = [masked(moved(lower[0], 1), 0xAA), masked(lower[0], 0xAA)]
+            lower = [T.bind(settled(bits, wide)) for bits in alone]
+        pairs = []
+        for step in range(4):
+            base = upper[step // 2]
+            both = masked(base if step % 2 else moved(base, 2), 0xCC)
+            if lower:
+                rest = lower[step % 2]
+                both = both | masked(rest if step < 2 else moved(rest, -2), 0x33)
+            pairs.append(Nibbles(T.bind(settled(both, wide)), step, step + 4))
+        return pairs
+
     def _pair(self, high: Expr, low: Expr) -> Expr:
         """Odd bits of `high` and even bits of `low`."""
         odd = splat(T.uint32(_ODD_BITS), self.isa.lanes)
@@ -219,8 +276,8 @@ class QuantizedWeights:
         lanes = self.isa.lanes
         return splat(middle, lanes) - self.scales.zero(tile, group, half * lanes, lanes)
 
-    def row_scale(self, tile: Expr, half: int) -> Expr:
-        """row_scale / scale_unit of a tile's rows."""
+    def row_scale(self, tile: Expr, half: int, parts: int = 1) -> Expr:
+        """row_scale / scale_unit of a tile's rows, for codes in that many parts of the unit."""
         lanes = self.isa.lanes
         rows = self.scales.row_scale(tile * self.format.row_tile + half * lanes, lanes)
-        return rows * splat(T.float32(1 / self.scale_unit), lanes)
+        return rows * splat(T.float32(1 / (self.scale_unit * parts)), lanes)

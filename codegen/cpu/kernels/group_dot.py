@@ -40,27 +40,33 @@ class GroupDot:
         """One vector of int32 for each vector of rows."""
         return Registers(self.halves, "int32", self.isa.lanes)
 
+    @property
+    def parts(self) -> int:
+        """Of the unit of the format's bytes, one of which `products` counts."""
+        return 1
+
     def start(self, tile: Any, group: Any) -> None:
         """Begin a group."""
-        less = self.subtracted(tile, group)
-        for half in range(self.halves):
-            self.sums[half] = splat(T.int32(0), self.isa.lanes) - less[half]
+        for half, offset in enumerate(self.offsets(tile, group, -self.parts)):
+            self.sums[half] = offset
 
-    def subtracted(self, tile: Any, group: Any) -> list[Expr]:
+    def offsets(self, tile: Any, group: Any, times: int) -> list[Expr]:
         """What zero points and the offset of signed codes add to the products of codes, for each
-        vector of rows: a multiple of the sum of the token's codes.
+        vector of rows: a multiple of the sum of the token's codes. So many times.
         """
         lanes, total = self.isa.lanes, self.x.sum(0, group)
         if not isinstance(self.reader, PlaneReader):
-            return [total * splat(T.int32(self.isa.signed_offset), lanes)] * self.halves
+            return [total * splat(T.int32(times * self.isa.signed_offset), lanes)] * self.halves
         if not self.isa.integer_scales:
+            factor = splat(T.int32(-times), lanes)
             return [
-                total * (splat(T.int32(0), lanes) - self.reader.minus_zero(tile, group, half))
+                total * (self.reader.minus_zero(tile, group, half) * factor)
                 for half in range(self.halves)
             ]
         rows = self.halves * lanes
         zeros = self.reader.scales.zero_bytes(tile, group, 0, rows)
-        middle = splat(T.int8(self.reader.middle), rows)  # a group's sum of codes fits 16 bits
+        middle = splat(T.int8(self.reader.middle), rows)
+        total = total * splat(T.int32(times), lanes)  # twice a group's sum of codes fits 16 bits
         total = T.cast(T.cast(total, vector_type("int16", lanes)), vector_type("int32", lanes))
         return [total * zero for zero in self.isa.widen(T.bind(zeros - middle), rows)]
 
@@ -82,7 +88,7 @@ class GroupDot:
 
 @dataclass(frozen=True)
 class NibbleDot(GroupDot):
-    """Products of whole codes in nibbles, which no shift has to put side by side.
+    """Products of codes that lie two in a byte, or are put there.
 
     A lower nibble is a mask away from its code. An upper one is 16 times its code where the dot
     takes bytes of up to 240 (`upper_in_place`), with sums of its own; else a shift away.
@@ -96,29 +102,31 @@ class NibbleDot(GroupDot):
         return Registers(3 * self.halves, "int32", self.isa.lanes)
 
     def start(self, tile: Any, group: Any) -> None:
-        less = self.subtracted(tile, group)
-        for half in range(self.halves):
-            self.sums[2 * self.halves + half] = less[half]
+        for half, offset in enumerate(self.offsets(tile, group, 1)):
+            self.sums[2 * self.halves + half] = offset
             self.sums[half] = splat(T.int32(0), self.isa.lanes)
             self.sums[self.halves + half] = splat(T.int32(0), self.isa.lanes)
 
     def add_block(self, tile: Any, group: Any, block: Any) -> None:
         self.reader.prefetch(tile, group, block)
-        isa, in_place = self.isa, self.isa.upper_in_place
         x = [self.x.words(0, group, block, step) for step in range(STEPS)]
         for half in range(self.halves):
-            pairs = [
-                T.bind(T.reinterpret(vector_type("uint8", 4 * isa.lanes), words))
-                for words in self.reader.fetch(tile, group, block, half)
-            ]
-            lower = [self._masked(pair, 0x0F) for pair in pairs]
-            upper = [self._upper(pair) for pair in pairs]
-            up = self.halves + half
-            if in_place:
-                self.sums[half] = isa.dot_small(self.sums[half], lower, x[::2])
-                self.sums[up] = isa.dot_small(self.sums[up], upper, x[1::2])
-            else:
-                self.sums[half] = isa.dot_small(self.sums[half], [*lower, *upper], x[::2] + x[1::2])
+            pairs = self.reader.nibbles(self.reader.fetch(tile, group, block, half))
+            lower = [self._lower(each.both) for each in pairs]
+            upper = [self._upper(each.both) for each in pairs]
+            of_lower = [x[each.lower] for each in pairs]
+            of_upper = [x[each.upper] for each in pairs]
+            self._add(half, lower, of_lower, upper, of_upper)
+
+    def _add(self, half: int, lower, of_lower, upper, of_upper) -> None:
+        """Add the products of the nibbles of a vector of rows with their channels."""
+        isa, up = self.isa, self.halves + half
+        if isa.upper_in_place:
+            self.sums[half] = isa.dot_small(self.sums[half], lower, of_lower)
+            self.sums[up] = isa.dot_small(self.sums[up], upper, of_upper)
+        else:
+            codes, x = [*lower, *upper], [*of_lower, *of_upper]
+            self.sums[half] = isa.dot_small(self.sums[half], codes, x)
 
     def products(self) -> list[Expr]:
         isa, found = self.isa, []
@@ -129,20 +137,52 @@ class NibbleDot(GroupDot):
             found.append(total - self.sums[2 * self.halves + half])
         return found
 
-    def _upper(self, pair: Expr) -> Expr:
-        if self.isa.upper_in_place:
-            return self._masked(pair, 0xF0)
-        wide = 4 * self.isa.lanes
-        shifted = pair >> splat(T.uint8(4), wide)
-        return T.reinterpret(vector_type("uint32", self.isa.lanes), shifted)
+    def _lower(self, pair: Expr) -> Expr:
+        return _words(pair & splat(T.uint8(0x0F), 4 * self.isa.lanes), self.isa.lanes)
 
-    def _masked(self, pair: Expr, mask: int) -> Expr:
-        masked = pair & splat(T.uint8(mask), 4 * self.isa.lanes)
-        return T.reinterpret(vector_type("uint32", self.isa.lanes), masked)
+    def _upper(self, pair: Expr) -> Expr:
+        wide = 4 * self.isa.lanes
+        if self.isa.upper_in_place:
+            return _words(pair & splat(T.uint8(0xF0), wide), self.isa.lanes)
+        return _words(pair >> splat(T.uint8(4), wide), self.isa.lanes)
+
+
+@dataclass(frozen=True)
+class RaisedNibbleDot(NibbleDot):
+    """The same where one instruction shifts every byte: either nibble becomes 16 times its code,
+    so that the sums begin with what zero points take off and are products as they are.
+    """
+
+    @cached_property
+    def sums(self) -> Registers:
+        return Registers(self.halves, "int32", self.isa.lanes)
+
+    @property
+    def parts(self) -> int:
+        return 2  # of the unit of 8 times the code
+
+    def start(self, tile: Any, group: Any) -> None:
+        GroupDot.start(self, tile, group)
+
+    def _add(self, half: int, lower, of_lower, upper, of_upper) -> None:
+        codes, x = [*lower, *upper], [*of_lower, *of_upper]
+        self.sums[half] = self.isa.dot_small(self.sums[half], codes, x)
+
+    def products(self) -> list[Expr]:
+        return GroupDot.products(self)
+
+    def _lower(self, pair: Expr) -> Expr:
+        return _words(pair << splat(T.uint8(4), 4 * self.isa.lanes), self.isa.lanes)
+
+
+def _words(pairs: Expr, lanes: int) -> Expr:
+    return T.reinterpret(vector_type("uint32", lanes), pairs)
 
 
 def group_dot(isa: VectorISA, x: Activations, reader: CodeReader, halves: int) -> GroupDot:
     """What multiplies groups of a reader's codes."""
-    if isinstance(reader, PlaneReader) and reader.format.nibbles:
-        return NibbleDot(isa, x, reader, halves)
-    return GroupDot(isa, x, reader, halves)
+    if not isinstance(reader, PlaneReader) or not reader.gives_nibbles:
+        return GroupDot(isa, x, reader, halves)
+    if isa.shifts_bytes and isa.upper_in_place:
+        return RaisedNibbleDot(isa, x, reader, halves)
+    return NibbleDot(isa, x, reader, halves)

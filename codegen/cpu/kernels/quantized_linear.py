@@ -18,8 +18,7 @@ from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import Registers, splat, vector_type
 from morendo.codegen.kernel_code import PIPELINE
 
-from .dequantize import CodeReader
-from .group_dot import group_dot
+from .group_dot import GroupDot, group_dot
 from .linear_spec import LinearSpec, kernel_builder
 from .matrix_product import multiply_many_tokens
 from .outliers import add_to_vector
@@ -51,14 +50,17 @@ def _matrix_vector(kernel: QuantizedKernel) -> None:
         sums = Registers(tiles * kernel.halves, "float32", kernel.isa.lanes)
         for i in range(len(sums)):
             sums[i] = splat(T.float32(0), kernel.isa.lanes)
+        parts = 1
         for i in range(tiles):
             tile = task * tiles + i
             for reader, first, end in kernel.weights.ranges(kernel.level):
+                dot = group_dot(kernel.isa, kernel.x, reader, kernel.halves)
+                parts = dot.parts  # the same for all of a kernel's readers
                 with T.serial(first, end) as group:
-                    _add_group(kernel, reader, tile, group, sums, i * kernel.halves)
+                    _add_group(kernel, dot, tile, group, sums, i * kernel.halves)
         for i, half in itertools.product(range(tiles), range(kernel.halves)):
             j = i * kernel.halves + half
-            scale = T.bind(kernel.weights.row_scale(task * tiles + i, half))
+            scale = T.bind(kernel.weights.row_scale(task * tiles + i, half, parts))
             sums[j] = sums[j] * scale
         if kernel.outliers is not None:
             for i in range(tiles):
@@ -69,15 +71,14 @@ def _matrix_vector(kernel: QuantizedKernel) -> None:
         kernel.epilogue.write(0, task * tiles, rows)
 
 
-def _add_group(kernel: QuantizedKernel, reader: CodeReader, tile, group, sums, first) -> None:
+def _add_group(kernel: QuantizedKernel, dot: GroupDot, tile, group, sums, first) -> None:
     """Add to the sums from `first` on: scales of rows and token * exact dot products of a group."""
     weights, x, lanes = kernel.weights, kernel.x, kernel.isa.lanes
-    dot = group_dot(kernel.isa, x, reader, kernel.halves)
     dot.start(tile, group)
     with T.serial(0, weights.blocks) as block:
         dot.add_block(tile, group, block)
     products, as_float = dot.products(), vector_type("float32", lanes)
-    if kernel.isa.integer_scales:  # products are below 2**21, scale codes below 2**8
+    if kernel.isa.integer_scales:  # products are below 2**23, scale codes below 2**8
         rows = kernel.spec.format.row_tile
         codes = kernel.isa.widen(T.bind(weights.scales.scale_bytes(tile, group, 0, rows)), rows)
         products = [product * code for product, code in zip(products, codes, strict=True)]

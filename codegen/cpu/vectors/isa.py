@@ -36,8 +36,11 @@ class VectorISA(ABC):
         folds_zeros: whether a matrix product turns unsigned codes into signed ones when it
             unpacks them (when `dot_signed` costs no more than `dot`), or else subtracts
             `zero * sum(x)` from every sum.
-        upper_in_place: whether `dot` takes bytes of up to 240, so that the upper of two codes in a
-            byte need not be shifted down.
+        upper_in_place: whether `dot_small` takes bytes of up to 240, so that the upper of two codes
+            in a byte need not be shifted down.
+        shifts_bytes: whether one instruction shifts every byte.
+        planes_to_nibbles: whether a kernel of one token puts codes of 4 bits in planes together two
+            in a byte first, where one instruction selects bits of two vectors.
         integer_scales: whether a kernel of one token widens the scales and zeros of all rows of a
             tile together and scales in int32, where that saves converting the scales.
         takes_lanes: whether the dot takes one lane of a vector of activations for all of its
@@ -58,6 +61,8 @@ class VectorISA(ABC):
     signed_offset: int
     folds_zeros: bool
     upper_in_place: bool = False
+    shifts_bytes: bool = False
+    planes_to_nibbles: bool = False
     integer_scales: bool = False
     takes_lanes: bool = False
     masked_stores: bool = True

@@ -64,6 +64,16 @@ def shift_left(words: Expr, left: int, lanes: int) -> Expr:
     return words << count if left > 0 else words >> count
 
 
+def settled(values: Expr, lanes: int) -> Expr:
+    """Bytes as they are, which LLVM computes before it uses them: it would move the masks of later
+    instructions into the expression, and no longer see a selection of bits there.
+    """
+    floats = vector_type("float32", lanes // 4)
+    fence = f"llvm.arithmetic.fence.v{lanes // 4}f32"
+    fenced = T.call_llvm_pure_intrin(floats, fence, T.reinterpret(floats, values))
+    return T.reinterpret(str(values.ty), fenced)
+
+
 def prefetch(buffer, index: Sequence) -> None:
     """Ask for the cache line at `index`, which may lie past the end of the buffer."""
     read, keep_in_all_levels, data_cache = T.int32(0), T.int32(3), T.int32(1)
