@@ -17,7 +17,7 @@ from morendo.ir.printable import printable
 from morendo.terminal import paint, peak_memory_bytes, size
 
 from .inspect_command import bits_of
-from .parser import whole_number
+from .parser import above_zero, number, whole_number
 
 _BITS: dict[str, int | str] = {"f32": "f32", "f16": "f16", **{str(n): n for n in (8, 6, 5, 4)}}
 
@@ -130,7 +130,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     precision.add_argument("--bits", choices=list(_BITS), help="weight format (default: 4)")
     precision.add_argument(
         "--average-bits",
-        type=_positive_float,
+        type=above_zero,
         metavar="BITS",
         help="2, 3 or 4 bits for each group of channels, this many on average with scales and "
         "all, about 2.3 to 4.6; of embeddings and the output head only with --embedding-bits auto",
@@ -247,15 +247,8 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
 def _share(text: str) -> float:
     from morendo.ir.pruning import MOST_DROPPED, UNIT
 
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= MOST_DROPPED / UNIT:
-        raise argparse.ArgumentTypeError(
-            f"must be a share of tokens, 0 to {MOST_DROPPED / UNIT:g} (got {text})"
-        )
-    return value
+    most = MOST_DROPPED / UNIT
+    return number(lambda value: 0 <= value <= most, f"a share of tokens, 0 to {most:g}")(text)
 
 
 def _stages(text: str) -> str:
@@ -264,16 +257,6 @@ def _stages(text: str) -> str:
             f"must be stages with depths, such as fetch=0 (got {text})"
         )
     return text
-
-
-def _positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a finite number above 0 (got {text})")
-    return value
 
 
 def _bits_or_word(text: str) -> int | str:

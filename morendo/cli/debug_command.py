@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from morendo.ir.printable import printable
 from morendo.terminal import paint, table
 
-from .parser import MOST_THREADS, whole_number
+from .parser import add_threads
 
 if TYPE_CHECKING:
     from morendo.debug import OpCheck, Report
@@ -63,13 +63,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--bisect", action="store_true", help="also run the graph after each pass, and name one")
     add("--all", action="store_true", help=f"show every op, not the {_SHOWN} worst ones")
     add("--json", action="store_true", help="a line of JSON for each op")
-    add(
-        "--threads",
-        type=whole_number(0, MOST_THREADS),
-        default=0,
-        metavar="N",
-        help="default: one for each CPU",
-    )
+    add_threads(parser)
     add("--quiet", "-q", action="store_true", help="no progress")
     parser.set_defaults(run=_debug)
 

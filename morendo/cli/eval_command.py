@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from morendo.terminal import paint, size, table
 
 from . import eval_schedules
-from .parser import MOST_THREADS, whole_number
+from .parser import add_threads, whole_number
 
 if TYPE_CHECKING:
     from morendo.quality import Report, Row
@@ -91,13 +91,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--level", type=_level, metavar="L", help="one precision level (default: all)")
     add("--dequantized", action="store_true", help="tell errors of weights and kernels apart")
     add("--json", type=Path, metavar="FILE", help="write all figures there; - prints them instead")
-    add(
-        "--threads",
-        type=whole_number(0, MOST_THREADS),
-        default=0,
-        metavar="N",
-        help="default: one for each CPU",
-    )
+    add_threads(parser)
     add("--no-cache", action="store_true", help="do not keep the float model's logits on disk")
     add("--quiet", "-q", action="store_true", help="no progress")
     eval_schedules.add_options(parser)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -55,26 +56,34 @@ def whole_number(least: int = 0, most: int | None = None) -> Callable[[str], int
     return parse
 
 
-def part(text: str) -> float:
-    """The type of an option that takes a number above 0 and at most 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1 (got {text})")
-    return value
+def number(accepts: Callable[[float], bool], need: str) -> Callable[[str], float]:
+    """The type of an option that takes the numbers that `accepts` does, `need` in words."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan  # which no comparison accepts
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"must be {need} (got {text})")
+        return value
+
+    return parse
 
 
-def above_zero(text: str) -> float:
-    """The type of an option that takes a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0 (got {text})")
-    return value
+part = number(lambda value: 0 < value <= 1, "above 0 and at most 1")
+above_zero = number(lambda value: 0 < value < math.inf, "a finite number above 0")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add --threads."""
+    parser.add_argument(
+        "--threads",
+        type=whole_number(0, MOST_THREADS),
+        default=0,
+        metavar="N",
+        help="default: one for each CPU",
+    )
 
 
 def sampling_value(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import paint, read_by_a_token, read_standard_input, shown, size, table
 
-from .parser import MOST_THREADS, sampling_value, whole_number
+from .parser import add_threads, sampling_value, whole_number
 
 if TYPE_CHECKING:
     from morendo.runtime.sampling import SamplingSettings
@@ -85,13 +85,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
             _option(name), type=sampling_value(name, kind), metavar=letter, help=text
         )
     group.add_argument("--seed", type=whole_number(), default=0, help="of the draws (default: 0)")
-    add(
-        "--threads",
-        type=whole_number(0, MOST_THREADS),
-        default=0,
-        metavar="N",
-        help="default: one for each CPU",
-    )
+    add_threads(parser)
     add(
         "--prefill-on",
         type=Path,

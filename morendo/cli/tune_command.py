@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import paint, size, table
 
-from .parser import MOST_THREADS, part, whole_number
+from .parser import add_threads, part, whole_number
 
 if TYPE_CHECKING:
     from morendo.tuning import Tuned
@@ -79,13 +79,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of each answer (default: 128)",
     )
-    add(
-        "--threads",
-        type=whole_number(0, MOST_THREADS),
-        default=0,
-        metavar="N",
-        help="default: one for each CPU",
-    )
+    add_threads(parser)
     add("--no-cache", action="store_true", help="measure all again, and keep nothing on disk")
     add("--quiet", "-q", action="store_true", help="no progress")
     parser.set_defaults(run=_tune)

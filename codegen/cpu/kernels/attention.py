@@ -15,6 +15,7 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector import load, splat, splat_float, store
 from morendo.codegen.cpu.vectors.vector_blocks import (
+    KernelBuilder,
     Rows,
     common_lanes,
     index,
@@ -57,6 +58,36 @@ class Problem:
     kept: list[Any]
     tokens: Any
     position: Any
+
+    @classmethod
+    def declare(
+        cls,
+        k: KernelBuilder,
+        isa: Any,
+        heads: int,
+        cache: KVCache,
+        scores: Scores,
+        q_rows: Rows,
+        max_tokens: int,
+        results: dict[str, tuple[int, int]],
+        out: str,
+    ) -> Problem:
+        """Declare a kernel's parameters: q, the cache, slopes, results and scalars.
+
+        Args:
+            results: float32 buffers by name, what is written and what it kept before; `out` is
+                the one with the result.
+        """
+        shape = (max_tokens, q_rows.stride)
+        q = k.buffer("q", shape, used=heads * cache.head_dim)
+        buffers = cache.declare(k)
+        slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
+        own = {name: k.buffer(name, shape) for name, shape in results.items()}
+        kept = [buffer for name, buffer in own.items() if name != out]
+        scalars = k.scalar("tokens"), k.scalar("position")
+        return cls(
+            isa, heads, cache, scores, q, q_rows.offset, buffers, slopes, own[out], kept, *scalars
+        )
 
     @property
     def group(self) -> int:
@@ -109,22 +140,16 @@ def cached_attention(
         q=f"{q_rows.stride}o{q_rows.offset}", **({"i": importance} if importance else {}),
         **({"t": "last"} if last else {}),
     )  # fmt: skip
+    results = {"out": (1 if last else max_tokens, width)}
+    results |= {each: (max_tokens, heads) for each in KEPT[importance]}
     with kernel(name) as k:
-        q = k.buffer("q", (max_tokens, q_rows.stride), used=width)
-        buffers = cache.declare(k)
-        slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
-        out = k.buffer("out", (1 if last else max_tokens, width))
-        kept = [k.buffer(each, (max_tokens, heads)) for each in KEPT[importance]]
-        tokens, position = k.scalar("tokens"), k.scalar("position")
-        problem = Problem(
-            isa, heads, cache, scores, q, q_rows.offset, buffers, slopes, out, kept, tokens,
-            position,
-        )  # fmt: skip
+        problem = Problem.declare(k, isa, heads, cache, scores, q_rows, max_tokens, results, "out")
         if max_tokens == 1:
             _decode(problem, T.int32(0))
         elif last:
-            problem.position = index(position + tokens - 1)
-            _decode(problem, index(tokens - 1))
+            newest = index(problem.tokens - 1)
+            problem.position = index(problem.position + newest)
+            _decode(problem, newest)
         else:
             _prefill(problem, max_tokens)
     return k.function

@@ -23,7 +23,7 @@ from morendo.codegen.cpu.vectors.vector_blocks import (
     variable,
 )
 
-from .attention import Problem
+from .attention import KEPT, Problem
 from .attention_tile import CHUNK, Scores, Tile, most_rows
 from .kv_cache import KVCache
 
@@ -49,27 +49,12 @@ def received_attention(
         "received_attention", m=max_tokens, h=heads, c=cache.name, s=scores.name,
         q=f"{q_rows.stride}o{q_rows.offset}",
     )  # fmt: skip
+    results = {each: (max_tokens, heads) for each in (*KEPT["received"], "importance")}
     with kernel(name) as k:
-        q = k.buffer("q", (max_tokens, q_rows.stride), used=width)
-        buffers = cache.declare(k)
-        slopes = k.buffer("slopes", (heads,)) if scores.alibi else None
-        kept = [k.buffer(each, (max_tokens, heads)) for each in ("maxima", "inverses")]
-        out = k.buffer("importance", (max_tokens, heads))
-        tokens, position = k.scalar("tokens"), k.scalar("position")
-        problem = Problem(
-            isa,
-            heads,
-            cache,
-            scores,
-            q,
-            q_rows.offset,
-            buffers,
-            slopes,
-            out,
-            kept,
-            tokens,
-            position,
+        problem = Problem.declare(
+            k, isa, heads, cache, scores, q_rows, max_tokens, results, "importance"
         )
+        tokens, position = problem.tokens, problem.position
         first = index(position // CHUNK)
         chunks = index((position + tokens - 1) // CHUNK + 1 - first)
         with T.parallel(0, heads * chunks) as task:
