@@ -157,7 +157,7 @@ def cached_attention(
 
 def _prefill(p: Problem, max_tokens: int) -> None:
     """All heads and query blocks in parallel; long and short blocks alternate for balance."""
-    rows = min(most_rows(p.isa, p.cache.tile), max_tokens)
+    rows = min(most_rows(p.isa, p.cache), max_tokens)
     dim = p.cache.head_dim
     blocks = index((p.tokens + (rows - 1)) // rows)
     with T.parallel(0, p.heads * blocks) as task:
@@ -198,7 +198,7 @@ def _store_row(p: Problem, tile: Tile, row: tuple[int, Any], m: Any, head: Any) 
 def _decode(p: Problem, query_row: Any) -> None:
     """One query: split the context over tasks; one thread alone does it while it is short."""
     dim, group, kv_heads = p.cache.head_dim, p.group, p.cache.kv_heads
-    tiles = ceil_div(group, most_rows(p.isa, p.cache.tile))
+    tiles = ceil_div(group, most_rows(p.isa, p.cache))
     rows = ceil_div(group, tiles)
     most = min(8, max(1, ceil_div(_TASKS, kv_heads * tiles)))
     parts = T.alloc_buffer((kv_heads * tiles * most * rows, dim))

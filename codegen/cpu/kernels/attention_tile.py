@@ -72,9 +72,14 @@ class Row:
     slope: Any = None
 
 
-def most_rows(isa: VectorISA, key_tile: int) -> int:
-    """Rows of a full tile, so that their scores of a tile of keys fit the registers."""
-    return max(1, min(8, (isa.registers - 1) // (key_tile // isa.lanes) - 1))
+def most_rows(isa: VectorISA, cache: KVCache) -> int:
+    """Rows of a full tile, so that their scores of a tile of keys fit the registers: beside one
+    operand or, of floats that are spread from their lanes, beside the keys and a vector a row.
+    """
+    keys = cache.tile // isa.lanes
+    if isa.takes_lanes and not cache.integers:
+        return max(1, min(8, (isa.registers - 1 - keys) // (keys + 1)))
+    return max(1, min(8, (isa.registers - 1) // keys - 1))
 
 
 def block_width(rows: int, isa: VectorISA) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector import Registers, load, prefetch, splat, splat_float, store
@@ -41,19 +42,23 @@ class FloatTile(Tile):
         for i in range(len(sums)):
             sums[i] = splat_float(0.0, self.lanes)
         tiles = self.key_places(start, block)
-        with T.serial(0, self.cache.head_dim) as d:
-            keys = [
-                load_float(buffers.keys, [head, tile, d, part * self.lanes], self.lanes)
-                for tile in tiles
-                for part in range(per_tile)
-            ]
-            if self.prefetch:
-                for tile in tiles:
-                    prefetch(buffers.keys, [head, tile + CHUNK // key_tile, d, 0])
-            for r in range(self.count):
-                query = T.bind(splat(self.state[r, self._query(d)], self.lanes))
-                for i, key in enumerate(keys):
-                    sums[r * width + i] = sums[r * width + i] + query * key
+        step = self._together(self.cache.head_dim)
+        with T.serial(0, self.cache.head_dim // step) as several:
+            queries = self._loaded(self._query(several * step), step)
+            for part in range(step):
+                d = several * step + part
+                keys = [
+                    load_float(buffers.keys, [head, tile, d, vector * self.lanes], self.lanes)
+                    for tile in tiles
+                    for vector in range(per_tile)
+                ]
+                if self.prefetch:
+                    for tile in tiles:
+                        prefetch(buffers.keys, [head, tile + CHUNK // key_tile, d, 0])
+                for r in range(self.count):
+                    query = self._spread(queries, r, self._query(d), part, self.lanes)
+                    for i, key in enumerate(keys):
+                        sums[r * width + i] = sums[r * width + i] + query * key
         for r in range(self.count):
             for i in range(width):
                 at = self.weight((block * width + i) * self.lanes)
@@ -77,17 +82,44 @@ class FloatTile(Tile):
         for slot, (r, i) in enumerate(slots):
             old = load(self.state, [r, columns[i]], lanes)
             sums[slot] = old * splat(self.rescale[r], lanes)
-        with T.serial(0, keys) as j:
-            values = [load_float(v_cache, [head, start + j, c], lanes) for c in columns]
-            if self.prefetch:
-                for column in columns[:: self._vectors_per_line(lanes)]:
-                    prefetch(v_cache, [head, start + j + CHUNK, column])
-            for r in range(self.count):
-                weight = T.bind(splat(self.state[r, self.weight(j)], lanes))
-                for i, value in enumerate(values):
-                    sums[r * width + i] = sums[r * width + i] + weight * value
+        step = self._together(CHUNK)
+
+        def add(first: Any, step: int) -> None:
+            weights = self._loaded(self.weight(first), step)
+            for part in range(step):
+                j = first + part
+                values = [load_float(v_cache, [head, start + j, c], lanes) for c in columns]
+                if self.prefetch:
+                    for column in columns[:: self._vectors_per_line(lanes)]:
+                        prefetch(v_cache, [head, start + j + CHUNK, column])
+                for r in range(self.count):
+                    weight = self._spread(weights, r, self.weight(j), part, lanes)
+                    for i, value in enumerate(values):
+                        sums[r * width + i] = sums[r * width + i] + weight * value
+
+        with T.serial(0, keys // step) as several:
+            add(several * step, step)
+        if step > 1:
+            with T.serial(keys // step * step, keys) as one:
+                add(one, 1)
         for slot, (r, i) in enumerate(slots):
             store(self.state, [r, columns[i]], sums[slot], lanes)
+
+    def _together(self, count: int) -> int:
+        """How many numbers of the state, of `count`, are loaded at once to be spread one by one."""
+        return common_lanes(count, self.lanes) if self.isa.takes_lanes else 1
+
+    def _loaded(self, column: Any, step: int) -> list[Any]:
+        """`step` numbers of each row from a column on; [] where they are not loaded together."""
+        if step == 1:
+            return []
+        return [T.bind(load(self.state, [r, column], step)) for r in range(self.count)]
+
+    def _spread(self, loaded: list[Any], r: int, column: Any, part: int, lanes: int) -> Any:
+        """The number in a column of row r, number `part` of those loaded, in all lanes."""
+        if not loaded:
+            return T.bind(splat(self.state[r, column], lanes))
+        return tirx.Shuffle([loaded[r]], [part] * lanes)
 
     def _vectors_per_line(self, lanes: int) -> int:
         """Vectors of values in a cache line of 64 bytes."""

@@ -75,7 +75,7 @@ class _Chunk:
         p, lanes = self.problem, self.problem.isa.lanes
         with T.serial(0, CHUNK // lanes) as v:
             store(self.received, [v * lanes], splat_float(0.0, lanes), lanes)
-        rows = min(most_rows(p.isa, p.cache.tile), max_tokens)
+        rows = min(most_rows(p.isa, p.cache), max_tokens)
         before = index(T.max(self.start - p.position, T.int32(0)))  # queries that see none of them
         keys = index(T.min(p.position + p.tokens - self.start, T.int32(CHUNK)))
         with T.serial(0, (p.tokens - before + (rows - 1)) // rows) as block:
