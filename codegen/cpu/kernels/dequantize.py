@@ -186,12 +186,20 @@ class PlaneReader:
 
         def moved(values: Expr, left: int) -> Expr:
             count = splat(T.uint8(abs(left)), wide)
+            if not left:
+                return values
             return values << count if left > 0 else values >> count
 
         def masked(values: Expr, mask: int) -> Expr:
             return values & splat(T.uint8(mask), wide)
 
         first, second = found[:2]
+        if not self.planes:  # LLVM merges these masks with those of either nibble
+            return [
+                Nibbles(masked(moved(base, 2 - 2 * odd), 0xCC), at + odd, at + odd + 2)
+                for at, base in ((0, first), (4, second))
+                for odd in range(2)
+            ]
         upper = [  # steps 0, 1, 4, 5 and 2, 3, 6, 7, from the lowest bits on
             T.bind(masked(first, 0x0F) | moved(second, 4)),
             T.bind(moved(first, -4) | masked(second, 0xF0)),
@@ -203,10 +211,8 @@ class PlaneReader:
         pairs = []
         for step in range(4):
             base = upper[step // 2]
-            both = masked(base if step % 2 else moved(base, 2), 0xCC)
-            if lower:
-                rest = lower[step % 2]
-                both = both | masked(rest if step < 2 else moved(rest, -2), 0x33)
+            rest = moved(lower[step % 2], -2 * (step // 2))
+            both = masked(moved(base, 2 - step % 2 * 2), 0xCC) | masked(rest, 0x33)
             pairs.append(Nibbles(T.bind(settled(both, wide)), step, step + 4))
         return pairs
 
