@@ -19,6 +19,7 @@ from morendo.codegen.kernel_facts import KernelFacts
 from morendo.codegen.touched import Touched, touched_parameters
 from morendo.ir.formats import WeightFormat
 from morendo.targets.arm.assembly import SYNTAX as ARM
+from morendo.targets.arm.target import make
 from morendo.targets.hexagon.assembly import SYNTAX as HEXAGON
 from morendo.targets.hexagon.assembly import packets, with_figures
 from morendo.targets.x86.assembly import SYNTAX as X86
@@ -108,6 +109,23 @@ def test_instructions_of_arm_are_told_apart():
     assert (code.instructions, code.products) == (11, 16 + 8)
     kinds = {"dot": 2, "multiply-add": 1, "prefetch": 1, "load": 1, "store": 1}
     assert code.loop == {**kinds, "jump": 1, "vector": 1, "other": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "fmt", "tokens", "most"),
+    [
+        ("arm-i8mm", "q4g32n", 1, 0.22),  # usdot, sums that begin with zeros
+        ("arm-i8mm", "q4g32n", 64, 0.09),  # scales beside the codes
+        ("arm", "q4g32", 1, 0.44),  # bits of planes selected
+        ("arm-v8.0", "q4g32n", 1, 0.36),  # smlal2
+    ],
+)
+def test_kernels_of_arm_take_few_instructions_for_a_product(target, fmt, tokens, most):
+    machine = make(target)
+    spec = LinearSpec(64, 128, WeightFormat.parse(fmt), max_tokens=tokens)
+    kernel = build_quantized_linear(spec, machine.isa)
+    code = machine.kernel_code({"kernel": kernel})["kernel"]
+    assert sum(code.loop.values()) <= most * code.products
 
 
 @pytest.mark.parametrize("rows", [16, 20])
