@@ -84,6 +84,13 @@ class CPUTarget(Target):
         """A kernel as this processor computes it best, where LLVM does not see that itself."""
         return function
 
+    def check_room(self, plan: Plan) -> None:
+        """Refuse a model that the machine has no room for.
+
+        Raises:
+            CompileError: in one line.
+        """
+
     def build(
         self,
         program: Program,
@@ -94,6 +101,7 @@ class CPUTarget(Target):
         dump: Dump | None = None,
     ) -> None:
         """A library for programs that link it, and an executable that needs nothing else."""
+        self.check_room(plan)
         kernels = {name: self.machine_form(f) for name, f in program.kernels.items()}
         tables = ModelTables(plan.kernels, plan.to_json(), text, self.device.cpu_flags)
         with scratch_folder() as scratch:

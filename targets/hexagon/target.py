@@ -13,10 +13,7 @@ from morendo.codegen.cpu.kernels.quantized_linear import build_quantized_linear
 from morendo.codegen.cpu.target import CPUTarget
 from morendo.codegen.kernel_code import KernelCode
 from morendo.codegen.link import Toolchain
-from morendo.codegen.lowering import Program
-from morendo.codegen.target import Capabilities, Device, Track
-from morendo.codegen.text_facts import TextFacts
-from morendo.ir.dump import Dump
+from morendo.codegen.target import Capabilities, Device
 from morendo.ir.errors import CompileError
 from morendo.ir.layout import TileLayout
 from morendo.ir.plan import Plan
@@ -72,20 +69,7 @@ class HexagonTarget(CPUTarget):
         codes = super()._count(listings, kernels)
         return {name: with_figures(code, dots_of(kernels[name])) for name, code in codes.items()}
 
-    def build(
-        self,
-        program: Program,
-        plan: Plan,
-        text: TextFacts,
-        directory: Path,
-        track: Track,
-        dump: Dump | None = None,
-    ) -> None:
-        """What `CPUTarget.build` makes, of a model that fits the address space.
-
-        Raises:
-            CompileError: when it does not.
-        """
+    def check_room(self, plan: Plan) -> None:
         logits = plan.chunk * plan.vocabulary * 4
         size = plan.weights_bytes + plan.cache_bytes + plan.arena_bytes + logits
         if size > _ADDRESSES:
@@ -95,7 +79,6 @@ class HexagonTarget(CPUTarget):
                 where=f"target {self.name}",
                 hint="fewer --bits, or a shorter --context or --chunk",
             )
-        super().build(program, plan, text, directory, track, dump)
 
 
 def descriptions() -> dict[str, str]:
