@@ -3,9 +3,10 @@
     python benchmarks/cuda.py [--shapes 4096x4096,4096x11008] [--formats q4g32c] [--tokens 1,512]
 
 A table of predictions for the GPUs of `targets/cuda/gpus.json`, each for a pipeline of asynchronous
-copies and for one that waits; then, with a GPU, what it takes, against torch's float16 where torch
-sees the GPU. Copies of a matrix are read in turn, so that no cache holds them. Whole models are
-timed by `benchmarks/decode.py`. Needs `pip install morendo[cuda]`.
+copies and for one that waits; then decode steps of whole models. With a GPU also what it takes,
+against torch's float16 where torch sees the GPU: copies of a matrix are read in turn, so that no
+cache holds them, and --artifact DIR [--torch MODEL] is a whole model. Needs
+`pip install morendo[cuda]`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gpu import Driver, parameters, random_arguments
+from gpu_models import measured_model, model_predictions
 from tvm import tirx
 
 from morendo.codegen.build_cache import BuildCache
@@ -214,6 +217,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--bits", default="4,3,2")
     parser.add_argument("--tokens", default="1,4,16,512")
     parser.add_argument("--activations", type=int, choices=(8, 16), default=8)
+    parser.add_argument("--artifact", type=Path, help="a whole model to measure")
+    parser.add_argument("--torch", default="", metavar="MODEL", help="the same model for torch")
     parser.add_argument("--contexts", default="512,4096,32768", help="keys that a token sees")
     return parser.parse_args()
 
@@ -242,6 +247,19 @@ def main() -> None:
     lengths = map(int, options.contexts.split(","))
     print("\nAttention of a token, 32 heads of 64 over 4 of keys and values in float16:\n")
     print(table(list(attention_predictions(target.isa, list(lengths), gpus)), ("keys", *names)))
+    print("\nDecode steps of whole models at position 512, tokens/s (times float16 from memory):\n")
+
+    codes: dict[LinearSpec, DeviceCode] = {}
+
+    def work(spec: LinearSpec, bits: int, gpu: Rates) -> Work:
+        case = Case(spec, min(bits, spec.format.bits), options.activations)
+        if spec not in codes:
+            codes[spec] = compiled(target, case, target.isa)
+        code = at_bits(codes[spec], gpu.arch, spec.format, case.bits)
+        return code.work(gpu.arch, case.products, case.moved_bytes)
+
+    rows_ = list(model_predictions(target.isa, gpus, work, (4, 3, 2), 512))
+    print(table(rows_, ("model", "bits", *(gpu.name for gpu in gpus))))
     try:
         driver = Driver()
     except OSError as error:
@@ -250,6 +268,9 @@ def main() -> None:
     names = ("matrix", "bits", "tokens", "us", "torch float16 us", "times as fast")
     print(f"\nMeasured on the GPU of this machine ({driver.arch}):\n")
     print(table(measurements(driver, target, cases), names))
+    if options.artifact:
+        names = ("artifact", "tokens/s", "torch float16", "times as fast")
+        print("\n" + table([measured_model(options.artifact, options.torch)], names))
 
 
 if __name__ == "__main__":

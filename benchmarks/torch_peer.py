@@ -13,10 +13,10 @@ from pathlib import Path
 
 
 class TorchPeer:
-    """The worker process of one model, dtype and number of threads."""
+    """The worker process of one model, dtype, number of threads, and device as torch names it."""
 
-    def __init__(self, model: str, dtype: str, threads: int) -> None:
-        command = [sys.executable, __file__, model, dtype, str(threads)]
+    def __init__(self, model: str, dtype: str, threads: int, device: str = "cpu") -> None:
+        command = [sys.executable, __file__, model, dtype, str(threads), device]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -59,14 +59,14 @@ def _load(model: str, dtype: str):
 def main() -> None:
     import torch
 
-    model_name, dtype, threads = sys.argv[1:]
+    model_name, dtype, threads, device = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    model = _load(model_name, dtype).eval()
+    model = _load(model_name, dtype).eval().to(device)
     print("ready", flush=True)
     with torch.inference_mode():
         for line in sys.stdin:
             what, tokens = line.split()
-            ids = torch.randint(model.config.vocab_size, (1, int(tokens)))
+            ids = torch.randint(model.config.vocab_size, (1, int(tokens)), device=device)
             start = time.perf_counter()
             if what == "prefill":
                 model(input_ids=ids, logits_to_keep=1)
@@ -75,6 +75,8 @@ def main() -> None:
                 for i in range(int(tokens)):
                     out = model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True)
                     cache = out.past_key_values
+            if device != "cpu":
+                torch.cuda.synchronize()
             print(time.perf_counter() - start, flush=True)
 
 
