@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.vector_blocks import Rows, kernel_name
+from morendo.codegen.target import Builder
 from morendo.ir.activation_formats import DEFAULT_ACTIVATIONS, ActivationFormat
 from morendo.ir.formats import ceil_div
 from morendo.ir.reference_activation import CODE_LIMIT, SMALLEST_MAXIMUM, STEPS
@@ -202,123 +203,79 @@ def quantize_activation(
     return k.function
 
 
-def _normalize(
-    norm: Norm, max_tokens: int, rows_per_token: int, source: Rows, target: Rows
-) -> tirx.PrimFunc:
-    features = norm.features
-    name = kernel_name(
-        norm.name, m=max_tokens, r=rows_per_token, c=features, e=norm.eps, o=norm.offset,
-        x=f"{source.stride}o{source.offset}", y=f"{target.stride}o{target.offset}",
-    )  # fmt: skip
-    with kernel(name) as k:
-        x = k.buffer("x", (max_tokens, source.stride))
-        vectors = norm.declare(k)
-        out = k.buffer("out", (max_tokens, target.stride))
-        tokens = k.state("tokens")
-        with launch([rows_per_token, max_tokens], _THREADS) as (row, m, thread):
-            with when(m < tokens.read()):
-                start = T.bind(row * features)
-                normed = norm.row(lambda c: x[m, source.offset + start + c], vectors, thread)
-
-                def write(c: Any) -> None:
-                    T.buffer_store(out, normed(c), [m, target.offset + start + c])
-
-                strided(thread, _THREADS, features, write)
-    return k.function
-
-
-def rms_norm(
-    isa: Any,
-    *,
-    max_tokens: int,
-    features: int,
-    eps: float,
-    rows_per_token: int = 1,
-    offset: float = 0.0,
-    x_rows: Rows | None = None,
-    out_rows: Rows | None = None,
-) -> tirx.PrimFunc:
-    """Root mean square norm: x / sqrt(mean(x^2) + eps) * (weight + offset), last axis.
-
-    Parameters of the kernel: x f32[M, Rt, C], weight f32[C], out f32[M, Rt, C], tokens.
+def _norm(centered: bool) -> Builder:
+    """The builder of a norm alone; its options and its kernel's parameters are those of
+    `codegen/cpu/kernels/norms.py`.
     """
-    whole = Rows(rows_per_token * features)
-    norm = Norm(features, eps, offset, centered=False)
-    return _normalize(norm, max_tokens, rows_per_token, x_rows or whole, out_rows or whole)
+
+    def build(
+        isa: Any,
+        *,
+        max_tokens: int,
+        features: int,
+        eps: float,
+        rows_per_token: int = 1,
+        offset: float = 0.0,
+        x_rows: Rows | None = None,
+        out_rows: Rows | None = None,
+    ) -> tirx.PrimFunc:
+        norm, whole = Norm(features, eps, offset, centered), Rows(rows_per_token * features)
+        source, target = x_rows or whole, out_rows or whole
+        name = kernel_name(
+            norm.name, m=max_tokens, r=rows_per_token, c=features, e=eps, o=offset,
+            x=f"{source.stride}o{source.offset}", y=f"{target.stride}o{target.offset}",
+        )  # fmt: skip
+        with kernel(name) as k:
+            x = k.buffer("x", (max_tokens, source.stride))
+            vectors = norm.declare(k)
+            out = k.buffer("out", (max_tokens, target.stride))
+            tokens = k.state("tokens")
+            with launch([rows_per_token, max_tokens], _THREADS) as (row, m, thread):
+                with when(m < tokens.read()):
+                    start = T.bind(row * features)
+                    normed = norm.row(lambda c: x[m, source.offset + start + c], vectors, thread)
+
+                    def write(c: Any) -> None:
+                        T.buffer_store(out, normed(c), [m, target.offset + start + c])
+
+                    strided(thread, _THREADS, features, write)
+        return k.function
+
+    return build
 
 
-def layer_norm(
-    isa: Any,
-    *,
-    max_tokens: int,
-    features: int,
-    eps: float,
-    rows_per_token: int = 1,
-    offset: float = 0.0,
-) -> tirx.PrimFunc:
-    """Layer norm: (x - mean) / sqrt(variance + eps) * (weight + offset) + bias, last axis.
-
-    Parameters of the kernel: x f32[M, Rt, C], weight f32[C], bias f32[C], out f32[M, Rt, C],
-    tokens.
+def _norm_quantize(centered: bool) -> Builder:
+    """The builder of a norm whose result is only needed as int8 codes; options and parameters as
+    there.
     """
-    whole = Rows(rows_per_token * features)
-    norm = Norm(features, eps, offset, centered=True)
-    return _normalize(norm, max_tokens, rows_per_token, whole, whole)
+
+    def build(
+        isa: Any,
+        *,
+        max_tokens: int,
+        features: int,
+        group_size: int,
+        eps: float,
+        offset: float = 0.0,
+        ordered: bool = False,
+        activations: ActivationFormat = DEFAULT_ACTIVATIONS,
+    ) -> tirx.PrimFunc:
+        norm = Norm(features, eps, offset, centered)
+        op = f"{norm.name}_quantize" + "_ordered" * ordered + activations.kernel_suffix
+        name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=eps, o=offset)
+        with kernel(name) as k:
+            x = k.buffer("x", (max_tokens, features))
+            vectors = norm.declare(k)
+            order = k.buffer("order", (features,), "uint16") if ordered else None
+            outputs = GroupOutputs.declare(k, max_tokens, features, group_size, activations)
+            tokens = k.state("tokens")
+            with launch([max_tokens], _THREADS) as (m, thread), when(m < tokens.read()):
+                normed = norm.row(lambda c: x[m, c], vectors, thread, order)
+                outputs.round_row(normed, m, thread)
+        return k.function
+
+    return build
 
 
-def _normalize_quantize(
-    norm: Norm, max_tokens: int, group_size: int, ordered: bool, activations: ActivationFormat
-) -> tirx.PrimFunc:
-    features = norm.features
-    op = f"{norm.name}_quantize" + "_ordered" * ordered + activations.kernel_suffix
-    name = kernel_name(op, m=max_tokens, c=features, g=group_size, e=norm.eps, o=norm.offset)
-    with kernel(name) as k:
-        x = k.buffer("x", (max_tokens, features))
-        vectors = norm.declare(k)
-        order = k.buffer("order", (features,), "uint16") if ordered else None
-        outputs = GroupOutputs.declare(k, max_tokens, features, group_size, activations)
-        tokens = k.state("tokens")
-        with launch([max_tokens], _THREADS) as (m, thread), when(m < tokens.read()):
-            normed = norm.row(lambda c: x[m, c], vectors, thread, order)
-            outputs.round_row(normed, m, thread)
-    return k.function
-
-
-def rms_norm_quantize(
-    isa: Any,
-    *,
-    max_tokens: int,
-    features: int,
-    group_size: int,
-    eps: float,
-    offset: float = 0.0,
-    ordered: bool = False,
-    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
-) -> tirx.PrimFunc:
-    """`rms_norm` of one row per token whose result is only needed as int8 codes.
-
-    Parameters of the kernel: x f32[M, C], weight f32[C], [order u16[C]], [factors f32[C]],
-    codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
-    """
-    norm = Norm(features, eps, offset, centered=False)
-    return _normalize_quantize(norm, max_tokens, group_size, ordered, activations)
-
-
-def layer_norm_quantize(
-    isa: Any,
-    *,
-    max_tokens: int,
-    features: int,
-    group_size: int,
-    eps: float,
-    offset: float = 0.0,
-    ordered: bool = False,
-    activations: ActivationFormat = DEFAULT_ACTIVATIONS,
-) -> tirx.PrimFunc:
-    """`layer_norm` whose result is only needed as int8 codes.
-
-    Parameters of the kernel: x f32[M, C], weight f32[C], bias f32[C], [order u16[C]],
-    [factors f32[C]], codes i8[M, Kp], scales f32[M, G], sums i32[M, G], tokens.
-    """
-    norm = Norm(features, eps, offset, centered=True)
-    return _normalize_quantize(norm, max_tokens, group_size, ordered, activations)
+rms_norm, layer_norm = _norm(centered=False), _norm(centered=True)
+rms_norm_quantize, layer_norm_quantize = _norm_quantize(False), _norm_quantize(True)
