@@ -36,6 +36,7 @@ from .tensor_linear import Block, run_blocks
 from .tensor_shape import COLUMNS, PER_WARP, Shape
 
 _THREADS = 256
+_ANY = 1 << 31
 _EXPONENT = 0x7F800000
 _BIASED = 0x80808080
 _MAGIC = 1 << 23  # a float from here on has steps of 1
@@ -95,7 +96,9 @@ def build_half_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
         else:
             wide = spec.format.group_size > BLOCK or spec.format.bits > 4
             T.func_attr({RESIDENT_BLOCKS: 2 if wide else 3})
-            shape = Shape.of(spec, isa.pipeline, isa.few_blocks, item_bytes=2)
+            # Planes take fewer instructions where they are unpacked ahead, in grids of any size.
+            few_blocks = _ANY if spec.format.nested else isa.few_blocks
+            shape = Shape.of(spec, isa.pipeline, few_blocks, item_bytes=2)
             run_blocks(_HalfBlock, problem, shape)
     return k.function
 
