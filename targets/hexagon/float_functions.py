@@ -27,6 +27,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
     "minimum": (floats.minimum, _FLOATS, (_FLOATS, _FLOATS)),
     "absolute": (floats.absolute, _FLOATS, (_FLOATS,)),
     "exponential": (floats.exponential, _FLOATS, (_FLOATS,)),
+    "inverse_root": (floats.inverse_root, _FLOATS, (_FLOATS,)),
     "silu_times": (floats.silu_times, _FLOATS, (_FLOATS, _FLOATS)),
     "scaled": (floats.scaled, _FLOATS, (WORDS, _FLOATS, _FLOATS)),
     "order": (floats.order, WORDS, (_FLOATS,)),

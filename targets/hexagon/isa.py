@@ -100,7 +100,14 @@ class HvxISA(VectorISA):
         store(kept, (0,), function(together, self.lanes), self.lanes)
         return [variable(kept[i], 1) for i in range(len(scalars))]
 
+    def inverse_root(self, x: Expr) -> Expr:
+        """In a vector, as `of_each`."""
+        name = f"{PREFIX}inverse_root"
+        return self.of_each(lambda v, _: T.call_pure_extern("float32x32", name, v), [x])[0]
+
     def exp(self, x: Expr, lanes: int) -> Expr:
+        if lanes == 1:  # rounding a scalar would be a library call
+            return self.of_each(self.exp, [x])[0]
         if lanes != self.lanes:
             return super().exp(x, lanes)
         return T.call_pure_extern("float32x32", f"{PREFIX}exponential", x)

@@ -66,6 +66,7 @@ def test_no_version_uses_floats_of_the_vector_unit(version: str, tmp_path: Path)
     compile_kernels(kernels, target.llvm, tmp_path, listings=listings)
     assert "vmem" in listings["norm"]
     assert not re.search(r"\bv\d+(:\d+)?\.(qf|sf|hf)", listings["norm"])
+    assert not re.search(r"call (__hexagon_\w*[sd]f|\w*(sqrt|exp|rint|nearbyint))", listings["norm"])
 
 
 @needs_emulator

@@ -144,3 +144,11 @@ def test_gates_are_close_and_keep_their_tails() -> None:
     x = a.astype(np.float64)
     want = x / (1 + np.exp(np.minimum(-x, 700))) * b
     np.testing.assert_allclose(got, want, rtol=3e-6, atol=1.2e-38)
+
+
+def test_inverse_roots() -> None:
+    rng = np.random.default_rng(9)
+    a = np.concatenate([2.0 ** rng.uniform(-126, 127, 64_000), np.linspace(1, 4, 32_000)])
+    a = np.append(a, 4.0 ** np.arange(-16, 16)).astype(np.float32)
+    got = floats.inverse_root(Numpy(), a.view(np.int32)).view(np.float32)
+    np.testing.assert_allclose(got, a.astype(np.float64) ** -0.5, rtol=1e-7)

@@ -58,7 +58,7 @@ def rms_norm(
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, width * 8) as m, T.serial(0, rows_per_token) as row:
             start = row * features
-            normed = _rms_row(x, m, source.offset + start, weight, features, eps, offset, isa.lanes)
+            normed = _rms_row(x, m, source.offset + start, weight, features, eps, offset, isa)
 
             def write(c: Any, lanes: int) -> None:
                 store(out, [m, target.offset + start + c], normed(c, lanes), lanes)
@@ -90,7 +90,7 @@ def layer_norm(
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, width * 8) as m, T.serial(0, rows_per_token) as row:
             start = row * features
-            normed = _layer_row(x, m, start, weight, bias, features, eps, offset, isa.lanes)
+            normed = _layer_row(x, m, start, weight, bias, features, eps, offset, isa)
 
             def write(c: Any, lanes: int) -> None:
                 store(out, [m, start + c], normed(c, lanes), lanes)
@@ -125,7 +125,7 @@ def rms_norm_quantize(
         outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size, activations)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
-            normed = _rms_row(x, m, 0, weight, features, eps, offset, isa.lanes, order)
+            normed = _rms_row(x, m, 0, weight, features, eps, offset, isa, order)
             quantize_row(normed, outputs, m, features, group_size, isa)
     return k.function
 
@@ -155,7 +155,7 @@ def layer_norm_quantize(
         outputs = GroupOutputs.declare(k, isa, max_tokens, features, group_size, activations)
         tokens = k.scalar("tokens")
         with token_loop(tokens, max_tokens, features * 8) as m:
-            normed = _layer_row(x, m, 0, weight, bias, features, eps, offset, isa.lanes, order)
+            normed = _layer_row(x, m, 0, weight, bias, features, eps, offset, isa, order)
             quantize_row(normed, outputs, m, features, group_size, isa)
     return k.function
 
@@ -168,7 +168,7 @@ def _rms_row(
     features: int,
     eps: float,
     offset: float,
-    lanes: int,
+    isa: Any,
     order: Any = None,
 ) -> Element:
     """Sum the squares of the row x[m, start:]; give its normalized elements.
@@ -180,8 +180,8 @@ def _rms_row(
         value = load_float(x, [m, start + c], width)
         return value * value
 
-    mean = row_sum(square, features, lanes) * T.float32(1.0 / features)
-    scale = variable(T.float32(1.0) / T.sqrt(mean + T.float32(eps)), 1)
+    mean = row_sum(square, features, isa.lanes) * T.float32(1.0 / features)
+    scale = variable(isa.inverse_root(mean + T.float32(eps)), 1)
 
     def normed(c: Any, width: int) -> Any:
         gain = load_ordered(weight, [c], order, width)
@@ -200,7 +200,7 @@ def _layer_row(
     features: int,
     eps: float,
     offset: float,
-    lanes: int,
+    isa: Any,
     order: Any = None,
 ) -> Element:
     """Take mean and variance of the row x[m, start:]; give its normalized elements.
@@ -208,15 +208,15 @@ def _layer_row(
     With an order (then start is 0) they come in it.
     """
     inverse = T.float32(1.0 / features)
-    total = row_sum(lambda c, width: load_float(x, [m, start + c], width), features, lanes)
+    total = row_sum(lambda c, width: load_float(x, [m, start + c], width), features, isa.lanes)
     mean = variable(total * inverse, 1)
 
     def square(c: Any, width: int) -> Any:
         value = T.bind(load_float(x, [m, start + c], width) - splat(mean, width))
         return value * value
 
-    variance = row_sum(square, features, lanes) * inverse
-    scale = variable(T.float32(1.0) / T.sqrt(variance + T.float32(eps)), 1)
+    variance = row_sum(square, features, isa.lanes) * inverse
+    scale = variable(isa.inverse_root(variance + T.float32(eps)), 1)
 
     def normed(c: Any, width: int) -> Any:
         value = load_ordered(x, [m, start + c], order, width) - splat(mean, width)

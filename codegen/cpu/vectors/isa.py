@@ -141,6 +141,10 @@ class VectorISA(ABC):
         """The exponential of float32 x lanes, arguments clamped to [-87.33, 88.37]."""
         return fast_exp(x, lanes)
 
+    def inverse_root(self, x: Expr) -> Expr:
+        """1 / sqrt(x) of a float32."""
+        return T.float32(1.0) / T.sqrt(x)
+
     def gated(self, name: str, gate: Expr, up: Expr, lanes: int) -> Expr:
         """activation(gate) * up of float32 x lanes, by the activation's name."""
         return activation(name, gate, lanes, self.exp) * up
