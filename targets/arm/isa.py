@@ -11,7 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.matrix_block import MatrixBlock
-from morendo.codegen.cpu.vectors.vector import lanes_of, settled, splat, vector_type
+from morendo.codegen.cpu.vectors.vector import Registers, lanes_of, settled, splat, vector_type
 
 from . import intrinsics as arm
 
@@ -65,6 +65,31 @@ def _in_all_lanes(x: Expr) -> Expr:
     return T.bind(settled(T.reinterpret("int8x16", x), 16))
 
 
+class ShortSums:
+    """Sums of products in 16 bits, which those of eight words of codes up to 15, and pairs of
+    these, fit: 2 * 8 * 15 * 127 = 30480.
+
+    Args:
+        count: vectors of four rows.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._sums = Registers(2 * count, "int16", 8)
+        for i in range(2 * count):
+            self._sums[i] = splat(T.int16(0), 8)
+
+    def add(self, i: int, codes: Expr, x: Expr) -> None:
+        """Add the products of a word of each of the rows of vector i."""
+        a, b = T.bind(T.reinterpret("int8x16", codes)), _in_all_lanes(x)
+        for part in range(2):
+            operands = (lanes_of(value, 8 * part, 8) for value in (a, b))
+            self._sums[2 * i + part] = self._sums[2 * i + part] + arm.MULTIPLY(*operands)
+
+    def total(self, i: int) -> Expr:
+        """The sums of the rows of vector i: int32x4."""
+        return arm.ADD_PAIRS_LONG(arm.ADD_PAIRS(self._sums[2 * i], self._sums[2 * i + 1]))
+
+
 @dataclass(frozen=True)
 class MultiplyISA(NeonISA):
     """Processors of armv8.0: products of 16 bits, added in pairs to 16 and then to 32 bits.
@@ -81,16 +106,13 @@ class MultiplyISA(NeonISA):
         return acc + arm.ADD_PAIRS_LONG(arm.ADD_PAIRS(low, high))
 
     def dot_small(self, acc: Expr, codes: Sequence[Expr], x: Sequence[Expr]) -> Expr:
-        """Products of eight words, then pairs of them, fit 16 bits: 2 * 8 * 15 * 127 = 30480."""
-        assert len(codes) <= 8
-        sums = [splat(T.int16(0), 8)] * 2
+        sums = ShortSums(1)
         for words, activations in zip(codes, x, strict=True):
-            a, b = T.bind(T.reinterpret("int8x16", words)), _in_all_lanes(activations)
-            for i, total in enumerate(sums):
-                lanes = list(range(8 * i, 8 * i + 8))
-                product = arm.MULTIPLY(*(tirx.Shuffle([value], lanes) for value in (a, b)))
-                sums[i] = T.bind(total + product)
-        return acc + arm.ADD_PAIRS_LONG(arm.ADD_PAIRS(*sums))
+            sums.add(0, words, activations)
+        return acc + sums.total(0)
+
+    def short_sums(self, count: int) -> ShortSums:
+        return ShortSums(count)
 
     def dot_signed(self, acc: Expr, codes: Expr, x: Expr) -> Expr:
         return self.dot(acc, codes, x)
@@ -98,12 +120,13 @@ class MultiplyISA(NeonISA):
 
 NEON = MultiplyISA(
     *("neon", 4, 32, 1, 0, True),
+    adds_short=True,
     shifts_bytes=True,
     planes_to_nibbles=True,
     integer_scales=True,
     masked_stores=False,
 )
-NEON_DOT = DotISA(**{**vars(NEON), "name": "neon_dot", "takes_lanes": True})
+NEON_DOT = DotISA(**{**vars(NEON), "name": "neon_dot", "takes_lanes": True, "adds_short": False})
 NEON_I8MM = MatrixISA(**{**vars(NEON_DOT), "name": "neon_i8mm", "upper_in_place": True})
 
 _BY_FEATURES = (

@@ -33,6 +33,8 @@ from .scales import GroupScales, group_scales
 BLOCK = 32
 """Input channels that are fetched together: one byte of a one-bit plane holds 8 steps of 4."""
 STEPS = BLOCK // 4
+UNIT_SHIFT = 3
+"""Codes of 4 bits are bytes of 8 times the code, and zeros count eighths of a step."""
 
 _ODD_BITS = 0xAAAAAAAA
 _ONE_STREAM = (

@@ -17,9 +17,7 @@ from morendo.codegen.cpu.vectors.isa import VectorISA
 from morendo.codegen.cpu.vectors.vector import Registers, splat, vector_type
 
 from .activations import Activations
-from .dequantize import STEPS, CodeReader, PlaneReader
-
-_UNIT_SHIFT = 3  # codes of 4 bits are multiplied as they are, zeros count eighths of a step
+from .dequantize import STEPS, UNIT_SHIFT, CodeReader, PlaneReader
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class NibbleDot(GroupDot):
     def products(self) -> list[Expr]:
         isa, found = self.isa, []
         for half in range(self.halves):
-            total = self.sums[half] << splat(T.int32(_UNIT_SHIFT), isa.lanes)
+            total = self.sums[half] << splat(T.int32(UNIT_SHIFT), isa.lanes)
             if isa.upper_in_place:  # 16 times the code, needed 8 times
                 total = total + (self.sums[self.halves + half] >> splat(T.int32(1), isa.lanes))
             found.append(total - self.sums[2 * self.halves + half])

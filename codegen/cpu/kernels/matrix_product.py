@@ -19,7 +19,7 @@ from morendo.codegen.cpu.vectors.register_block import RegisterBlock, register_b
 from morendo.codegen.cpu.vectors.vector import Registers, splat, vector_type
 from morendo.ir.formats import ceil_div
 
-from .dequantize import STEPS
+from .dequantize import STEPS, UNIT_SHIFT
 from .linear_spec import task_tokens
 from .outliers import MatrixSums
 from .quantized_kernel import QuantizedKernel
@@ -179,11 +179,7 @@ class Product:
 
     def _add_group(self, group: Expr) -> None:
         """Add one group's products, scaled, to the float sums."""
-        acc = self._initial_sums(group)
-        weights, x = self.kernel.weights, self.kernel.x
-        with T.serial(0, weights.blocks) as block:
-            for step in range(0, STEPS, self.parts):
-                self._add_step(acc, group, block, step)
+        acc, x = self._sums_of_group(group), self.kernel.x
         as_float = vector_type("float32", self.lanes)
         for vector, (c, _, part) in enumerate(self._places()):
             scale = T.bind(self.rows.scale(self.half, group, vector))
@@ -192,12 +188,47 @@ class Product:
                 product = T.cast(acc[j], as_float)
                 self.sums[j] = self.sums[j] + product * (scale * x.scale(self.start + m, group))
 
+    def _sums_of_group(self, group: Expr) -> Registers:
+        """The exact products of a group, less zeros."""
+        if self.kernel.short:
+            return self._short_sums(group)
+        acc = self._initial_sums(group)
+        with T.serial(0, self.kernel.weights.blocks) as block:
+            for step in range(0, STEPS, self.parts):
+                self._add_step(acc, group, block, step)
+        return acc
+
+    def _short_sums(self, group: Expr) -> Registers:
+        """The same of codes as they are, a block of channels at a time in 16 bits."""
+        total = Registers(len(self.sums), "int32", self.lanes)
+        for j in range(len(total)):
+            total[j] = splat(T.int32(0), self.lanes)
+        with T.serial(0, self.kernel.weights.blocks) as block:
+            sums = self.isa.short_sums(len(total))
+            for step in range(STEPS):
+                codes = self._codes(group, block, step)
+                for m in self._first_tokens():
+                    x = T.bind(self.kernel.x.words(self.start + m, group, block, step))
+                    for c, code in enumerate(codes):
+                        sums.add(self._at(m, c), code, x)
+            for j in range(len(total)):
+                total[j] = total[j] + sums.total(j)
+        less = self._initial_sums(group)
+        for j in range(len(total)):
+            total[j] = (total[j] << splat(T.int32(UNIT_SHIFT), self.lanes)) + less[j]
+        return total
+
+    def _codes(self, group: Expr, block: Expr, step: int) -> list[Expr]:
+        """What is multiplied at a step, by its vectors."""
+        vectors = range(len(self._places()))
+        return [T.bind(self.rows.code(self.half, group, block, step, i)) for i in vectors]
+
     def _initial_sums(self, group: Expr) -> Registers:
         """What a group's int32 sums start from: minus the part of the codes' offset or zeros."""
         kernel, isa, lanes = self.kernel, self.isa, self.lanes
         acc = Registers(len(self.sums), "int32", lanes)
         for c, column, part in self._places():
-            if kernel.level is None or isa.folds_zeros:
+            if kernel.level is None or kernel.signed:
                 factor = splat(T.int32(-isa.signed_offset), lanes)
             else:
                 zeros = kernel.weights.minus_zero(column.tile, group, column.half, kernel.level)
@@ -210,10 +241,7 @@ class Product:
         """Add the products of the channels of one multiply instruction."""
         kernel = self.kernel
         multiply = self.isa.multiply if kernel.signed else self.isa.dot
-        codes = [
-            T.bind(self.rows.code(self.half, group, block, step, vector))
-            for vector in range(len(self._places()))
-        ]
+        codes = self._codes(group, block, step)
         for m in self._first_tokens():
             x = T.bind(kernel.x.words(self.start + m, group, block, step))
             for (c, _, part), code in zip(self._places(), codes, strict=True):

@@ -38,7 +38,12 @@ class QuantizedKernel:
     @property
     def signed(self) -> bool:
         """Whether a matrix product works on signed codes (zero points folded in)."""
-        return self.level is None or self.isa.folds_zeros
+        return self.level is None or (self.isa.folds_zeros and not self.short)
+
+    @property
+    def short(self) -> bool:
+        """Whether a matrix product takes codes of 4 bits as they are and adds up in 16 bits."""
+        return self.isa.adds_short and self.spec.format.kind == "q4"
 
 
 def declare_kernel(spec: LinearSpec, isa: VectorISA) -> QuantizedKernel:

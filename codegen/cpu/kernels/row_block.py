@@ -15,9 +15,9 @@ from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.vectors.register_block import RegisterBlock
-from morendo.codegen.cpu.vectors.vector import load, splat, store, vector_type
+from morendo.codegen.cpu.vectors.vector import load, shift_left, splat, store, vector_type
 
-from .dequantize import STEPS, CodeReader
+from .dequantize import STEPS, UNIT_SHIFT, CodeReader
 from .quantized_kernel import QuantizedKernel
 
 
@@ -86,7 +86,9 @@ class RowBlock:
         return (group * self.kernel.weights.blocks + block) * (STEPS // parts) + step // parts
 
     def _unpack_group(self, reader: CodeReader, first_tile: Expr, group: Expr) -> None:
-        """Write one group: codes, or code - zero + signed_offset, and scales."""
+        """Write one group: codes (in units of the format's bytes, or as they are), or code - zero +
+        signed_offset, and scales.
+        """
         kernel, lanes = self.kernel, self.kernel.isa.lanes
         weights, unit, halves = kernel.weights, kernel.isa.block, self.registers.halves
         for i, half in itertools.product(range(self.tiles), range(kernel.halves)):
@@ -102,6 +104,8 @@ class RowBlock:
                 fetched = reader.fetch(tile, group, block, half)
                 for step in range(0, STEPS, unit.parts):
                     words = [reader.unpack(fetched, step + part) for part in range(unit.parts)]
+                    if kernel.short:
+                        words = [shift_left(word, -UNIT_SHIFT, lanes) for word in words]
                     if fold is not None:
                         words = [_add_bytes(word, fold, lanes) for word in words]
                     where = at, self._step(group, block, step)
@@ -116,7 +120,7 @@ def last_tile(kernel: QuantizedKernel, tile: Expr, tiles: int) -> Expr:
 
 def _zero_bytes(kernel: QuantizedKernel, reader: CodeReader, tile, group, half) -> Expr | None:
     """What turns unsigned codes into signed ones: signed_offset - zero in all bytes of a row."""
-    if not (reader.unsigned and kernel.isa.folds_zeros):
+    if not (reader.unsigned and kernel.signed):
         return None
     lanes = kernel.isa.lanes
     offset = splat(T.int32(kernel.isa.signed_offset), lanes)

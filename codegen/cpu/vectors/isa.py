@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -20,6 +21,18 @@ from .matrix_block import MatrixBlock
 from .vector import lanes_of, shift_left, splat, vector_type
 from .vector_blocks import reduce_lanes, variable
 from .vector_math import activation, fast_exp
+
+
+class ShortSums(Protocol):
+    """Sums of products of codes up to 15 in 16 bits, which eight words of codes fit."""
+
+    def add(self, i: int, codes: Expr, x: Expr) -> None:
+        """Add to sums i the products of words of codes and of activations, as `dot` has them."""
+        ...
+
+    def total(self, i: int) -> Expr:
+        """Sums i as int32 x lanes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,8 @@ class VectorISA(ABC):
             `zero * sum(x)` from every sum.
         upper_in_place: whether `dot_small` takes bytes of up to 240, so that the upper of two codes
             in a byte need not be shifted down.
+        adds_short: whether a matrix product adds up products of codes of up to 15 in 16 bits before
+            it widens them (`short_sums`): then codes are unpacked as they are, without zeros.
         shifts_bytes: whether one instruction shifts every byte.
         planes_to_nibbles: whether a kernel of one token puts codes of 4 bits in planes together two
             in a byte first, where one instruction selects bits of two vectors.
@@ -61,6 +76,7 @@ class VectorISA(ABC):
     signed_offset: int
     folds_zeros: bool
     upper_in_place: bool = False
+    adds_short: bool = False
     shifts_bytes: bool = False
     planes_to_nibbles: bool = False
     integer_scales: bool = False
@@ -106,6 +122,10 @@ class VectorISA(ABC):
             x: bytes of tokens and channels; of one token, the same in all lanes.
         """
         return self.dot_signed(acc, codes, x)
+
+    def short_sums(self, count: int) -> ShortSums:
+        """Sums, 0 at first, of `count` vectors of rows, where `adds_short`."""
+        raise NotImplementedError
 
     def extract(self, words: Expr, left: int, mask: int) -> Expr:
         """Move every byte's bits left (right if negative) and keep those of the 8-bit mask."""
