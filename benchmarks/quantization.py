@@ -231,7 +231,8 @@ def draw(results: list[dict[str, Any]], path: Path, by_size: bool) -> None:
 
     texts = list(results[0]["texts"])[: None if by_size else 1]
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for text, color in zip(texts, plt.colormaps["tab10"].colors, strict=False):
+    for index, text in enumerate(texts):
+        color = f"C{index}"
         points = [
             (r["megabytes" if by_size else "bits"], r["texts"][text], r["name"]) for r in results
         ]
