@@ -125,7 +125,7 @@ def test_many_tokens(fmt, tokens):
     run_case(LinearSpec(71, 416, WeightFormat.parse(fmt), 17), tokens, seed=2)
 
 
-@pytest.mark.parametrize("tokens", [1, 9])
+@pytest.mark.parametrize("tokens", [pytest.param(1, marks=SLOW), 9])
 def test_outliers_and_gates(tokens):
     fmt = WeightFormat.parse("q4g32")
     spec = LinearSpec(90, 200, fmt, tokens, bias=True, gate="silu", outliers=True)

@@ -109,7 +109,7 @@ def test_the_least_important_tokens_are_dropped():
     check(ISA, 257, 70, 3, [(257, 0, 345), (255, 256, 5000), (2, 7, 5000), (1, 0, 5000)])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_importance_is_the_references(dtype):
     softcap = 3.0 if dtype == "float16" else 0.0
     pruning.test_importance_is_the_attention_to_the_first_key(ISA, dtype, Scores(0.2, 0, softcap))
