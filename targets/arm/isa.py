@@ -124,6 +124,7 @@ NEON = MultiplyISA(
     shifts_bytes=True,
     planes_to_nibbles=True,
     integer_scales=True,
+    scales_by_lane=True,
     masked_stores=False,
 )
 NEON_DOT = DotISA(**{**vars(NEON), "name": "neon_dot", "takes_lanes": True, "adds_short": False})

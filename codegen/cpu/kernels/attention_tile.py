@@ -77,7 +77,7 @@ def most_rows(isa: VectorISA, cache: KVCache) -> int:
     operand or, of floats that are spread from their lanes, beside the keys and a vector a row.
     """
     keys = cache.tile // isa.lanes
-    if isa.takes_lanes and not cache.integers:
+    if isa.scales_by_lane and not cache.integers:
         return max(1, min(8, (isa.registers - 1 - keys) // (keys + 1)))
     return max(1, min(8, (isa.registers - 1) // keys - 1))
 

@@ -107,7 +107,7 @@ class FloatTile(Tile):
 
     def _together(self, count: int) -> int:
         """How many numbers of the state, of `count`, are loaded at once to be spread one by one."""
-        return common_lanes(count, self.lanes) if self.isa.takes_lanes else 1
+        return common_lanes(count, self.lanes) if self.isa.scales_by_lane else 1
 
     def _loaded(self, column: Any, step: int) -> list[Any]:
         """`step` numbers of each row from a column on; [] where they are not loaded together."""

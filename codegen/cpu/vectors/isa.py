@@ -60,6 +60,7 @@ class VectorISA(ABC):
             tile together and scales in int32, where that saves converting the scales.
         takes_lanes: whether the dot takes one lane of a vector of activations for all of its
             lanes, so that activations of several steps are loaded together.
+        scales_by_lane: whether the multiply-add of floats takes one lane of a vector for all lanes.
         masked_stores: whether one instruction stores the lanes that a mask chooses.
         block_sums: vectors of sums of a register block of a product with integers, where another
             number than those that fit the registers was measured to be best.
@@ -81,6 +82,7 @@ class VectorISA(ABC):
     planes_to_nibbles: bool = False
     integer_scales: bool = False
     takes_lanes: bool = False
+    scales_by_lane: bool = False
     masked_stores: bool = True
     block_sums: int | None = None
     pipeline: Pipeline = DEFAULT_PIPELINE
