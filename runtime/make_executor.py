@@ -24,6 +24,14 @@ def emulator_of(manifest: dict[str, Any]) -> str:
     return find_emulator(target["emulator"], target["machine"])
 
 
+def emulation_of(manifest: dict[str, Any]) -> str:
+    """What a person should know where an emulator runs an artifact, "" elsewhere."""
+    emulator = emulator_of(manifest)
+    machine = manifest["target"]["machine"]
+    note = f"the artifact is for {machine}, {Path(emulator).name} runs it here, slowly"
+    return note if emulator else ""
+
+
 def make_executor(
     directory: Path, manifest: dict[str, Any], kind: str = "c", threads: int = 0
 ) -> Executor:

@@ -19,10 +19,10 @@ from morendo.ir.plan import Plan
 from morendo.runtime.arguments import as_int32, as_integer, as_path
 from morendo.runtime.artifact import read_manifest, read_plan
 from morendo.runtime.executor import Ids, as_ids
-from morendo.runtime.make_executor import emulator_of, make_executor
+from morendo.runtime.make_executor import emulation_of, make_executor
 from morendo.runtime.sampling import Sampler, SamplingSettings
 from morendo.runtime.schedule import Levels, Schedule, find_schedule
-from morendo.runtime.split import split_executor
+from morendo.runtime.split import SplitExecutor, split_executor
 from morendo.runtime.stats import Stats
 from morendo.runtime.step_cost import StepCost
 from morendo.runtime.stop_texts import before_text, cut_before, split_stop
@@ -51,6 +51,7 @@ class Session:
 
     Attributes:
         sampling: the model's own settings, from its generation configuration; greedy without one.
+        emulation: what a person should know where an emulator runs the model, "" elsewhere.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Session:
         start = time.perf_counter()
         self.directory, threads = as_path(directory), as_int32("threads", threads)
         self.manifest = read_manifest(self.directory)
-        self.emulator = emulator_of(self.manifest)
+        self.emulation = emulation_of(self.manifest)
         check_files(self.directory, self.manifest)
         wait = start_verification(self.directory, self.manifest, whole=verify)
         self.tokenizer = Tokenizer(self.directory, self.manifest["tokenizer"])
@@ -109,12 +110,9 @@ class Session:
         self.executor.cancel()
 
     @property
-    def emulation(self) -> str:
-        """What a person should know where an emulator runs the model, "" elsewhere."""
-        if not self.emulator:
-            return ""
-        machine = self.manifest["target"]["machine"]
-        return f"the artifact is for {machine}, {Path(self.emulator).name} runs it here, slowly"
+    def prefill_emulation(self) -> str:
+        """As `emulation`, of the artifact that reads prompts for this one."""
+        return self.executor.emulation if isinstance(self.executor, SplitExecutor) else ""
 
     @cached_property
     def plan(self) -> Plan:

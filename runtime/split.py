@@ -10,7 +10,7 @@ import numpy as np
 from morendo.ir.errors import ArtifactError, InputError
 from morendo.runtime.artifact import GRAPH, WEIGHTS, read_manifest
 from morendo.runtime.executor import Executor, Ids
-from morendo.runtime.make_executor import make_executor
+from morendo.runtime.make_executor import emulation_of, make_executor
 from morendo.runtime.sampling import Sampler
 from morendo.runtime.verify import check_files
 
@@ -55,14 +55,18 @@ def split_executor(near: Any, manifest: dict[str, Any], far: Path, threads: int)
     except BaseException:
         near.close()
         raise
-    return SplitExecutor(near, reader)
+    return SplitExecutor(near, reader, emulation_of(other))
 
 
 class SplitExecutor:
-    """`near`, whose prompts `reader` reads."""
+    """`near`, whose prompts `reader` reads.
 
-    def __init__(self, near: Remembering, reader: Remembering) -> None:
-        self._near, self._reader = near, reader
+    Attributes:
+        emulation: what a person should know where an emulator runs the reader, "" elsewhere.
+    """
+
+    def __init__(self, near: Remembering, reader: Remembering, emulation: str = "") -> None:
+        self._near, self._reader, self.emulation = near, reader, emulation
         self.vocabulary, self.context = near.vocabulary, near.context
         self.levels = near.levels
 

@@ -154,7 +154,9 @@ def _run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments.prompt)
     with morendo.load(arguments.artifact, arguments.threads, arguments.prefill_on) as session:
         if session.emulation:
-            print(paint(f"note: {session.emulation}", "yellow", sys.stderr), file=sys.stderr)
+            _note(session.emulation)
+        if session.prefill_emulation:
+            _note(f"prompts: {session.prefill_emulation}")
         if arguments.level is not None:
             if arguments.level >= session.levels:
                 most = session.levels - 1

@@ -64,8 +64,9 @@ def test_an_npu_reads_the_prompt_and_a_cpu_answers(
     """
     npu = compile_tiny(target=EMULATED, bits=4)
     cpu = share(npu, target, tmp_path / "cpu")
-    with morendo.load(npu) as session:
+    with morendo.load(cpu, prefill_on=npu) as session:
         prompt = session.encode("import os")
+        assert "runs it here" in session.prefill_emulation
     assert answers(prompt, cpu, npu) == answers(prompt, npu)
 
 
