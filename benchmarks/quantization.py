@@ -243,8 +243,8 @@ def draw(results: list[dict[str, Any]], path: Path, by_size: bool) -> None:
             axes.errorbar(sizes, divergences, errors, marker="o", color=color, label=label)
         for size, score, name in points:
             if not _on_line(name):
-                mark = {"color": color} if by_size else {"label": name}
-                axes.plot(size, score["kl"], "s", **mark)
+                label = "_" if by_size else name  # lines that begin with _ are in no legend
+                axes.plot(size, score["kl"], "s", color=color if by_size else None, label=label)
                 if by_size:
                     axes.annotate(name.removeprefix("llama.cpp "), (size, score["kl"]), fontsize=7)
     unit = "MB of all weights" if by_size else "bits per weight, everything counted"
