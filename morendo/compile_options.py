@@ -94,10 +94,10 @@ def _check_shared(given: dict[str, Any]) -> None:
     wanted = [name for name in said if given[name] is not None]
     wanted += ["bits"] * (given["bits"] != DEFAULT_BITS)
     if wanted:
+        flags = ", ".join(f"--{name.removesuffix('_mb').replace('_', '-')}" for name in wanted)
         raise InputError(
-            "weights of an artifact are as they are (got "
-            f"{', '.join(name.replace('_', ' ') for name in wanted)} beside them)",
-            hint="leave what is about weights, caches and passes out",
+            f"an artifact's weights and graph are as they are (got {flags} beside --weights-of)",
+            hint="leave it out; --target, --pipeline, --chunk and --out may be given",
         )
 
 

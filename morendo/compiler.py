@@ -189,6 +189,12 @@ def _compile_shared(
     shared = SharedWeights.of(weights_of)
     machine = shared.fitted(machine)
     out = _named(Path(out or default_name(model, machine.name, "shared")))
+    if out.resolve() == shared.directory.resolve():
+        raise InputError(
+            "an artifact cannot take the place of the one whose weights it shares",
+            where=str(out),
+            hint="give another --out",
+        )
     with create_artifact(out) as artifact:
         loaded = _load(model, shared.context, check, progress)
         shared.require_model(loaded)

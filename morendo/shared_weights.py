@@ -20,12 +20,14 @@ from morendo.ir.layout import TileLayout
 from morendo.ir.text import parse_module
 from morendo.provenance import difference
 from morendo.runtime.amend import take_over
+from morendo.runtime.arguments import as_path
 from morendo.runtime.artifact import GRAPH, WEIGHT_LIST, WEIGHTS, ArtifactWriter, read_manifest
-from morendo.runtime.verify import check_files
+from morendo.runtime.verify import check_digests, check_files
 
 if TYPE_CHECKING:
     import tvm
 
+_SHARED = (GRAPH, WEIGHT_LIST, WEIGHTS)
 _PLACES = ("names", "rows", "columns", "format", "transposed", "interleaved", "order", "offsets")
 
 
@@ -35,7 +37,7 @@ class SharedWeights:
 
     Attributes:
         directory: the artifact.
-        manifest: checked, as are the files' sizes.
+        manifest: checked, as are the files that are shared.
     """
 
     directory: Path
@@ -46,12 +48,13 @@ class SharedWeights:
         """Those of an artifact.
 
         Raises:
-            ArtifactError: when it is none, or one without what this needs.
+            ArtifactError: when it is none, damaged, or one without what this needs.
+            InputError: when `directory` is no path.
         """
-        directory = Path(directory)
+        directory = as_path(directory)
         manifest = read_manifest(directory)
         check_files(directory, manifest)
-        lacking = [n for n in (GRAPH, WEIGHT_LIST, WEIGHTS) if n not in manifest["files"]]
+        lacking = [n for n in _SHARED if n not in manifest["files"]]
         lacking += [n for n in ("options", "passes", "weights") if n not in manifest]
         if lacking or "layout" not in manifest["target"]:
             raise ArtifactError(
@@ -59,6 +62,7 @@ class SharedWeights:
                 where=str(directory),
                 hint="compile it again",
             )
+        check_digests(directory, manifest, _SHARED)
         return cls(directory, manifest)
 
     @property

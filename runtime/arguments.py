@@ -28,6 +28,6 @@ def as_int32(name: str, value: Any) -> int:
 
 def as_path(value: Any) -> Path:
     """The directory of an artifact; InputError if `value` is no path."""
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise InputError(f"an artifact is given by its path (got {value!r})")
     return Path(value)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from morendo.ir.errors import ArtifactError, InputError
-from morendo.runtime.artifact import GRAPH, WEIGHTS, read_manifest
+from morendo.runtime.artifact import GRAPH, WEIGHTS, read_manifest, read_plan
 from morendo.runtime.executor import Executor, Ids
 from morendo.runtime.make_executor import emulation_of, make_executor
 from morendo.runtime.sampling import Sampler
@@ -35,7 +35,7 @@ def split_executor(near: Any, manifest: dict[str, Any], far: Path, threads: int)
         threads: of `far`; 0: all CPUs.
 
     Raises:
-        InputError: when `near` cannot go on from another's text.
+        InputError: when `near` cannot go on from another's text, or the model drops tokens of it.
         ArtifactError: when the two do not compute the same model with the same weights.
     """
     try:
@@ -51,6 +51,12 @@ def split_executor(near: Any, manifest: dict[str, Any], far: Path, threads: int)
                     where=str(far),
                     hint=f"compile the other one with --weights-of {far}",
                 )
+        if read_plan(far).pruned:
+            raise InputError(
+                "a model that drops tokens of prompts cannot hand its text over",
+                where=str(far),
+                hint="compile it without --prune-tokens, or leave --prefill-on out",
+            )
         reader: Any = make_executor(far, other, threads=threads)
     except BaseException:
         near.close()

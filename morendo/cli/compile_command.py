@@ -317,7 +317,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     if arguments.stats:
         arguments.stats.write_text(json_lines(out, progress.spent, seconds), encoding="utf-8")
     if not arguments.quiet:
-        _summarize(out, seconds)
+        _summarize(out, seconds, arguments.weights_of)
         _tell_about_changes(out, arguments)
     return 0
 
@@ -331,7 +331,7 @@ def _check_stats(path: Path | None) -> None:
         raise InputError(f"cannot write {path}, {what}", hint="name a file with --stats")
 
 
-def _summarize(out: Path, seconds: float) -> None:
+def _summarize(out: Path, seconds: float, weights_of: str | None) -> None:
     from morendo.runtime.artifact import MANIFEST, TOKENIZER
 
     total = sum(file.stat().st_size for file in out.iterdir())
@@ -343,7 +343,8 @@ def _summarize(out: Path, seconds: float) -> None:
         if "summary" in each:
             print(printable(each["summary"]))
     if (out / TOKENIZER).exists():
-        print(f'run it: morendo run {shlex.quote(str(out))} "Once upon a time"')
+        reader = f" [--prefill-on {shlex.quote(weights_of)}]" if weights_of else ""
+        print(f'run it: morendo run {shlex.quote(str(out))} "Once upon a time"{reader}')
     else:
         print("the model has no tokenizer: use token ids from Python")
 

@@ -88,7 +88,6 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add_threads(parser)
     add(
         "--prefill-on",
-        type=Path,
         metavar="DIR2",
         help="an artifact that reads the prompt, of another machine: DIR was compiled with its "
         "weights (`morendo compile --weights-of`), or it with DIR's",

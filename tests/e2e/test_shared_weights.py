@@ -75,13 +75,17 @@ def test_what_cannot_be_shared_is_refused(
 ) -> None:
     first = compile_tiny(target="native", bits=4, cache_bits=8)
     for options, match in (
-        ({"bits": 8}, r"are as they are \(got bits beside them\); leave what"),
-        ({"cache_bits": 8, "context": 64}, r"as they are \(got cache bits, context beside"),
+        ({"bits": 8}, r"are as they are \(got --bits beside --weights-of\); leave"),
+        ({"cache_bits": 8, "context": 64}, r"as they are \(got --cache-bits, --context beside"),
     ):
         with pytest.raises(InputError, match=match):
             morendo.compile(TINY, weights_of=first, out=tmp_path / "out", **options)
     with pytest.raises(CompileError, match=r"can have them \(.*got 32 lanes.*compile for hexagon"):
         morendo.compile(TINY, target=EMULATED, weights_of=first, out=tmp_path / "out")
+    with pytest.raises(InputError, match="cannot take the place of the one whose weights"):
+        morendo.compile(TINY, weights_of=first, out=first)
+    with pytest.raises(InputError, match="given by its path"):
+        morendo.compile(TINY, weights_of="", out=tmp_path / "out")
     with pytest.raises(ArtifactError, match="does not exist"):
         morendo.compile(TINY, weights_of=tmp_path / "none", out=tmp_path / "out")
     other = tmp_path / "other"
@@ -91,7 +95,20 @@ def test_what_cannot_be_shared_is_refused(
     (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"from another model \(model.norm.weight is not the same"):
         morendo.compile(TINY, weights_of=other, out=tmp_path / "out")
+    with (other / "weights.bin").open("r+b") as file:
+        file.write(b"\xff\x00\xff\x00")
+    with pytest.raises(ArtifactError, match="weights.bin is damaged"):
+        morendo.compile(TINY, weights_of=other, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_drops_tokens_cannot_hand_its_text_over(
+    compile_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = compile_tiny(target="native", bits=4, cache_bits=8, prune_tokens=0.2)
+    second = share(first, "native", tmp_path / "second")
+    with pytest.raises(InputError, match="drops tokens of prompts.*--prune-tokens"):
+        morendo.load(second, prefill_on=first)
 
 
 def test_an_artifact_reads_no_prompts_for_a_stranger(
