@@ -59,9 +59,15 @@ def test_loops_and_what_they_pass_over() -> None:
 
 @functools.cache
 def compiled(
-    fmt: str, tokens: int, arch: str, build: Callable[..., tirx.PrimFunc] = build_quantized_linear
+    fmt: str,
+    tokens: int,
+    arch: str,
+    build: Callable[..., tirx.PrimFunc] = build_quantized_linear,
+    size: int = 4096,
 ) -> tuple[tuple[Loop, ...], tuple]:
-    """(loops, all instructions) of a kernel that is as large as a model's; no spills."""
+    """(loops, all instructions) of a kernel for `size` inputs and outputs, as many as models have;
+    no spills.
+    """
     tool = find_disassembler()
     try:
         find_compiler()
@@ -69,7 +75,7 @@ def compiled(
         pytest.skip(str(error))
     if tool is None:
         pytest.skip("NVIDIA's disassembler is not installed; pip install morendo[cuda]")
-    spec = LinearSpec(4096, 4096, WeightFormat.parse(fmt), tokens)
+    spec = LinearSpec(size, size, WeightFormat.parse(fmt), tokens)
     function = build(spec, GPU("cuda", "sm_80"))
     halves = split_kernel(function, "sm_80", HOSTS["x86_64"].llvm, BuildCache())
     image = machine_code(halves.source, arch, BuildCache())
@@ -137,6 +143,18 @@ def test_instructions_with_activations_of_16_bits(
     each += [len(way.body) / loop.count("HMMA") for way in ways]
     assert all(a <= b for a, b in zip(each, most, strict=True)), each
     assert not any(one.unit == "spill" for one in (*code, *more))
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [ARCHITECTURES[0], *(pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES[1:])],
+)
+@pytest.mark.parametrize("fmt", ["q4g32", "q4g32c", "q8g32"])
+def test_no_kernel_of_a_small_grid_spills(fmt: str, arch: str) -> None:
+    """Such kernels unpack the codes of the next turn ahead, into registers."""
+    (loop,), code = compiled(fmt, 256, arch, size=256)
+    assert loop.count("IMMA.16832") >= 16
+    assert not any(one.unit == "spill" for one in code)
 
 
 @pytest.mark.slow

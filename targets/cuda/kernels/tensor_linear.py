@@ -70,6 +70,8 @@ def build_tensor_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
     with kernel(spec.kernel_name(isa)) as k:
         if spec.format.group_size > BLOCK or spec.format.bits > 4:  # which take more registers
             T.func_attr({RESIDENT_BLOCKS: 2})
+        elif shape.pipeline.ahead:  # whose grid is small: registers for another turn's codes
+            T.func_attr({RESIDENT_BLOCKS: 3})
         run_blocks(Block, Problem.declare(k, spec), shape)
     return k.function
 
