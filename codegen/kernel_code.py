@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 PIPELINE = "morendo.pipeline"
 """The attribute of a kernel that says how deep its stages are, as a printed kernel shows them."""
@@ -20,7 +20,10 @@ class KernelCode:
         products: of a weight and an activation that the hot loop makes each time it goes round; 0
             where that is not known.
         own: what only its target knows, such as registers, by the name of a column.
+        NOTES: what own columns and those of `Target.predicted` mean, as lines for people.
     """
+
+    NOTES: ClassVar[str] = ""
 
     instructions: int = 0
     loop: Mapping[str, int] = field(default_factory=dict)

@@ -17,7 +17,8 @@ writes: of activations and results; a position: of keys and values, for each one
 _CODE_NOTES = """\
 size: instructions of the kernel, without those that check its arguments; loop: of its hot loop,
 by class at the end of the line. bytes, instructions: for a weight, and of instructions a token;
-a byte: instructions for a byte of weights. {}"""
+a byte: instructions for a byte of weights.
+{}"""
 
 
 def print_kernels(kernels: Sequence[KernelFacts], bandwidth: float = 0.0, rate: float = 0.0) -> str:
@@ -44,6 +45,7 @@ def print_kernels(kernels: Sequence[KernelFacts], bandwidth: float = 0.0, rate: 
         lines.append(table(rows, ("kernel", *own)))
     else:
         lines.append("Its target knows nothing of the machine code.")
+    lines += dict.fromkeys(code.NOTES for code in codes if code.NOTES)
     return "\n".join(lines)
 
 
@@ -51,8 +53,8 @@ def _rates(bandwidth: float, rate: float) -> str:
     if bandwidth and rate:
         return f"bound by: at {bandwidth:g} GB/s and {rate:g} G instructions/s, as given."
     return (
-        "bound by: unknown without\n--bandwidth and --rate: memory, where a machine makes more"
-        " instructions than\n`a byte` while it reads one."
+        "bound by: unknown without --bandwidth and --rate of a machine; with them memory where it\n"
+        "makes more instructions than `a byte` while it reads one, else instructions."
     )
 
 

@@ -251,6 +251,32 @@ def test_inspect_says_what_a_device_must_have(flags, needs, shown, tmp_path, cap
     assert ["needs", shown] in lines
 
 
+@pytest.mark.parametrize(
+    ("passes", "weights", "shown"),
+    [
+        ({"quantize-activations": {"activations quantized": 2}}, "q4g32", "8 bits"),
+        (
+            {"choose-activations{bits=4}": {"inputs of projections with 4 bits": 1},
+             "quantize-activations": {"activations quantized": 2}},
+            "q4g32", "8 bits, 4 for some inputs",
+        ),
+        ({}, "q4g32", "16 bits (halves)"),
+        ({"quantize-activations": {}}, "f16", "floats"),
+    ],
+)  # fmt: skip
+def test_inspect_says_what_activations_are(passes, weights, shown, tmp_path, capsys):
+    records = [{"spec": spec, "counts": found, "missed": {}} for spec, found in passes.items()]
+    (part,) = MANIFEST["weights"]
+    with create_artifact(tmp_path / "toy") as writer:
+        for name in ("plan.json", "model.so"):
+            (writer.path / name).write_bytes(b"x")
+        changed = {"passes": records, "weights": [{**part, "format": weights}]}
+        writer.finish({**MANIFEST, **changed})
+    assert cli.main(["inspect", str(tmp_path / "toy")]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["activations", shown] in lines
+
+
 def test_inspect_json_is_the_manifest(artifact, capsys):
     assert cli.main(["inspect", str(artifact), "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)

@@ -121,6 +121,7 @@ def _overview(manifest: dict[str, Any], artifact: Path) -> str:
         ("chat", _chat(manifest["tokenizer"].get("chat"))),
         ("sampling", _settings(manifest.get("generation")) or "greedy"),
         ("options", _settings(manifest.get("options"))),
+        ("activations", _activations(manifest)),
         ("bits", bits_of(manifest.get("weights", []))),
         ("size", size(sum(entry["bytes"] for entry in files.values()))),
         *(("", f"{size(entry['bytes']):>10}  {name}") for name, entry in files.items()),
@@ -160,6 +161,18 @@ def _chat(found: dict[str, Any] | None) -> str:
     if found is None:
         return "no template"
     return found["problem"] or f"template, {'with' if found['system'] else 'no'} system messages"
+
+
+def _activations(manifest: dict[str, Any]) -> str:
+    """What the inputs of linears are, by the passes that made them so."""
+    counts = {
+        record["spec"].partition("{")[0]: record["counts"] for record in manifest.get("passes", [])
+    }
+    if counts.get("quantize-activations"):
+        few = any(what.endswith("with 4 bits") for what in counts.get("choose-activations", {}))
+        return "8 bits, 4 for some inputs" if few else "8 bits"
+    quantized = any(part["format"].startswith("q") for part in manifest.get("weights", []))
+    return "16 bits (halves)" if quantized else "floats"
 
 
 def bits_of(parts: list[dict[str, Any]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tvm import tirx
 from tvm_ffi import structural_walk
@@ -51,6 +51,12 @@ class DeviceCode(KernelCode):
         threads: of a block.
         ahead: turns that copies are ahead.
     """
+
+    NOTES: ClassVar[str] = """\
+registers, spilled bytes: of a thread; shared bytes: of a block. GPU us: microseconds of a call on
+that GPU at the most precise level, predicted by a model and not measured, with what bounds it:
+memory, latency (waiting for memory), or the busiest unit of a
+multiprocessor (instructions: to issue all of them; shared: shared memory and first cache; ...)."""
 
     machines: Mapping[str, Machine] = field(default_factory=dict)
     grid: tuple[int, int] = (1, 1)

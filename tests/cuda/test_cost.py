@@ -89,4 +89,5 @@ def test_columns_of_the_table() -> None:
     assert predicted(KernelFacts("k", {}, 1, 0, [0.0], 0, 0, 0, KernelCode())) == {}
     table = print_kernels([KernelFacts(**{**vars(one), "predicted": columns})])
     assert "A100 us" in table and "7.2 memory" in table
+    assert table.endswith(DeviceCode.NOTES)
     assert one.to_json()["code"]["loop"] == {"dot": 32}

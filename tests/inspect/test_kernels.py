@@ -79,7 +79,7 @@ def test_tables_for_people(compiled, capsys):
     words = ["inspect", str(compiled[0]), "--kernels"]
     assert cli.main(words) == 0
     said = capsys.readouterr().out
-    assert "unknown without\n--bandwidth and --rate" in said
+    assert "bound by: unknown without --bandwidth and --rate of a machine" in said
     assert cli.main([*words, "--bandwidth", "25", "--rate", "0.001"]) == 0
     row = next(
         line for line in capsys.readouterr().out.splitlines()
