@@ -140,11 +140,13 @@ def test_the_pipeline_of_a_target_has_the_depths_that_its_name_says() -> None:
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("x86-64-v4:fetch=63", r"fetch is no multiple of 64 up to 65536 \(got 63\)"),
-        ("x86-64-v4:unpack=8", r"unpack is no multiple of 16 up to 65536 \(got 8\)"),
-        ("x86-64-v4:speed=9", r"no stage of the pipeline \(got 'speed=9', need fetch=N or unpack"),
-        ("x86-64-v4:fetch=-1", r"no stage of the pipeline \(got 'fetch=-1'"),
-        ("hexagon:v67:copy=5", r"copy is no multiple of 1 up to 4 \(got 5\)"),
+        ("x86-64-v4:fetch=63", r"fetch must be a multiple of 64 from 0 to 65536 \(got 63\)"),
+        ("x86-64-v4:unpack=8", r"unpack must be a multiple of 16 from 0 to 65536 \(got 8\)"),
+        ("x86-64-v4:copy=1", r"no such stage \(got 'copy=1', it has fetch, unpack\)"),
+        ("x86-64-v4:fetch=-1", r"fetch must be a multiple of 64 .* \(got -1\)"),
+        ("hexagon:v67:copy=5", r"the pipeline's copy must be 0 to 4 \(got 5\)"),
+        ("hexagon:v67:copy=x", r"the pipeline's copy must be 0 to 4 \(got x\)"),
+        ("hexagon:v67:copy=1,copy=2", r"a stage of .* has one depth \(got 'copy=1,copy=2'\)"),
         ("cuda:fetch=1", r"no depth of its kernels' pipeline can be chosen .* at target cuda"),
     ],
 )

@@ -8,7 +8,7 @@ into a workspace. Other depths are for comparing; a kernel carries those that it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from morendo.ir.errors import InputError
@@ -37,26 +37,35 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         for stage, step in self.steps.items():
-            depth, most = getattr(self, stage), self.most[stage]
-            if not 0 <= depth <= most or depth % step:
-                raise InputError(
-                    f"bad pipeline: {stage} is no multiple of {step} up to {most} (got {depth})"
-                )
+            depth = getattr(self, stage)
+            if not 0 <= depth <= self.most[stage] or depth % step:
+                raise self._wrong_depth(stage, depth)
 
     def with_depths(self, text: str) -> Self:
         """The same with what a text such as fetch=0,unpack=16 says.
 
         Raises:
-            InputError: when it says anything else.
+            InputError: when it says anything else, or something twice.
         """
-        depths = {each.name: getattr(self, each.name) for each in fields(self)}
+        depths: dict[str, int] = {}
         for part in text.split(","):
-            match = re.fullmatch(r"(\w+)=(\d{1,6})", part)
-            if not match or match[1] not in depths:
-                known = " or ".join(f"{name}=N" for name in depths)
-                raise InputError(f"no stage of the pipeline (got {part!r}, need {known})")
-            depths[match[1]] = int(match[2])
+            stage, _, depth = part.partition("=")
+            if stage not in self.steps:
+                known = ", ".join(self.steps)
+                raise InputError(
+                    f"this target's pipeline has no such stage (got {part!r}, it has {known})"
+                )
+            if stage in depths:
+                raise InputError(f"a stage of the pipeline has one depth (got {text!r})")
+            if not re.fullmatch("[0-9]{1,6}", depth):
+                raise self._wrong_depth(stage, depth)
+            depths[stage] = int(depth)
         return replace(self, **depths)
+
+    def _wrong_depth(self, stage: str, depth: int | str) -> InputError:
+        step, most = self.steps[stage], self.most[stage]
+        need = f"a multiple of {step} from 0 to {most}" if step > 1 else f"0 to {most}"
+        return InputError(f"the pipeline's {stage} must be {need} (got {depth})")
 
     def attribute(self, tokens: int) -> dict[str, int]:
         """What a kernel of so many tokens at most carries of it: bytes, then tokens."""
