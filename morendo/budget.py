@@ -264,10 +264,13 @@ def parse_readings(readings: str | Sequence[int]) -> tuple[int, ...]:
         found = tuple(int(each) for each in given)
     except (TypeError, ValueError):
         raise InputError(
-            f"readings are numbers of bits (got {readings!r})", hint="such as 4,3 or 4,3,2"
+            f"readings are numbers of bits (got {readings!r})", hint="such as 4,3 or 4,3,2 or 4"
         ) from None
     if found != WHOLE:
-        check_readings(found)
+        try:
+            check_readings(found)
+        except InputError as error:
+            raise InputError(error.message, hint=f"{error.hint}, or 4 alone") from None
     return found
 
 

@@ -19,6 +19,7 @@ class FakeSession:
     context = 16
     has_chat_template = False
     emulation = ""
+    prefill_emulation = ""
     levels = 5
     said = ("ab, ", "cd")
 
@@ -159,7 +160,9 @@ def test_run_hands_sampling_options_over(fake_session, capsys):
 def test_sampling_options_without_an_effect_are_said(fake_session, capsys):
     assert cli.main(["run", "dir", "Hi", "--top-k", "3", "--min-p", "0.1"]) == 0
     said = capsys.readouterr().err
-    assert "note: --top-k, --min-p changes nothing at temperature 0; add --temperature" in said
+    assert "note: --top-k, --min-p change nothing at temperature 0; add --temperature" in said
+    assert cli.main(["run", "dir", "Hi", "--top-k", "3"]) == 0
+    assert "note: --top-k changes nothing at" in capsys.readouterr().err
 
 
 def test_run_hands_the_schedule_over(fake_session, capsys):
@@ -168,6 +171,10 @@ def test_run_hands_the_schedule_over(fake_session, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["run", "dir", "Hi", "--level", "5"])
     assert "--level must be 0 to 4 here (got 5)" in capsys.readouterr().err
+    fake_session.levels = 1
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "dir", "Hi", "--level", "1"])
+    assert "--level must be 0: the artifact has one level (got 1)" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         cli.main(["run", "dir", "Hi", "--schedule", "static", "--level", "1"])
     assert "argument --level: not allowed with argument --schedule" in capsys.readouterr().err

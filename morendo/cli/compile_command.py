@@ -83,8 +83,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         choices=list(CACHE_DTYPES),
         help="of the keys and values that the model remembers: 8 take half of the memory of 16, "
         "and attention computes with integers, faster for long texts; 4 take less than a third and "
-        "lose more; GPUs have no 4 (default: 16, or 32 with --bits f32 and on CPUs that are slow "
-        "with 16)",
+        "lose more (default: 16, or 32 with --bits f32 and on CPUs that are slow with 16)",
     )
     _add_places(parser)
     add(
@@ -157,7 +156,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--readings",
-        metavar="BITS,BITS",
+        metavar="BITS,...",
         help="make the codes for several levels (morendo run --level): 4,3 can be read with 4 bits "
         "and with 3, 4,3,2 with 2 as well, 3,2 has no fourth bit; every reading comes close to "
         "codes made for it alone; each but the first takes 0.25 bits more in the file, and half as "

@@ -82,7 +82,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0, MOST_THREADS),
         default=0,
         metavar="N",
-        help="default: one for each CPU",
+        help="0, the default, is one for each CPU",
     )
 
 

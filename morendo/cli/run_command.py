@@ -159,7 +159,10 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.level is not None:
             if arguments.level >= session.levels:
                 most = session.levels - 1
-                arguments.refuse(f"--level must be 0 to {most} here (got {arguments.level})")
+                need = (
+                    f"must be 0 to {most} here" if most else "must be 0: the artifact has one level"
+                )
+                arguments.refuse(f"--level {need} (got {arguments.level})")
             session.set_level(arguments.level)
         chat = _uses_template(session, arguments)
         pieces = session.stream(
@@ -217,7 +220,8 @@ def _tell_about_sampling(used: SamplingSettings, arguments: argparse.Namespace) 
     idle = [name for name in ("top_k", "top_p", "min_p") if getattr(arguments, name) is not None]
     if used.is_greedy and idle:
         names = ", ".join(map(_option, idle))
-        _note(f"{names} changes nothing at temperature 0; add --temperature, such as 0.8")
+        change = "change" if len(idle) > 1 else "changes"
+        _note(f"{names} {change} nothing at temperature 0; add --temperature, such as 0.8")
 
 
 def _tell_about_the_end(session: Session, said: bool, chat: bool) -> None:

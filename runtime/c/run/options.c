@@ -25,7 +25,7 @@ static const char HELP[] =
     "  --top-k K, --top-p P, --min-p P, --repetition-penalty R\n"
     "                        bounds of the sampling (default: the model's)\n"
     "  --seed N              of the sampling (default: 0)\n"
-    "  --threads N           default: one for each CPU\n"
+    "  --threads N           0, the default, is one for each CPU\n"
     "  --level L             precision level of all, 0 is the most precise\n"
     "  --schedule NAME       static, entropy, learned, fixed:L or off: the level of each token\n"
     "                        behind the prompt (default: off)\n"
