@@ -11,8 +11,8 @@ import pytest
 
 from morendo.cli.entry import main
 from morendo.ir.errors import InputError
+from morendo.runtime import session
 from morendo.runtime.artifact import read_plan
-from morendo.runtime.session import Session
 from morendo.runtime.stats import LevelRuns, Stats
 from morendo.simulate import (
     Answer,
@@ -147,7 +147,7 @@ def test_stats_of_an_emulated_run_predict_the_machine(
     works = [plan_work(plan, level) for level in (0, 0, 1, 1)]
     expected = predict(read_device(described), works.__getitem__, Answer(3, 4, plan.chunk))
     assert predict_run(artifact, stats) == (read_device(described), expected)
-    monkeypatch.setattr(Session, "emulation", "qemu runs it here, slowly")
+    monkeypatch.setattr(session, "emulation_of", lambda manifest: "qemu runs it here, slowly")
     asked = ["run", str(artifact), "a", "--max-tokens", "4", "--ignore-eos", "--stats"]
     assert main(asked) == 0
     assert re.search(
