@@ -27,9 +27,10 @@ def emulator_of(manifest: dict[str, Any]) -> str:
 def emulation_of(manifest: dict[str, Any]) -> str:
     """What a person should know where an emulator runs an artifact, "" elsewhere."""
     emulator = emulator_of(manifest)
+    if not emulator:
+        return ""
     machine = manifest["target"]["machine"]
-    note = f"the artifact is for {machine}, {Path(emulator).name} runs it here, slowly"
-    return note if emulator else ""
+    return f"the artifact is for {machine}, {Path(emulator).name} runs it here, slowly"
 
 
 def make_executor(

@@ -4,21 +4,12 @@ import ctypes
 
 import numpy as np
 import pytest
+from c_sampling import COptions
 
 from morendo.runtime.sampling import Sampler as PythonSampler
 from morendo.runtime.sampling import SamplingSettings
 
 VOCABULARY, DRAWS = 600, 4000
-
-
-class Sampling(ctypes.Structure):
-    _fields_ = (
-        ("temperature", ctypes.c_float),
-        ("top_p", ctypes.c_float),
-        ("min_p", ctypes.c_float),
-        ("repetition_penalty", ctypes.c_float),
-        ("top_k", ctypes.c_int),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +27,7 @@ class Refused(Exception):
 class Sampler:
     def __init__(self, library, seed=1, vocabulary=VOCABULARY, **options):
         neutral = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-        sampling = Sampling(**{**neutral, "top_k": 0, **options})
+        sampling = COptions(**{**neutral, "top_k": 0, **options})
         self.library, self.state = library, ctypes.c_void_p()
         self._check(
             library.mr_sampler_open(

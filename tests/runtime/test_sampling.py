@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 import toy
+from c_sampling import COptions
 
 from morendo.ir.errors import InputError, MorendoError
 from morendo.runtime.executor import load_library
@@ -259,18 +260,6 @@ def test_flat_logits_are_not_decided_by_a_few():
 def test_broken_candidates_are_reported():
     with pytest.raises(MorendoError, match="the model computed nan as a logit"):
         sampler(1.0, top_k=5).choose(np.arange(3), np.full(3, np.nan, np.float32), 1.0, 9)
-
-
-class COptions(ctypes.Structure):
-    """mr_sampling."""
-
-    _fields_ = (
-        ("temperature", ctypes.c_float),
-        ("top_p", ctypes.c_float),
-        ("min_p", ctypes.c_float),
-        ("repetition_penalty", ctypes.c_float),
-        ("top_k", ctypes.c_int),
-    )
 
 
 def open_c(library, vocabulary, options):
