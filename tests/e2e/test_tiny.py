@@ -187,7 +187,7 @@ def test_the_end_of_a_compilation_says_what_was_given_up(
     options: dict, said: str, compile_tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     artifact = compile_tiny(**options)
-    _summarize(artifact, 1.0)
+    _summarize(artifact, 1.0, weights_of=None)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + bool(said)
     assert re.search(said, lines[2])

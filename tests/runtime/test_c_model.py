@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 import toy
-from test_c_sampler import Sampling
+from c_sampling import COptions
 
 from morendo.chat_form import apply_form
 from morendo.codegen.link import link_model
@@ -53,7 +53,7 @@ def test_beginning_and_ends(library):
 
 
 def test_sampling_of_the_makers(library):
-    sampling = Sampling()
+    sampling = COptions()
     library.mr_default_sampling(ctypes.byref(sampling))
     assert (sampling.temperature, sampling.top_k) == (0.5, 3)
     assert (sampling.top_p, sampling.min_p, sampling.repetition_penalty) == (1.0, 0.0, 1.0)
