@@ -31,7 +31,7 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-FAMILIES = {
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "apertus": ("apertus", _GROUPED),
     "arcee": ("arcee", _GROUPED),
     "biogpt": ("biogpt", {}),

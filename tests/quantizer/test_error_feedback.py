@@ -102,8 +102,8 @@ def every_pair(columns: torch.Tensor, importance: torch.Tensor, grid: Grid, row_
     best = torch.full_like(row_scale, torch.inf)
     for code in range(grid.scales.first, grid.scales.last + 1, grid.scales.step):
         for zero in range(grid.zeros.first, grid.zeros.last + 1, grid.zeros.step):
-            whole = [torch.full_like(row_scale, value) for value in (code, zero)]
-            fit = GroupFit(grid, *whole, row_scale * (code / SCALE_STEPS))
+            codes, zeros = torch.full_like(row_scale, code), torch.full_like(row_scale, zero)
+            fit = GroupFit(grid, codes, zeros, row_scale * (code / SCALE_STEPS))
             off = fit.value(fit.round(columns)) - columns
             best = torch.minimum(best, (off.square() * importance[:, None]).sum(0))
     return float(best.sum())

@@ -89,8 +89,8 @@ def test_attention_token_by_token(options: dict[str, Any], exact) -> None:
         got[:, cache.position] = RULES["attention"](state, {**attrs, "layer": 3}, *at)[0]
     slopes = torch.from_numpy(SLOPES) if attrs["alibi"] else None
     for index in range(2):
-        whole = (values[index : index + 1] for values in (q, k, v))
-        want = attention(attrs, *whole, slopes)
+        one = slice(index, index + 1)
+        want = attention(attrs, q[one], k[one], v[one], slopes)
         assert torch.allclose(got[index], want[0], atol=1e-5)
 
 

@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,13 +92,12 @@ def state_plan() -> Plan:
 def staged_plan() -> Plan:
     """The same plan to read, not to run: prefill mixes and remembers three tokens of four."""
     plan, tokens = toy_plan(), StageTokens(1)
+    staged: dict[Any, Any] = {"tokens": tokens, "position": StagePosition(1)}
     mixed = replace(plan.tensors[2], dims=(tokens, WIDTH))
     steps = tuple(
         replace(
             step,
-            args=tuple(
-                {"tokens": tokens, "position": StagePosition(1)}.get(a, a) for a in step.args
-            ),
+            args=tuple(staged.get(a, a) for a in step.args),
         )
         if step.kernel == 2
         else step
