@@ -131,7 +131,9 @@ def toy_sources(folder: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("flags", [MEMORY, "-fsanitize=thread"])
 def test_sessions_in_many_threads(tmp_path, toy_artifact, main, flags):
     program = build_sanitized(main, tmp_path / "stress", flags, *toy_sources(tmp_path))
-    forks = "0" if "thread" in flags else "1"  # the thread sanitizer ends a fork that has threads
+    # The thread sanitizer ends a fork that has threads; the address sanitizer leaves its own
+    # allocator locked in one that begins while threads allocate.
+    forks = "0" if "thread" in flags or main == "stress_sessions.c" else "1"
     assert check_output([program, toy_artifact, forks]) == "ok\n"
 
 
