@@ -32,8 +32,9 @@ from morendo.targets.cuda.kernels.attention import attention_parts, memory_waits
 from morendo.targets.cuda.kernels.half_linear import build_half_linear
 from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS
 from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
+from morendo.targets.cuda.nvrtc import OWN
 from morendo.targets.cuda.report import UNPACKING, DeviceCode, Machine, device_code
-from morendo.targets.cuda.target import GPU, CUDATarget, make
+from morendo.targets.cuda.target import GPU, CUDATarget, descriptions, make
 from morendo.terminal import table
 
 
@@ -64,6 +65,12 @@ class Case:
         return weights + x + 4 * spec.max_tokens * spec.out_features
 
 
+def target_for(arch: str) -> CUDATarget:
+    """The target that makes the most of a GPU of an architecture."""
+    own = f"cuda:{arch}{OWN}"
+    return make(own if own in descriptions() else "cuda")
+
+
 def compiled(target: CUDATarget, case: Case, isa: GPU) -> DeviceCode:
     """The kernel of a case, for all architectures."""
     function, cache = case.builder(case.spec, isa), BuildCache()
@@ -81,23 +88,28 @@ def at_bits(code: DeviceCode, arch: str, fmt: WeightFormat, bits: int) -> Device
     return replace(code, machines={arch: Machine(machine.image, machine.code, loop)})
 
 
-def predictions(
-    target: CUDATarget, cases: Sequence[Case], gpus: Sequence[Rates]
-) -> Iterator[tuple[str, ...]]:
+def with_pipeline_and_without(target: CUDATarget, case: Case) -> list[DeviceCode]:
+    """The kernel of a case, and the same with copies that are waited for, if it has any."""
+    kernels = [compiled(target, case, target.isa)]
+    if "async copy" in kernels[0].loop:
+        kernels.append(compiled(target, case, replace(target.isa, pipeline=SYNCHRONOUS)))
+    return kernels
+
+
+def predictions(cases: Sequence[Case], gpus: Sequence[Rates]) -> Iterator[tuple[str, ...]]:
     """A row for each case and GPU."""
+    targets = [(gpu, target_for(gpu.arch)) for gpu in gpus]
+    named = {target.name: target for _, target in targets}
     for case in cases:
         fmt, spec = case.spec.format, case.spec
-        kernels = [compiled(target, case, target.isa)]
-        if "async copy" in kernels[0].loop:
-            waiting = replace(target.isa, pipeline=SYNCHRONOUS)
-            kernels.append(compiled(target, case, waiting))
-        for gpu in gpus:
-            work = [
-                at_bits(code, gpu.arch, fmt, case.bits).work(
-                    gpu.arch, case.products, case.moved_bytes
-                )
-                for code in kernels
-            ]
+        kernels = {name: with_pipeline_and_without(named[name], case) for name in named}
+        for gpu, target in targets:
+            work = []
+            for code in kernels[target.name]:
+                arch = code.arch_for(gpu)
+                assert arch is not None
+                code = at_bits(code, arch, fmt, case.bits)
+                work.append(code.work(arch, case.products, case.moved_bytes))
             found = [predict(one, gpu) for one in work]
             first, loop = found[0], work[0].loop
             assert loop is not None
@@ -145,7 +157,8 @@ def measured(driver: Driver, target: CUDATarget, case: Case) -> float:
     spec, isa, fmt = case.spec, target.isa, case.spec.format
     function, cache = case.builder(spec, isa), BuildCache()
     halves = split_kernel(function, isa.arch, target.host.llvm, cache)
-    image = machine_code(halves.source, driver.arch, cache)
+    arch = driver.arch + OWN if isa.warpgroups else driver.arch
+    image = machine_code(halves.source, arch, cache)
     name = halves.launches[0].name
     values = {"tokens": spec.max_tokens, "slots": 0}
     for bit in range(3, fmt.bits + 1):
@@ -153,7 +166,7 @@ def measured(driver: Driver, target: CUDATarget, case: Case) -> float:
     names = parameters(halves.source, name)
     copies = max(1, min(LAUNCHES, int(STREAMED_BYTES // case.moved_bytes)))
     sets = [random_arguments(driver, function, names, values) for _ in range(copies)]
-    about = device_code(function, {driver.arch: image})
+    about = device_code(function, {arch: image})
     kernel = driver.kernel(image.cubin, name)
     return driver.microseconds(kernel, about.grid, about.threads, sets, LAUNCHES)
 
@@ -239,7 +252,7 @@ def main() -> None:
     target.prepared()
     if find_disassembler() is None:
         raise SystemExit("NVIDIA's disassembler is not installed; pip install morendo[cuda]")
-    rows_ = list(predictions(target, cases, list(known_gpus().values())))
+    rows_ = list(predictions(cases, list(known_gpus().values())))
     print(table(rows_, COLUMNS))
     print(NOTES)
     gpus = list(known_gpus().values())
@@ -267,7 +280,7 @@ def main() -> None:
         return
     names = ("matrix", "bits", "tokens", "us", "torch float16 us", "times as fast")
     print(f"\nMeasured on the GPU of this machine ({driver.arch}):\n")
-    print(table(measurements(driver, target, cases), names))
+    print(table(measurements(driver, target_for(driver.arch), cases), names))
     if options.artifact:
         names = ("artifact", "tokens/s", "torch float16", "times as fast")
         print("\n" + table([measured_model(options.artifact, options.torch)], names))

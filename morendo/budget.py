@@ -184,14 +184,15 @@ class Budget:
             searched: whether scales are searched without text; by default wherever they can be.
 
         Raises:
-            InputError: for tuning without text, or a search that finds nothing to do.
+            InputError: for tuning without text, a search that finds nothing to do, or none where
+                a text finds the scales.
         """
         if tuning_steps and not calibrated:
             raise InputError("tuning needs text", hint="give --calibrate FILE or --calibrate self")
         if searched is None:
             searched = not calibrated and str(self.bits) in SEARCHED_BITS
-        elif searched:
-            self._check_search(calibrated)
+        else:
+            self._check_search(searched, calibrated)
         # tables are not searched, and compact scales lose where they are not found by a search
         fitted = calibrated or (searched and self.embedding_bits == 8)
         steps = self._formats(fitted)
@@ -232,14 +233,15 @@ class Budget:
             steps += ["analyze-group-ranges" + "{heads=True}" * heads, f"promote-groups{{{limit}}}"]
         return steps
 
-    def _check_search(self, calibrated: bool) -> None:
-        """Refuse a search of scales where there is none to do."""
+    def _check_search(self, searched: bool, calibrated: bool) -> None:
+        """Refuse a word about the search of scales that cannot be kept."""
         if calibrated:
+            option = "--search-scales" if searched else "--no-search-scales"
             raise InputError(
                 "scales are searched with a text anyway (one is given, or default under a budget)",
-                hint="leave --search-scales out",
+                hint=f"leave {option} out",
             )
-        if str(self.bits) not in SEARCHED_BITS:
+        if searched and str(self.bits) not in SEARCHED_BITS:
             raise InputError(
                 f"scales are searched for weights of 6, 5 or 4 bits (got bits {self.bits!r})",
                 hint="leave --search-scales out: with 8 bits rounding to nearest loses next to "

@@ -112,7 +112,7 @@ def compile(
             measuring, no faster and no smaller. They are measured on the text of `calibrate`, or
             without one on "pydoc". 16: halves, where the target multiplies them (GPUs).
         prune_tokens: share of a prompt's tokens, 0 to 0.5, that the last layers do not see: the
-            least important. Off by default; GPUs cannot do it.
+            least important. Off by default.
         prune_importance: "first", the default: how much attention a token pays to the first one;
             "received": how much it receives from those behind it, which takes longer to compute.
         search_scales: without any text, search the scales and zeros of 6, 5 or 4 bits that leave

@@ -16,7 +16,7 @@ from morendo.codegen.target import Track
 from morendo.ir.plan import EXECUTABLE, LIBRARY
 
 from .device_code import Halves, complete_source, machine_code, split_kernel
-from .nvrtc import Image
+from .nvrtc import OWN, Image
 from .report import device_codes
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def compile_kernels(
 def write_tables(halves: Sequence[Halves], images: Sequence[Images], folder: Path) -> Path:
     """Write a C file with the tables that `device.c` declares, and the images beside it.
 
-    A module is a kernel; it has machine code for each architecture and PTX of the first one.
+    A module is a kernel; it has machine code for each architecture and PTX of the first one, where
+    later GPUs can have it.
     """
     functions, rows, data = [], [], []
     for module, (half, made) in enumerate(zip(halves, images, strict=True)):
@@ -96,7 +97,8 @@ def write_tables(halves: Sequence[Halves], images: Sequence[Images], folder: Pat
             functions.append(f"    {{{row}}},")
         first = next(iter(made))
         entries = [(arch, 0, image.cubin) for arch, image in made.items()]
-        entries.append((first, 1, made[first].ptx + b"\0"))
+        if not first.endswith(OWN):
+            entries.append((first, 1, made[first].ptx + b"\0"))
         for arch, portable, content in entries:
             symbol = f"device_image_{len(data)}"
             path = folder / f"{symbol}.bin"
@@ -118,7 +120,7 @@ def write_tables(halves: Sequence[Halves], images: Sequence[Images], folder: Pat
 
 
 def _capability(arch: str) -> int:
-    return int(arch.removeprefix("sm_"))
+    return int(arch.removeprefix("sm_").removesuffix(OWN))
 
 
 def _embedded(symbol: str, path: Path) -> str:

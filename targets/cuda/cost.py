@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .disassembly import HMMA, IMMA, Loop
+from .disassembly import HGMMA, HMMA, IMMA, Loop
 
 _SCHEDULERS, _CACHE_BYTES, _REGISTERS = 4, 128, 1 << 16
 _USABLE_BANDWIDTH = 0.9
@@ -58,6 +58,7 @@ class Rates:
         clocks = self.multiprocessors * self.clock_ghz * 1e9
         published = {IMMA: self.int8_tops, HMMA: self.fp16_tflops}
         rates = {kind: tera * 1e12 / 2 / clocks * self.mma_part for kind, tera in published.items()}
+        rates[HGMMA] = self.fp16_tflops * 1e12 / 2 / clocks
         return sum(products / rates[kind] for kind, products in loop.tensor.items())
 
     def cycles(self, loop: Loop) -> dict[str, float]:

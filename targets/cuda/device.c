@@ -162,13 +162,14 @@ static const DeviceImage *choose_image(int module) {
 }
 
 static int load_module(int module) {
-  const DeviceImage *image = choose_image(module);
+  const DeviceImage *image = choose_image(module), *last = device_images + device_image_count - 1;
   if (!image) {
     return fail(MR_ARTIFACT,
-                "this artifact has no code for a GPU of compute capability %d.%d (it has code from "
-                "%d.%d on); compile it for that GPU",
-                capability / 10, capability % 10, device_images->capability / 10,
-                device_images->capability % 10);
+                "this artifact has no code for a GPU of compute capability %d.%d (it has code %s "
+                "%d.%d %s); compile it for that GPU",
+                capability / 10, capability % 10, last->portable ? "from" : "for",
+                device_images->capability / 10, device_images->capability % 10,
+                last->portable ? "on" : "alone");
   }
   Result result = driver.cuModuleLoadData(&modules[module], image->data);
   if (result == NO_BINARY || result == BAD_PTX || result == OLD_PTX_COMPILER) {

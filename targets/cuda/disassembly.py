@@ -20,7 +20,7 @@ _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]
 _LABEL = re.compile(r"(\.L_x_\d+):")
 _JUMP = re.compile(r"`\((\.L_x_\d+)\)")
 CLASSES = (  # the first that fits counts
-    ("tensor", re.compile(r"[HI]MMA")),
+    ("tensor", re.compile(r"[HI]G?MMA")),
     ("async copy", re.compile(r"LDGSTS|LDGDEPBAR|DEPBAR")),
     ("global", re.compile(r"LDG|STG|RED|ATOMG|LDC\b")),
     ("shared", re.compile(r"LDS|STS|ATOMS|SHFL")),
@@ -30,11 +30,15 @@ CLASSES = (  # the first that fits counts
     ("multiply", re.compile(r"IMAD|IMUL")),
     ("convert", re.compile(r"I2F|F2I|F2F|I2I|MUFU|POPC")),
     ("uniform", re.compile(r"U[A-Z]|R2UR|S2UR|VOTEU")),
+    ("control", re.compile(r"WARPGROUP|FENCE")),
     ("control", re.compile(r"BRA|BSSY|BSYNC|EXIT|BAR|CALL|RET|WARPSYNC|NOP|BREAK|YIELD")),
 )
 WARP = 32
 IMMA, HMMA = "IMMA.16832", "HMMA.16816"
 _TENSOR = {IMMA: 16 * 8 * 32, HMMA: 16 * 8 * 16}
+HGMMA = "HGMMA"
+"""Of a warpgroup: 64 rows, its own number of tokens, 16 channels."""
+_TOKENS = re.compile(HGMMA + r"\.64x(\d+)x16\.")
 _BYTE_FLOAT = re.compile(r"\b0x(744[0-3]|4b000000)\b")  # a permutation makes a float of a byte
 _TO_FLOAT = ".FLOAT"
 _REST = "integer"  # logic, shifts, sums, comparisons, permutations, moves
@@ -77,7 +81,14 @@ class Loop:
     @property
     def tensor(self) -> dict[str, int]:
         """The products that a warp makes by each kind of matrix instruction."""
-        return {kind: each * self.count(kind) for kind, each in _TENSOR.items()}
+        made = {kind: each * self.count(kind) for kind, each in _TENSOR.items()}
+        return made | {HGMMA: 16 * 16 * self.warpgroup_tokens}
+
+    @property
+    def warpgroup_tokens(self) -> int:
+        """Of all products of warpgroups, which read them from shared memory once for four warps."""
+        found = (_TOKENS.match(one.opcode) for one in self.body)
+        return sum(int(one[1]) for one in found if one)
 
     @property
     def units(self) -> dict[str, int]:
@@ -86,9 +97,12 @@ class Loop:
 
     @property
     def moved_bytes(self) -> int:
-        """Between registers and shared memory or first cache, of a lane each time round."""
+        """Between registers or matrix units and shared memory or first cache, of a lane each time
+        round.
+        """
         moving = (one for one in self.body if one.unit in ("shared", "global", "async copy"))
-        return sum(_width(one.opcode) for one in moving if "DEPBAR" not in one.opcode)
+        own = sum(_width(one.opcode) for one in moving if "DEPBAR" not in one.opcode)
+        return own + self.warpgroup_tokens * 16 * 2 // (4 * WARP)
 
     def alternatives(self) -> list[tuple[int, int]]:
         """(first, end) of the parts that a jump passes over, without those that have one inside."""

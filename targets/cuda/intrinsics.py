@@ -53,6 +53,12 @@ BYTE_FLOAT = "mr_byte_float"
 HALF_FLOAT = "mr_half_float"
 HALF_PAIR = "mr_half_pair"
 SCALED_HALVES = "mr_scaled_halves"
+SHOW_TO_WARPGROUPS = "mr_show_to_warpgroups"
+BEGIN_PRODUCTS = "mr_begin_products"
+COMMIT_PRODUCTS = "mr_commit_products"
+WAIT_PRODUCTS = "mr_wait_products"
+WARPGROUP_TOKENS = (8, 16, 32, 64, 128)
+"""Of one product of a warpgroup."""
 
 
 def wait_copies(pending: int) -> str:
@@ -66,6 +72,45 @@ def _wait_copies(pending: int) -> Intrinsic:
         f'asm volatile("cp.async.wait_group {pending};" ::: "memory");',
         f"mr_emulate_cp_wait({pending});",
     )
+
+
+def multiply_rows(tokens: int) -> str:
+    """The function by which a warpgroup multiplies 64 rows with so many tokens, in halves."""
+    return f"mr_multiply_rows_{tokens}"
+
+
+def settle_sums(tokens: int) -> str:
+    """The function behind which the compiler takes the sums of `multiply_rows` to be new."""
+    return f"mr_settle_sums_{tokens}"
+
+
+def _multiply_rows(tokens: int) -> Intrinsic:
+    count = tokens // 2
+    sums = ", ".join(f"%{i}" for i in range(count))
+    halves = ", ".join(f"%{count + i}" for i in range(4))
+    return Intrinsic(
+        f"void {multiply_rows(tokens)}(float* d, const unsigned* a, const void* b, int leading)",
+        "uint64_t at = (unsigned)__cvta_generic_to_shared(b) >> 4 & 0x3FFF;\n"
+        "uint64_t rows = at | (uint64_t)(leading >> 4) << 16 | (uint64_t)(128 >> 4) << 32;\n"
+        'asm volatile("{ .reg .pred add; setp.ne.b32 add, 1, 0; "\n'
+        f'  "wgmma.mma_async.sync.aligned.m64n{tokens}k16.f32.f16.f16 {{{sums}}}, "\n'
+        f'  "{{{halves}}}, %{count + 4}, add, 1, 1, 0; }}"\n'
+        f"  : {_floats(count)}\n"
+        '  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(rows));',
+        f"mr_emulate_multiply_rows(d, {tokens}, a, b, leading);",
+    )
+
+
+def _settle_sums(tokens: int) -> Intrinsic:
+    return Intrinsic(
+        f"void {settle_sums(tokens)}(float* d)",
+        f'asm volatile("" : {_floats(tokens // 2)} :: "memory");',
+        "(void)d;",
+    )
+
+
+def _floats(count: int) -> str:
+    return ", ".join(f'"+f"(d[{i}])' for i in range(count))
 
 
 _ORDER_PAIR = (
@@ -209,6 +254,35 @@ INTRINSICS = {
         'asm("mul.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(scales)); return pair;',
         "return mr_emulate_scaled_halves(word >> 16 * last, scales);",
     ),
+    # what this thread has put into shared memory until now can be read by products of warpgroups
+    SHOW_TO_WARPGROUPS: Intrinsic(
+        f"void {SHOW_TO_WARPGROUPS}()",
+        'asm volatile("fence.proxy.async.shared::cta;" ::: "memory");',
+        "mr_emulate_show();",
+    ),
+    # registers of the products that follow are written until here
+    BEGIN_PRODUCTS: Intrinsic(
+        f"void {BEGIN_PRODUCTS}()",
+        'asm volatile("wgmma.fence.sync.aligned;" ::: "memory");',
+        "mr_emulate_begin_products();",
+    ),
+    COMMIT_PRODUCTS: Intrinsic(
+        f"void {COMMIT_PRODUCTS}()",
+        'asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");',
+        "mr_emulate_commit_products();",
+    ),
+    # all products are made: sums can be read, halves and shared memory written
+    WAIT_PRODUCTS: Intrinsic(
+        f"void {WAIT_PRODUCTS}()",
+        'asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");',
+        "mr_emulate_wait_products();",
+    ),
+    # d += a[64 rows, 16 channels] times b[16 channels, tokens] in the background, halves with sums
+    # of floats, by four warps (PTX ISA, wgmma.mma_async). Of a, a warp has 16 rows and its lanes
+    # what they have of MULTIPLY_HALVES; so it is with d, four for every eight tokens. b lies in
+    # shared memory, for eight channels after eight (`leading` bytes on) 16 bytes of each token.
+    **{multiply_rows(tokens): _multiply_rows(tokens) for tokens in WARPGROUP_TOKENS},
+    **{settle_sums(tokens): _settle_sums(tokens) for tokens in WARPGROUP_TOKENS},
 }
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from morendo.ir.errors import CompileError
 
 _LIBRARY, _HEADERS = "cuda_nvrtc/lib/libnvrtc.so.12", "cuda_runtime/include"
+OWN = "a"
+"""Ends an architecture's name: with instructions that only its own GPUs have, no later ones."""
 _OPTIONS = ("-std=c++17", "--ptxas-options=-v")
 
 

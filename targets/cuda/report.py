@@ -11,9 +11,9 @@ from tvm_ffi import structural_walk
 
 from morendo.codegen.kernel_code import PIPELINE, KernelCode
 
-from .cost import Work, known_gpus, predict
+from .cost import Rates, Work, known_gpus, predict
 from .disassembly import Instruction, Loop, disassemble, find_disassembler, loops
-from .nvrtc import Image
+from .nvrtc import OWN, Image
 
 if TYPE_CHECKING:
     from morendo.codegen.kernel_facts import KernelFacts
@@ -62,6 +62,11 @@ multiprocessor (instructions: to issue all of them; shared: shared memory and fi
     grid: tuple[int, int] = (1, 1)
     threads: int = 32
     ahead: int = 1
+
+    def arch_for(self, gpu: Rates) -> str | None:
+        """The architecture of the code that a GPU takes; None: there is none for just this GPU."""
+        names = (gpu.arch + OWN, gpu.arch)
+        return next((name for name in names if name in self.machines), None)
 
     def work(self, arch: str, products: float, moved: float) -> Work:
         """A launch that makes so many products and moves so many bytes."""
@@ -125,7 +130,7 @@ def predicted(one: KernelFacts) -> dict[str, str]:
     moved = one.weight_bytes[0] + one.read_bytes + one.written_bytes
     columns = {}
     for gpu in known_gpus().values():
-        if gpu.arch in one.code.machines:
-            found = predict(one.code.work(gpu.arch, one.weights * one.tokens, moved), gpu)
+        if arch := one.code.arch_for(gpu):
+            found = predict(one.code.work(arch, one.weights * one.tokens, moved), gpu)
             columns[f"{gpu.name} us"] = f"{found.microseconds:.1f} {found.bound}"
     return columns

@@ -35,7 +35,7 @@ from .kernels import token_pruning as own_pruning
 from .kernels import tokens as own_tokens
 from .kernels.pipeline import ASYNCHRONOUS, Pipeline
 from .lowerings import fused_linear
-from .nvrtc import find_compiler
+from .nvrtc import OWN, find_compiler
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -55,9 +55,12 @@ _GPUS = {
     "sm_89": "NVIDIA RTX 40, L4, L40 and others of compute capability 8.9",
     "sm_90": "NVIDIA H100, H200 and GH200 (compute capability 9.0)",
 }
+_OWN_GPUS = {
+    f"sm_90{OWN}": "the same and no later ones, whose warpgroups multiply (--activations 16)",
+}
 _DESCRIPTIONS = {
     _NAME: "any NVIDIA GPU since 2020: machine code for each generation, chosen when it starts",
-    **{f"{_NAME}:{arch}": text for arch, text in _GPUS.items()},
+    **{f"{_NAME}:{arch}": text for arch, text in (_GPUS | _OWN_GPUS).items()},
 }
 
 
@@ -121,6 +124,7 @@ class GPU:
             to go on with, what that takes (moves of registers, 7 % of the instructions) is more
             than what it hides.
         signed_offset: what signed codes of the cache have added: nothing.
+        warpgroups: whether four warps multiply halves together (wgmma), which no later GPU can.
     """
 
     name: str
@@ -129,6 +133,7 @@ class GPU:
     pipeline: Pipeline = ASYNCHRONOUS
     few_blocks: int = 128
     signed_offset: int = 0
+    warpgroups: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,8 +214,9 @@ def descriptions() -> dict[str, str]:
 
 def _needs(arch: str) -> str:
     """The driver translates code for later GPUs than the first that it is for."""
-    capability = int(arch.removeprefix("sm_")) / 10
-    return f"an NVIDIA GPU of compute capability {capability} or later"
+    capability = int(arch.removeprefix("sm_").removesuffix(OWN)) / 10
+    later = "" if arch.endswith(OWN) else " or later"
+    return f"an NVIDIA GPU of compute capability {capability}{later}"
 
 
 def make(name: str) -> CUDATarget:
@@ -233,7 +239,7 @@ def make(name: str) -> CUDATarget:
         name=name,
         description=_DESCRIPTIONS[name],
         device=Device(machine, needs=_needs(architectures[0])),
-        isa=GPU(_NAME, _LEAST),
+        isa=GPU(_NAME, _LEAST, warpgroups=arch in _OWN_GPUS),
         capabilities=Capabilities(half_conversion=True, half_activations=True),
         builders=BUILDERS,
         lowerings={"fused_linear": fused_linear},

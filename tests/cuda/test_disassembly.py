@@ -145,6 +145,26 @@ def test_instructions_with_activations_of_16_bits(
     assert not any(one.unit == "spill" for one in (*code, *more))
 
 
+WARPGROUPS = {"q4g32c": (89, 86, 77), "q4g64": (66, 62, 54)}
+
+
+@pytest.mark.parametrize(("fmt", "most"), WARPGROUPS.items())
+def test_instructions_where_warpgroups_multiply(fmt: str, most: tuple[float, ...]) -> None:
+    """Of a warp for an HGMMA of 128 tokens; no register waits for one in the middle of a turn."""
+    build = functools.partial(build_half_linear, isa=GPU("cuda", "sm_80", warpgroups=True))
+    (loop,), code = compiled(fmt, 512, "sm_90a", lambda spec, _: build(spec))
+    products = 4 * int(fmt.partition("g")[2].rstrip("c")) // 32
+    assert loop.count("HGMMA.64x128x16.F32") == products
+    assert loop.warpgroup_tokens == 128 * products
+    assert loop.products == 64 * 16 * products
+    assert loop.count("WARPGROUP.ARRIVE") == loop.count("WARPGROUP.DEPBAR") == 1
+    assert loop.count("FENCE.VIEW.ASYNC") == 1 and loop.count("LDGSTS") >= 4
+    ways = [loop.taking(i, "SHF.L.W") for i in range(3)]
+    each = [len(way.body) / products for way in ways]
+    assert all(a <= b for a, b in zip(each, most, strict=True)), each
+    assert not any(one.unit == "spill" for one in code)
+
+
 @pytest.mark.parametrize(
     "arch",
     [ARCHITECTURES[0], *(pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES[1:])],

@@ -12,8 +12,9 @@ from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir import reference
 from morendo.ir.formats import WeightFormat
 from morendo.ir.reference import Quantized
+from morendo.targets.cuda.kernels.fragments import channel_of_place, place_of_channel
 from morendo.targets.cuda.kernels.half_linear import build_half_linear, half_activation
-from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS
+from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS, Pipeline
 from morendo.targets.cuda.target import GPU
 from tests.cuda.emulated import EmulatedKernel, needs_compiler
 from tests.numerics.kernel_runner import frozen, poisoned
@@ -37,24 +38,36 @@ def scaled_halves(x: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[
     return (x / scales[:, None]).astype(np.float16), scales.astype(np.float32)
 
 
+WARPGROUPS = replace(ISA, warpgroups=True)
+
+
+@pytest.mark.parametrize("isa", [ISA, WARPGROUPS], ids=["warps", "warpgroups"])
 @pytest.mark.parametrize(("group", "features", "ordered"), [(32, 576, True), (64, 100, False)])
-def test_rows_are_halved_without_overflow(group, features, ordered):
+def test_rows_are_halved_without_overflow(group, features, ordered, isa):
     rng = np.random.default_rng(1)
     x = rng.standard_normal((4, features)).astype(np.float32)
     x *= np.array([1e6, 1e-30, 1, 0], np.float32)[:, None]
     x[1, 3], order = 0, rng.permutation(features).astype(np.uint16)
     kernel = EmulatedKernel(
-        half_activation(ISA, max_tokens=4, features=features, group_size=group, ordered=ordered)
+        half_activation(isa, max_tokens=4, features=features, group_size=group, ordered=ordered)
     )
     padded = -(-features // group) * group
     halves, scales = poisoned((4, padded), np.float16), poisoned((4,))
     kernel(frozen(x), *([frozen(order)] if ordered else []), halves, scales, 3)
+    if isa.warpgroups:
+        halves = halves[:, place_of_channel(np.arange(padded))]
     want, sizes = scaled_halves(x[:3, order] if ordered else x[:3])
     np.testing.assert_array_equal(halves[:3, :features], want)
     np.testing.assert_array_equal(scales[:3], sizes)
     assert not halves[:3, features:].any()
     assert np.isnan(scales[3]) and np.isnan(halves[3]).all()
-    kernel(frozen(x), *([frozen(order)] if ordered else []), halves, scales, 4)
+    kernel(
+        frozen(x),
+        *([frozen(order)] if ordered else []),
+        halves := poisoned((4, padded), np.float16),
+        scales,
+        4,
+    )
     assert scales[3] == 1 and not halves[3].any()
 
 
@@ -87,6 +100,8 @@ def run_case(spec: LinearSpec, tokens: int, seed: int, isa: GPU = ISA) -> None:
     x[:, spec.in_features :] = 0
     halves, scales = scaled_halves(x.astype(np.float32) * np.float32(300))
     wide = halves * scales[:, None].astype(np.float64)
+    if isa.warpgroups and not few:
+        halves = np.ascontiguousarray(halves[:, channel_of_place(np.arange(halves.shape[1]))])
     epilogue = random_epilogue(rng, spec)
     halves[tokens:], scales[tokens:] = np.nan, np.nan
     for fmt in stored_formats(spec):
@@ -126,10 +141,36 @@ def test_many_tokens(fmt, tokens):
 
 
 @pytest.mark.parametrize("tokens", [pytest.param(1, marks=SLOW), 9])
-def test_outliers_and_gates(tokens):
+@pytest.mark.parametrize("isa", [ISA, WARPGROUPS], ids=["warps", "warpgroups"])
+def test_outliers_and_gates(tokens, isa):
     fmt = WeightFormat.parse("q4g32")
     spec = LinearSpec(90, 200, fmt, tokens, bias=True, gate="silu", outliers=True)
-    run_case(spec, tokens, seed=4)
+    run_case(spec, tokens, seed=4, isa=isa)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "most", "tokens"),
+    [
+        ("q4g32c", 20, 17),
+        *(
+            pytest.param(fmt, most, tokens, marks=SLOW)
+            for fmt, most, tokens in (
+                ("q4g32", 9, 8), ("q8g32", 128, 100), ("q6g64", 40, 33), ("q4g128c", 70, 70),
+                ("q4g64", 150, 140),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_warpgroups_multiply(fmt, most, tokens):
+    run_case(
+        LinearSpec(71, 416, WeightFormat.parse(fmt), most, residual=True), tokens, 6, WARPGROUPS
+    )
+
+
+@pytest.mark.parametrize("pipeline", [SYNCHRONOUS, Pipeline(2, 1), Pipeline(4, 1)], ids=str)
+def test_warpgroups_wait_as_the_pipeline_says(pipeline):
+    isa = replace(WARPGROUPS, pipeline=pipeline)
+    run_case(LinearSpec(17, 160, WeightFormat("q4", 32), 9), 9, seed=7, isa=isa)
 
 
 def test_copies_that_are_waited_for_give_the_same():

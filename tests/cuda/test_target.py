@@ -141,6 +141,8 @@ def test_the_tables_of_an_artifact(tmp_path: Path) -> None:
     rows = re.findall(r"\{(\d+), (\d+), (\d), device_image_(\d)\}", text)
     assert rows == [("0", "80", "0", "0"), ("0", "90", "0", "1"), ("0", "80", "1", "2")]
     assert (tmp_path / "device_image_2.bin").read_bytes() == b"ptx80\0"
+    own = write_tables([halves], [{"sm_90a": images["sm_90"]}], tmp_path).read_text()
+    assert re.findall(r"\{(\d+), (\d+), (\d), device_image_", own) == [("0", "90", "0")], "no PTX"
     if shutil.which("gcc"):
         command = [
             "gcc",

@@ -12,7 +12,7 @@ import pytest
 import morendo
 
 SAME_KERNELS = {
-    *("cuda", "cuda:sm_86", "cuda:sm_89", "cuda:sm_90"),
+    *("cuda", "cuda:sm_86", "cuda:sm_89", "cuda:sm_90", "cuda:sm_90a"),
     *("hexagon:v68", "hexagon:v69", "hexagon:v73"),
 }
 """Targets that differ from one that is tried in the machine code alone."""

@@ -223,15 +223,19 @@ def test_keys_and_values_may_be_codes(
 
 
 @pytest.mark.slow
-def test_activations_may_be_halves(compile_tiny: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("arch", "capability"), [("sm_80", 80), ("sm_90a", 90)])
+def test_activations_may_be_halves(
+    arch: str, capability: int, compile_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
     """Closer to the floats of the same weights than activations of 8 bits are."""
     artifact, dump, out = tmp_path / "artifact", tmp_path / "dump", tmp_path / "results.npz"
     nearest = {"search_scales": False}  # weights that the store and the graph say all of
     options = {"chunk": 32, "dump_ir": dump, "activations": 16, **nearest}
-    morendo.compile(TINY, "cuda:sm_80", 4, artifact, **options)
+    morendo.compile(TINY, f"cuda:{arch}", 4, artifact, **options)
     gpu = MockGPU(tmp_path, dump)
     ids = [int(i) for i in np.random.default_rng(3).integers(2, 512, size=40)]
-    done = gpu.run([sys.executable, "-c", SCRIPT, artifact, out, json.dumps(ids), PROMPT])
+    command = [sys.executable, "-c", SCRIPT, artifact, out, json.dumps(ids), PROMPT]
+    done = gpu.run(command, CAPABILITY=capability)
     assert done.returncode == 0, done.stderr
     got = np.load(out)
     module = parse_module((artifact / GRAPH).read_text(encoding="utf-8"))
@@ -243,6 +247,18 @@ def test_activations_may_be_halves(compile_tiny: Callable[..., Path], tmp_path: 
         coarse = np.linalg.norm(session.logits(ids) - want) / np.linalg.norm(want)
     assert error < 0.003 < coarse
     np.testing.assert_allclose(got["steps"], got["level0"][34:], atol=0.01 * np.abs(want).max())
+
+
+@pytest.mark.slow
+def test_code_for_one_kind_of_gpu_runs_on_no_later_one(tmp_path: Path) -> None:
+    artifact, dump = tmp_path / "artifact", tmp_path / "dump"
+    morendo.compile(TINY, "cuda:sm_90a", 4, artifact, chunk=32, dump_ir=dump)
+    gpu = MockGPU(tmp_path, dump)
+    command = [artifact / "run", PROMPT, "--max-tokens", 2, "--temperature", 0]
+    assert gpu.run(command, CAPABILITY=90).returncode == 0
+    done = gpu.run(command, CAPABILITY=100)
+    assert "no code for a GPU of compute capability 10.0 (it has code for 9.0 alone)" in done.stderr
+    assert done.returncode and done.stderr.count("\n") == 1
 
 
 PRUNED = """

@@ -105,7 +105,10 @@ def test_the_budget_is_kept_and_used(loaded, windows, tmp_path, bits: float) -> 
         in_part = any(0 < count < groups for count in fmt.planes or ())
         assert bool(attrs.get("order")) == in_part
         if in_part:  # channels of one precision keep the model's order
-            order, ends = context.weights.get(attrs["order"]), np.multiply(fmt.planes or (), 32)[::-1]
+            order, ends = (
+                context.weights.get(attrs["order"]),
+                np.multiply(fmt.planes or (), 32)[::-1],
+            )
             assert all((np.diff(part) > 0).all() for part in np.split(order, ends.tolist()))
 
 

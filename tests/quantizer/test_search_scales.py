@@ -151,3 +151,9 @@ def test_a_search_that_finds_nothing_to_do_is_refused(options, message: str, tmp
     with pytest.raises(InputError, match=message):
         morendo.compile(TINY, out=tmp_path / "out", search_scales=True, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{"calibrate": "pydoc"}, {"average_bits": 3.0}])
+def test_a_text_searches_whatever_is_said(options, tmp_path) -> None:
+    with pytest.raises(InputError, match="with a text anyway.*leave --no-search-scales out"):
+        morendo.compile(TINY, out=tmp_path / "out", search_scales=False, **options)

@@ -21,6 +21,21 @@ from morendo.targets.cuda.intrinsics import ROTATE
 BLOCK = 32
 """Channels of an instruction."""
 
+
+def place_of_channel(channel: Any) -> Any:
+    """Where a channel lies when a warpgroup reads it, which takes the matrix unit's own order."""
+    inner = channel % BLOCK
+    quarter, half, pair = inner // 8, inner // 4 % 2, inner // 2 % 2
+    return channel - inner + half * 16 + pair * 8 + quarter * 2 + inner % 2
+
+
+def channel_of_place(place: Any) -> Any:
+    """The channel that lies there: the inverse."""
+    inner = place % BLOCK
+    half, pair, quarter = inner // 16, inner // 8 % 2, inner // 2 % 4
+    return place - inner + quarter * 8 + half * 4 + pair * 2 + inner % 2
+
+
 QUAD = 4
 """Lanes that share a row."""
 

@@ -73,6 +73,19 @@ class Stages(Protocol):
 
     def multiply(self, turn: Any, slot: Any) -> None: ...
 
+    @property
+    def in_background(self) -> bool:
+        """Whether products go on by themselves until `settle`."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for the products."""
+        ...
+
+    def show(self) -> None:
+        """Let the matrix units see what this thread has brought to shared memory."""
+        ...
+
 
 def run_stages(pipeline: Pipeline, turns: int, stages: Stages) -> None:
     """Build the loop over all turns; all threads of the block come here."""
@@ -85,11 +98,11 @@ def run_stages(pipeline: Pipeline, turns: int, stages: Stages) -> None:
             stages.fetch(T.int32(turn), T.int32(turn))
         _commit()
     if ahead:
-        _wait(slots - 2)
+        _wait(slots - 2, stages)
         stages.dequantize(T.int32(0), T.int32(0))
         stages.advance()
     with T.serial(0, turns) as turn:
-        _wait(slots - 2 - ahead)
+        _wait(slots - 2 - ahead, stages)
         # The barrier in there also says that all have multiplied the turn before: its slot is free.
         coming = T.bind(turn + (slots - 1))
         with when(coming < turns):
@@ -97,15 +110,25 @@ def run_stages(pipeline: Pipeline, turns: int, stages: Stages) -> None:
         _commit()
         slot = T.bind(turn & (slots - 1))
         if ahead:
-            following = T.bind(turn + 1)
-            with when(following < turns):
-                stages.dequantize(following, T.bind(following & (slots - 1)))
+            _multiply_and_unpack(stages, turn, slot, turns, slots)
         else:
             stages.dequantize(turn, slot)
             stages.advance()
-        stages.multiply(turn, slot)
+            stages.multiply(turn, slot)
+        stages.settle()
         if ahead:
             stages.advance()
+
+
+def _multiply_and_unpack(stages: Stages, turn: Any, slot: Any, turns: int, slots: int) -> None:
+    """Multiply this turn and unpack the next one: what goes on by itself begins first."""
+    if stages.in_background:
+        stages.multiply(turn, slot)
+    following = T.bind(turn + 1)
+    with when(following < turns):
+        stages.dequantize(following, T.bind(following & (slots - 1)))
+    if not stages.in_background:
+        stages.multiply(turn, slot)
 
 
 def _run_waiting(turns: int, stages: Stages) -> None:
@@ -113,17 +136,20 @@ def _run_waiting(turns: int, stages: Stages) -> None:
     with T.serial(0, turns) as turn:
         barrier()  # all have multiplied the turn before
         stages.fetch(turn, slot)
+        stages.show()
         barrier()
         stages.dequantize(turn, slot)
         stages.advance()
         stages.multiply(turn, slot)
+        stages.settle()
 
 
 def _commit() -> None:
     call(COMMIT_COPIES)
 
 
-def _wait(pending: int) -> None:
+def _wait(pending: int, stages: Stages) -> None:
     """Wait for all copies but those of the last turns, this thread's and the others'."""
     call(wait_copies(pending))
+    stages.show()
     barrier()

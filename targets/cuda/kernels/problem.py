@@ -15,6 +15,7 @@ from morendo.ir.formats import OUTLIER_ARRAYS
 from morendo.targets.cuda.blocks import Kernel, State
 
 from .epilogue import Epilogue
+from .fragments import place_of_channel
 from .scales import Weights
 
 
@@ -35,6 +36,7 @@ class Problem:
 
     Attributes:
         sums: None where activations are halves, which have a scale for each token.
+        reordered: whether channels of activations lie as `place_of_channel` says.
     """
 
     spec: LinearSpec
@@ -46,9 +48,12 @@ class Problem:
     tokens: State
     level: tuple[State, ...]
     outliers: Outliers | None
+    reordered: bool = False
 
     @classmethod
-    def declare(cls, k: Kernel, spec: LinearSpec, halves: bool = False) -> Problem:
+    def declare(
+        cls, k: Kernel, spec: LinearSpec, halves: bool = False, reordered: bool = False
+    ) -> Problem:
         """Declare the kernel's parameters."""
         tokens, groups, fmt = spec.max_tokens, spec.groups, spec.format
         dtype = "float16" if halves else "int8"
@@ -73,7 +78,7 @@ class Problem:
         if spec.outliers:
             sparse = {name: buffers.pop(f"outlier_{name}") for name in OUTLIER_ARRAYS}
             outliers = Outliers(**sparse, slots=k.count("slots", slots))
-        return cls(spec, *x, Weights(fmt, buffers), epilogue, count, level, outliers)
+        return cls(spec, *x, Weights(fmt, buffers), epilogue, count, level, outliers, reordered)
 
     def ranges(self, level: list[Expr]) -> Iterator[tuple[int, Any, Any]]:
         """(bits, first group, end) for each number of bits that the level (n3, n4, ...) reads."""
@@ -106,5 +111,6 @@ class Problem:
         stored = T.cast(self.outliers.channel[tile, index], "int32")
         channel = T.bind(T.min(stored, T.int32(self.spec.groups * size - 1)))
         scale = self.scales[token] if self.sums is None else self.scales[token, channel // size]
-        x = T.cast(self.codes[token, channel], "float32") * scale
+        place = place_of_channel(channel) if self.reordered else channel
+        x = T.cast(self.codes[token, place], "float32") * scale
         return T.cast(self.outliers.value[tile, index], "float32") * x

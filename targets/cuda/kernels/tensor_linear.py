@@ -133,7 +133,7 @@ class Block(Sums):
             level=[bound.read() for bound in problem.level],
             thread=thread, warp=T.bind(thread // WARP), lane=Lane.of(thread),
             words=words, bytes=bytes_,
-            x=shared((slots, shape.tokens, shape.token_bytes // 4), "uint32"),
+            x=shared((slots, *shape.activation_words), "uint32"),
             x_scales=shared((slots, shape.tokens)) if shape.item_bytes == 1 else None,
             sums=local(PER_WARP * columns * 4, T.float32(0.0)),
             codes=codes[0], factors=factors[0], next_codes=codes[1], next_factors=factors[1],
@@ -142,6 +142,15 @@ class Block(Sums):
     def run(self) -> None:
         run_stages(self.shape.pipeline, self.problem.spec.groups, self)
         Finish(self).run()
+
+    @property
+    def in_background(self) -> bool:
+        """Products of warps are made when the next instruction wants them."""
+        return False
+
+    def settle(self) -> None: ...
+
+    def show(self) -> None: ...
 
     @property
     def blocks(self) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.formats import Array, ceil_div
@@ -20,7 +21,6 @@ BLOCK_TILES = WARPS * PER_WARP
 THREADS = WARPS * WARP
 COLUMNS = 8  # tokens of an instruction
 COPY = 16  # bytes of an asynchronous copy
-_MOST_TOKENS = 64
 _SHARED_BYTES = 48 << 10  # of a block without asking the driver for more
 
 
@@ -39,15 +39,17 @@ class Shape:
     pipeline: Pipeline
     item_bytes: int = 1
 
+    MOST_TOKENS: ClassVar[int] = 64
+
     @classmethod
-    def of(cls, spec: LinearSpec, wanted: Pipeline, few_blocks: int, item_bytes: int = 1) -> Shape:
+    def of(cls, spec: LinearSpec, wanted: Pipeline, few_blocks: int, item_bytes: int = 1) -> Self:
         """The most tokens and the deepest pipeline that shared memory has room for.
 
         Args:
             few_blocks: of the grid, up to which codes are unpacked ahead.
         """
         tokens = COLUMNS
-        while tokens < min(spec.max_tokens, _MOST_TOKENS):
+        while tokens < min(spec.max_tokens, cls.MOST_TOKENS):
             tokens *= 2
         shape = cls(spec, tokens, wanted, item_bytes)
         if shape.grid[0] * shape.grid[1] > few_blocks:
@@ -67,12 +69,12 @@ class Shape:
         return ceil_div(spec.tiles, BLOCK_TILES), ceil_div(spec.max_tokens, self.tokens)
 
     @property
-    def token_bytes(self) -> int:
-        """Of a token's activations in a slot: an odd number of what lanes load of 32 channels, so
+    def activation_words(self) -> tuple[int, int]:
+        """Of 32 bits, in a slot: of each token an odd number of what lanes load of 32 channels, so
         that the tokens that are loaded at a time meet all banks.
         """
         blocks = self.spec.format.group_size // BLOCK
-        return BLOCK * self.item_bytes * (blocks + (blocks % 2 == 0))
+        return self.tokens, BLOCK * self.item_bytes * (blocks + (blocks % 2 == 0)) // 4
 
     @cached_property
     def arrays(self) -> tuple[Array, ...]:
@@ -83,8 +85,8 @@ class Shape:
     @property
     def slot_bytes(self) -> int:
         weights = sum(tile_bytes(array) for array in self.arrays) * BLOCK_TILES
-        scale = 4 if self.item_bytes == 1 else 0
-        return self.tokens * (self.token_bytes + scale) + weights
+        scales = 4 * self.tokens if self.item_bytes == 1 else 0
+        return 4 * math.prod(self.activation_words) + scales + weights
 
     @property
     def shared_bytes(self) -> int:

@@ -53,6 +53,7 @@ static inline void mr_emulate_load(void *to, const void *from, unsigned bytes) {
 static inline void mr_emulate_store(void *to, const void *from, unsigned bytes) {
   if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) mr::die("misaligned store");
   memcpy(to, from, bytes);
+  mr::self->hidden.push_back({to, bytes});
 }
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
@@ -70,8 +71,12 @@ static inline void mr_emulate_cp_commit() { mr::self->group++; }
 static inline void mr_emulate_cp_wait(unsigned pending) {
   std::vector<mr::Copy> rest;
   for (const mr::Copy &copy : mr::self->copies) {
-    if (copy.group + pending < mr::self->group) memcpy(copy.to, copy.from, copy.bytes);
-    else rest.push_back(copy);
+    if (copy.group + pending >= mr::self->group) {
+      rest.push_back(copy);
+      continue;
+    }
+    memcpy(copy.to, copy.from, copy.bytes);
+    mr::self->hidden.push_back({copy.to, copy.bytes});
   }
   mr::self->copies.swap(rest);
 }
@@ -123,6 +128,66 @@ static inline void mr_emulate_multiply_halves(float *d, unsigned a0, unsigned a1
       }
   });
   memcpy(d, out.d, sizeof out.d);
+}
+
+/* wgmma: one warp's 16 of 64 rows, which is all that a lane's sums depend on */
+static inline void mr_emulate_show() { mr::self->hidden.clear(); }
+static inline void mr_emulate_begin_products() { mr::self->may_multiply = true; }
+static inline void mr_emulate_check_shown(const char *b, int leading, int bytes) {
+  for (unsigned i = 0; i < mr::block.threads; i++)
+    for (const mr::Hidden &one : mr::block.fibers[i].hidden)
+      for (const char *part = b; part <= b + leading; part += leading)
+        if ((const char *)one.at < part + bytes && part < (const char *)one.at + one.bytes)
+          mr::die("a product reads what is not shown to warpgroups");
+}
+static inline void mr_emulate_make_product(const mr::Product &one) {
+  struct In { unsigned a[4]; };
+  struct Out { uint16_t rows[2][16]; };
+  mr_emulate_check_shown(one.b, one.leading, 16 * one.tokens);
+  In mine;
+  memcpy(mine.a, one.a, sizeof mine.a);
+  Out own = mr::collective<In, Out>(mine, [](const In *in, Out *out) {
+    for (int lane = 0; lane < 32; lane++)
+      for (int other = lane / 4 * 4; other < lane / 4 * 4 + 4; other++)
+        for (int i = 0; i < 4; i++) memcpy(&out[lane].rows[i % 2][other % 4 * 2 + i / 2 * 8], &in[other].a[i], 4);
+  });
+  for (int i = 0; i < one.tokens / 2; i++) {
+    int token = i / 4 * 8 + (int)(mr::self->lane % 4) * 2 + i % 2;
+    double sum = one.d[i];
+    for (int k = 0; k < 16; k++) {
+      uint16_t x; /* eights of tokens are 128 bytes apart, eights of channels `leading` */
+      memcpy(&x, one.b + k / 8 * one.leading + token / 8 * 128 + token % 8 * 16 + k % 8 * 2, 2);
+      sum += (double)mr_half_to_float(own.rows[i / 2 % 2][k]) * mr_half_to_float(x);
+    }
+    one.d[i] = (float)sum;
+  }
+}
+static inline void mr_emulate_multiply_rows(float *d, int tokens, const unsigned *a, const void *b, int leading) {
+  if (!mr::self->may_multiply) mr::die("a product without a fence of its registers");
+  if (mr::block.threads % 128) mr::die("a product without a whole warpgroup");
+  if ((uintptr_t)b % 16 || leading % 16) mr::die("a misaligned product");
+  mr::Product one = {d, tokens, a, (const char *)b, leading};
+  if (!mr::block.late) mr_emulate_make_product(one);
+  bool known = false;
+  for (const mr::Sums &sums : mr::self->sums) known |= sums.at == d;
+  if (!known) mr::self->sums.push_back({d, std::vector<float>(d, d + tokens / 2)});
+  if (mr::block.late) memset(d, mr::POISON, tokens / 2 * sizeof *d);
+  mr::self->products.push_back(one);
+}
+static inline void mr_emulate_commit_products() {
+  mr::self->may_multiply = false;
+  mr::self->committed = (unsigned)mr::self->products.size();
+}
+static inline void mr_emulate_wait_products() {
+  if (mr::self->committed < mr::self->products.size()) mr::die("products that were not committed");
+  if (mr::block.late) {
+    for (const mr::Sums &sums : mr::self->sums)
+      memcpy(sums.at, sums.before.data(), sums.before.size() * sizeof(float));
+    for (const mr::Product &one : mr::self->products) mr_emulate_make_product(one);
+  }
+  mr::self->products.clear();
+  mr::self->sums.clear();
+  mr::self->committed = 0;
 }
 
 static inline float mr_half_to_float(uint16_t h) {

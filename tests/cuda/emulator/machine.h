@@ -7,7 +7,8 @@
  *   order  0 lanes and warps ascending, 1 descending, else a seed for a shuffled order
  *   late   1 asynchronous copies arrive when they are waited for (their place holds poison until then),
  *          0 they arrive at once. A read before the wait shows in the first, a buffer that is
- *          overwritten while others still read it in the second.
+ *          overwritten while others still read it in the second. Products of warpgroups are made when
+ *          they are waited for (their sums hold poison until then), or at once.
  */
 #pragma once
 #include <cmath>
@@ -34,6 +35,26 @@ struct Copy {
   unsigned bytes, group;
 };
 
+/* What a thread has put into shared memory, which products of warpgroups do not see yet. */
+struct Hidden {
+  const void *at;
+  unsigned bytes;
+};
+
+/* A product of warpgroups on the way; `d` holds poison until it is waited for. */
+struct Product {
+  float *d;
+  int tokens;
+  const unsigned *a;
+  const char *b;
+  int leading;
+};
+
+struct Sums {
+  float *at;
+  std::vector<float> before;
+};
+
 struct Barrier {
   unsigned generation = 0, arrived = 0;
 };
@@ -58,6 +79,11 @@ struct Fiber {
   mr_dim3 thread;
   Warp *warp = nullptr;
   std::vector<Copy> copies;
+  std::vector<Hidden> hidden;
+  std::vector<Product> products;
+  std::vector<Sums> sums;
+  bool may_multiply = false; /* a fence of registers stands before */
+  unsigned committed = 0;    /* products that are waited for */
 };
 
 struct Block {
@@ -125,6 +151,7 @@ inline bool arrive(Barrier &barrier, unsigned expected) {
 inline void fiber_main() {
   block.body(block.body_argument);
   for (const Copy &copy : self->copies) (void)copy, die("asynchronous copies nobody waited for");
+  if (!self->products.empty()) die("products nobody waited for");
   self->done = true;
   self->warp->alive &= ~(1u << self->lane);
   block.alive--;
@@ -139,6 +166,11 @@ inline void start(Fiber &fiber, unsigned index) {
   fiber.group = 0;
   fiber.asks_mask = false;
   fiber.copies.clear();
+  fiber.hidden.clear();
+  fiber.products.clear();
+  fiber.sums.clear();
+  fiber.may_multiply = false;
+  fiber.committed = 0;
   fiber.lane = index % WARP;
   fiber.warp = &block.warps[index / WARP];
   fiber.thread = {index % block.block.x, index / block.block.x % block.block.y,
