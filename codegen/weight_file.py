@@ -76,7 +76,7 @@ class WeightFile:
             raise CompileError(
                 f"kernels of this target read 4-bit codes from planes (got {matrix.format.name})",
                 where=matrix.names[0],
-                hint="leave the n out of the format",
+                hint="leave the n out of the format, which --readings 4 puts there",
             )
         if matrix not in self._matrices:
             self._matrices[matrix] = [self._place(a.nbytes) for a in matrix.arrays]

@@ -77,6 +77,7 @@ class SharedWeights:
             CompileError: when its kernels cannot have it.
         """
         layout = TileLayout(**self.manifest["target"]["layout"])
+        layout = replace(layout, nibbles=machine.layout.nibbles)  # not where, but whether it can
         try:
             return replace(machine, layout=layout)
         except CompileError as error:

@@ -34,6 +34,7 @@ from .kernels import received_attention as own_received
 from .kernels import token_pruning as own_pruning
 from .kernels import tokens as own_tokens
 from .kernels.pipeline import ASYNCHRONOUS, Pipeline
+from .kernels.tensor_shape import TILE
 from .lowerings import fused_linear
 from .nvrtc import OWN, find_compiler
 
@@ -56,7 +57,7 @@ _GPUS = {
     "sm_90": "NVIDIA H100, H200 and GH200 (compute capability 9.0)",
 }
 _OWN_GPUS = {
-    f"sm_90{OWN}": "the same and no later ones, whose warpgroups multiply (--activations 16)",
+    f"sm_90{OWN}": "NVIDIA H100, H200 and GH200 alone: prompts by warpgroups with --activations 16",
 }
 _DESCRIPTIONS = {
     _NAME: "any NVIDIA GPU since 2020: machine code for each generation, chosen when it starts",
@@ -149,6 +150,13 @@ class CUDATarget(Target):
     isa: GPU
     architectures: tuple[str, ...]
     host: Host
+
+    def __post_init__(self) -> None:
+        if self.layout.row_tile != TILE:
+            raise CompileError(
+                f"kernels for GPUs have tiles of {TILE} rows (got {self.layout.row_tile})",
+                where=f"target {self.name}",
+            )
 
     @property
     def toolkit(self) -> str:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
-from morendo.ir.errors import CompileError
 from morendo.ir.formats import WeightFormat
 from morendo.targets.cuda.kernels.pipeline import SYNCHRONOUS, Pipeline
 from morendo.targets.cuda.kernels.quantized_linear import build_quantized_linear
@@ -104,9 +103,3 @@ def test_epilogues(gate, tokens):
         bias=True, residual=True, gate=gate, outliers=True,
     )  # fmt: skip
     run_case(spec, ISA, tokens, exact=False, seed=2)
-
-
-def test_tiles_of_another_size_are_refused():
-    fmt = WeightFormat("q4", 32, row_tile=32)
-    with pytest.raises(CompileError, match=r"does not fit a tile of rows \(got 32, need 16\)"):
-        build_quantized_linear(LinearSpec(64, 64, fmt, 1), ISA)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from morendo.codegen.cpu.kernels.kv_cache import KVCache
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.ir.errors import CompileError, InputError
 from morendo.ir.formats import WeightFormat
+from morendo.ir.layout import TileLayout
 from morendo.targets import find_target
 from morendo.targets.cuda import device_code, nvrtc, report
 from morendo.targets.cuda import target as cuda
@@ -40,6 +42,11 @@ def compiler() -> None:
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"unknown target \(got 'cuda:sm_70'\); .*cuda:sm_80"):
         find_target("cuda:sm_70")
+
+
+def test_tiles_of_another_size_are_refused() -> None:
+    with pytest.raises(CompileError, match=r"have tiles of 16 rows \(got 32\) at target cuda"):
+        replace(find_target("cuda"), layout=TileLayout(row_tile=32, key_tile=32))
 
 
 def test_a_machine_without_nvidia_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

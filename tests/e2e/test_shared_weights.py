@@ -82,6 +82,9 @@ def test_what_cannot_be_shared_is_refused(
             morendo.compile(TINY, weights_of=first, out=tmp_path / "out", **options)
     with pytest.raises(CompileError, match=r"can have them \(.*got 32 lanes.*compile for hexagon"):
         morendo.compile(TINY, target=EMULATED, weights_of=first, out=tmp_path / "out")
+    nibbles = compile_tiny(target="native", bits=4, readings="4")
+    with pytest.raises(CompileError, match=r"read 4-bit codes from planes \(got q4g32nc\)"):
+        morendo.compile(TINY, target="cuda:sm_80", weights_of=nibbles, out=tmp_path / "out")
     with pytest.raises(InputError, match="cannot take the place of the one whose weights"):
         morendo.compile(TINY, weights_of=first, out=first)
     with pytest.raises(InputError, match="given by its path"):
