@@ -280,7 +280,9 @@ INTRINSICS = {
     # d += a[64 rows, 16 channels] times b[16 channels, tokens] in the background, halves with sums
     # of floats, by four warps (PTX ISA, wgmma.mma_async). Of a, a warp has 16 rows and its lanes
     # what they have of MULTIPLY_HALVES; so it is with d, four for every eight tokens. b lies in
-    # shared memory, for eight channels after eight (`leading` bytes on) 16 bytes of each token.
+    # shared memory, for eight channels after eight (`leading` bytes on) 16 bytes of each token:
+    # K-major without swizzling, where the stride dimension goes on after eight tokens, 128 bytes
+    # (PTX ISA, Shared Memory Matrix Layout and Strides).
     **{multiply_rows(tokens): _multiply_rows(tokens) for tokens in WARPGROUP_TOKENS},
     **{settle_sums(tokens): _settle_sums(tokens) for tokens in WARPGROUP_TOKENS},
 }

@@ -206,9 +206,13 @@ class Block(Sums):
             token, part = T.bind(i // parts), T.bind(i % parts)
             own = T.min(self.first + token, self.tokens - 1)
             source = self.problem.codes[own, turn * size + part * items]
-            self._copy(self.x[slot, token, part * (COPY // 4)], source)
+            self._copy(self._part_of_token(slot, token, part), source)
 
         strided(self.thread, THREADS, self.shape.tokens * parts, copy)
+
+    def _part_of_token(self, slot: Any, token: Any, part: Any) -> Any:
+        """Where 16 bytes of a token's activations come to."""
+        return self.x[slot, token, part * (COPY // 4)]
 
     def _copy(self, target: Any, source: Any) -> None:
         name = COPY_WORDS_LATER if self.shape.pipeline.in_background else COPY_WORDS

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
-from morendo.targets.cuda.blocks import Kernel, call, strided
+from morendo.targets.cuda.blocks import Kernel, call
 from morendo.targets.cuda.device_code import RESIDENT_BLOCKS
 from morendo.targets.cuda.intrinsics import (
     BEGIN_PRODUCTS,
@@ -28,7 +28,7 @@ from .half_tensor_linear import ALWAYS_AHEAD, HALF_BYTES, HalfBlock
 from .pipeline import Pipeline
 from .problem import Problem
 from .tensor_linear import run_blocks
-from .tensor_shape import COPY, PER_WARP, THREADS, Shape
+from .tensor_shape import COPY, PER_WARP, Shape
 
 _PART = COPY // HALF_BYTES  # channels that are read together
 _GAP = 8  # words behind a part, so that the parts of two tokens are written to all banks
@@ -62,16 +62,8 @@ class WarpgroupBlock(HalfBlock):
     def in_background(self) -> bool:
         return True
 
-    def _fetch_codes(self, turn: Any, slot: Any) -> None:
-        parts, size = self.shape.activation_words[0], self.problem.spec.format.group_size
-
-        def copy(i: Any) -> None:
-            token, part = T.bind(i // parts), T.bind(i % parts)
-            own = T.min(self.first + token, self.tokens - 1)
-            source = self.problem.codes[own, turn * size + part * _PART]
-            self._copy(self.x[slot, part, token * (COPY // 4)], source)
-
-        strided(self.thread, THREADS, self.shape.tokens * parts, copy)
+    def _part_of_token(self, slot: Any, token: Any, part: Any) -> Any:
+        return self.x[slot, part, token * (COPY // 4)]
 
     def show(self) -> None:
         call(SHOW_TO_WARPGROUPS)
