@@ -54,16 +54,22 @@ class Rates:
     sources: tuple[str, ...]
 
     def tensor_cycles(self, loop: Loop) -> float:
-        """Of the matrix units, for a turn of one warp."""
+        """Of the matrix units, for one time round of one warp."""
         clocks = self.multiprocessors * self.clock_ghz * 1e9
         published = {IMMA: self.int8_tops, HMMA: self.fp16_tflops}
         rates = {kind: tera * 1e12 / 2 / clocks * self.mma_part for kind, tera in published.items()}
         rates[HGMMA] = self.fp16_tflops * 1e12 / 2 / clocks
         return sum(products / rates[kind] for kind, products in loop.tensor.items())
 
-    def cycles(self, loop: Loop) -> dict[str, float]:
-        """Of a multiprocessor's units, for a turn of one warp."""
+    def cycles(self, loop: Loop, copied: float | None = None) -> dict[str, float]:
+        """Of a multiprocessor's units, for one time round of one warp.
+
+        Args:
+            copied: bytes of a lane that come to shared memory, on average; None: what they are if
+                all lanes copy.
+        """
         units, rate = loop.units, self.per_clock
+        copied = loop.copied_bytes if copied is None else copied
         multiply = units.get("multiply", 0) + units.get("dot", 0)
         return {
             "instructions": len(loop.body) / _SCHEDULERS,
@@ -71,7 +77,7 @@ class Rates:
             "multiply": multiply * _WARP / rate["multiply"],
             "integer": units.get("integer", 0) * _WARP / rate["integer"],
             "convert": units.get("convert", 0) * _WARP / rate["convert"],
-            "shared": loop.moved_bytes * _WARP / _CACHE_BYTES,
+            "shared": (loop.moved_bytes + copied) * _WARP / _CACHE_BYTES,
             "tensor": self.tensor_cycles(loop),
         }
 
@@ -87,6 +93,7 @@ class Work:
         blocks, threads: of the launch, and of a block.
         registers, shared_bytes: of a thread, and of a block.
         ahead: turns that copies are ahead, 1 where each turn waits for its own.
+        copied_bytes: what a block copies to shared memory for a turn, where that is known.
         waits: of a kernel without products, how often a warp waits for memory, one after the other.
         launches: that it is made of.
     """
@@ -99,6 +106,7 @@ class Work:
     registers: int
     shared_bytes: int
     ahead: int = 1
+    copied_bytes: int = 0
     waits: int = 0
     launches: int = 1
 
@@ -145,9 +153,11 @@ def _compute(work: Work, loop: Loop, gpu: Rates) -> tuple[str, float, bool]:
     """(busiest unit, cycles of the last multiprocessor, whether it mostly waits)."""
     warps = work.threads // _WARP
     turns = work.products / (loop.products * work.threads * work.blocks)
-    units = {name: count * warps for name, count in gpu.cycles(loop).items()}
+    known = work.copied_bytes and loop.copied_bytes  # else through registers, as instructions say
+    copied = work.copied_bytes * loop.turns / work.threads if known else None
+    units = {name: count * warps for name, count in gpu.cycles(loop, copied).items()}
     busiest = max(units, key=lambda name: units[name])
-    alone = (units[busiest] + gpu.latency_cycles) / work.ahead
+    alone = (units[busiest] + loop.turns * gpu.latency_cycles) / work.ahead
     left, total, waiting = math.ceil(work.blocks / gpu.multiprocessors), 0.0, 0.0
     while left > 0:
         together = min(left, work.resident(gpu))

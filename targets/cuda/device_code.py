@@ -51,6 +51,8 @@ RESIDENT_BLOCKS = "morendo.resident_blocks"
 """Attribute of a kernel: how many of its blocks a multiprocessor should have at a time. Without it
 the compiler aims at a number of its own, for which it may spill registers.
 """
+COPIED_BYTES = "morendo.copied_bytes"
+"""Attribute of a kernel: what a block copies to shared memory for a turn of its pipeline."""
 _BOUNDS = "__launch_bounds__("
 _CODES = {"int32": "i", "int64": "l", "float32": "f"}
 

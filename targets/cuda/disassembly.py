@@ -100,9 +100,18 @@ class Loop:
         """Between registers or matrix units and shared memory or first cache, of a lane each time
         round.
         """
-        moving = (one for one in self.body if one.unit in ("shared", "global", "async copy"))
-        own = sum(_width(one.opcode) for one in moving if "DEPBAR" not in one.opcode)
+        own = sum(_width(one.opcode) for one in self.body if one.unit in ("shared", "global"))
         return own + self.warpgroup_tokens * 16 * 2 // (4 * WARP)
+
+    @property
+    def copied_bytes(self) -> int:
+        """To shared memory in the background, of a lane each time round, if all lanes copied."""
+        return sum(_width(one.opcode) for one in self.body if one.opcode.startswith("LDGSTS"))
+
+    @property
+    def turns(self) -> int:
+        """Of a kernel that copies in the background: how many are waited for each time round."""
+        return max(self.count("LDGDEPBAR"), 1)
 
     def alternatives(self) -> list[tuple[int, int]]:
         """(first, end) of the parts that a jump passes over, without those that have one inside."""
@@ -117,14 +126,15 @@ class Loop:
         """The loop as it runs where of several parts one is passed through.
 
         Args:
-            chosen: which one.
+            chosen: which one, of those of each turn.
             marks: an opcode that only these parts have.
         """
         parts = [
             (first, end) for first, end in self.alternatives()
             if any(one.opcode.startswith(marks) for one in self.body[first:end])
         ]  # fmt: skip
-        left_out = {i for n, part in enumerate(parts) if n != chosen for i in range(*part)}
+        ways = max(len(parts) // self.turns, 1)
+        left_out = {i for n, part in enumerate(parts) if n % ways != chosen for i in range(*part)}
         return Loop(tuple(one for i, one in enumerate(self.body) if i not in left_out))
 
 

@@ -239,20 +239,19 @@ INTRINSICS = {
         'asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half)); return value;',
         "return mr_half_to_float((uint16_t)(pair >> 16 * which));",
     ),
-    # twice a number below 1024, as halves: it is the end of the bits of 1024 + it
+    # two numbers below 1024 as halves, of the bits of 1024 + each: they are the end of these
     HALF_PAIR: Intrinsic(
-        f"unsigned {HALF_PAIR}(unsigned number)",
-        "unsigned pair = 0x64006400u | number | number << 16;\n"
+        f"unsigned {HALF_PAIR}(unsigned pair)",
         'asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(0x64006400u)); return pair;',
-        "return mr_double_to_half(number) * 0x10001u;",
+        "return mr_double_to_half(pair & 1023) | mr_double_to_half(pair >> 16 & 1023) << 16;",
     ),
-    # (byte - 128) scale of the first or last two bytes of a word, as halves
+    # (byte - 128) scale of the first or last two bytes of a word, as halves; biases are 0x64006400
     SCALED_HALVES: Intrinsic(
-        f"unsigned {SCALED_HALVES}(unsigned word, int last, unsigned scales)",
-        "unsigned pair = __byte_perm(word, 0x64646464, last ? 0x4342 : 0x4140);\n"
+        f"unsigned {SCALED_HALVES}(unsigned word, int last, unsigned scales, unsigned biases)",
+        "unsigned pair = __byte_perm(word, biases, last ? 0x5352 : 0x5150);\n"
         'asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(0x64806480u));\n'
         'asm("mul.rn.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(scales)); return pair;',
-        "return mr_emulate_scaled_halves(word >> 16 * last, scales);",
+        "(void)biases; return mr_emulate_scaled_halves(word >> 16 * last, scales);",
     ),
     # what this thread has put into shared memory until now can be read by products of warpgroups
     SHOW_TO_WARPGROUPS: Intrinsic(

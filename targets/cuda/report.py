@@ -12,6 +12,7 @@ from tvm_ffi import structural_walk
 from morendo.codegen.kernel_code import PIPELINE, KernelCode
 
 from .cost import Rates, Work, known_gpus, predict
+from .device_code import COPIED_BYTES
 from .disassembly import Instruction, Loop, disassemble, find_disassembler, loops
 from .nvrtc import OWN, Image
 
@@ -50,6 +51,7 @@ class DeviceCode(KernelCode):
         grid: blocks of a launch, along x and y.
         threads: of a block.
         ahead: turns that copies are ahead.
+        copied_bytes: to shared memory, of a block for a turn.
     """
 
     NOTES: ClassVar[str] = """\
@@ -62,6 +64,7 @@ multiprocessor (instructions: to issue all of them; shared: shared memory and fi
     grid: tuple[int, int] = (1, 1)
     threads: int = 32
     ahead: int = 1
+    copied_bytes: int = 0
 
     def arch_for(self, gpu: Rates) -> str | None:
         """The architecture of the code that a GPU takes; None: there is none for just this GPU."""
@@ -72,7 +75,9 @@ multiprocessor (instructions: to issue all of them; shared: shared memory and fi
         """A launch that makes so many products and moves so many bytes."""
         one, blocks = self.machines[arch], self.grid[0] * self.grid[1]
         held = (one.image.registers, one.image.shared_bytes)
-        return Work(moved, products, one.loop, blocks, self.threads, *held, self.ahead)
+        return Work(
+            moved, products, one.loop, blocks, self.threads, *held, self.ahead, self.copied_bytes
+        )
 
 
 def device_code(function: tirx.PrimFunc, images: Mapping[str, Image]) -> DeviceCode:
@@ -94,9 +99,9 @@ def device_code(function: tirx.PrimFunc, images: Mapping[str, Image]) -> DeviceC
     loop = one.loop.units if one.loop else {}
     products = one.loop.products if one.loop else 0
     grid, threads = launch_sizes(function)
-    pipeline = function.attrs.get(PIPELINE, {}) if function.attrs else {}
-    ahead = int(pipeline.get("fetch", 1))
-    return DeviceCode(len(one.code), loop, products, own, machines, grid, threads, ahead)
+    attrs = function.attrs or {}
+    ahead, copied = int(attrs.get(PIPELINE, {}).get("fetch", 1)), int(attrs.get(COPIED_BYTES, 0))
+    return DeviceCode(len(one.code), loop, products, own, machines, grid, threads, ahead, copied)
 
 
 def device_codes(

@@ -57,6 +57,26 @@ def test_copies_ahead_hide_the_latency_of_memory() -> None:
     assert times[432, 1].microseconds == pytest.approx(times[432, 4].microseconds, rel=0.01)
 
 
+def test_copies_in_the_background_are_as_many_as_the_shape_has() -> None:
+    """Not as many as all lanes would make; through registers instructions say it all."""
+    copies = Loop(PREFILL.body[:16] + (Instruction("LDGSTS.E.128"),) * 64)
+    work = Work(1e6, 4096 * 108 * 64 * 128, copies, 108, 128, 128, 18000, 4)
+    assert predict(work, A100).bound == "shared"
+    known = dataclasses.replace(work, copied_bytes=6272)
+    assert predict(known, A100).microseconds < 0.6 * predict(work, A100).microseconds
+    stores = Loop(PREFILL.body[:16] + (Instruction("STS.128"),) * 64)
+    work, known = (dataclasses.replace(one, loop=stores) for one in (work, known))
+    assert predict(known, A100) == predict(work, A100)
+
+
+def test_products_of_warpgroups_have_the_published_rate() -> None:
+    h100, loop = known_gpus()["H100"], Loop((Instruction("HGMMA.64x128x16.F32"),) * 4)
+    assert loop.products == 4 * 64 * 16 and loop.moved_bytes == 4 * 32
+    assert loop.products * 32 / h100.tensor_cycles(loop) == pytest.approx(4 * 512, rel=0.01)
+    two = Loop((*loop.body, Instruction("LDGDEPBAR"), Instruction("LDGDEPBAR")))
+    assert two.turns == 2 and loop.turns == 1
+
+
 def test_room_for_blocks() -> None:
     work = Work(0, 0, None, 1, 128, 128, 17920)
     assert work.resident(A100) == 4  # by registers

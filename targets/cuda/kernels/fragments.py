@@ -21,6 +21,9 @@ from morendo.targets.cuda.intrinsics import ROTATE
 BLOCK = 32
 """Channels of an instruction."""
 
+PAIR_BIAS = 0x64006400
+"""The halves 1024 and 1024: the ends of their bits are numbers."""
+
 
 def place_of_channel(channel: Any) -> Any:
     """Where a channel lies when a warpgroup reads it, which takes the matrix unit's own order."""
@@ -41,6 +44,7 @@ QUAD = 4
 
 _BYTES = 0x01010101
 _SIGNS = 0x80 * _BYTES
+_TWICE = 0x10001
 _BASE_BIT = 5  # lower one of the two bits of a code's byte that the base plane has
 
 
@@ -116,17 +120,22 @@ class Packed:
         start = _SIGNS - (first - fmt.middle(bits)) * _BYTES
         return T.bind(stored * T.uint32(-step * _BYTES % (1 << 32)) + T.uint32(start))
 
-    def scale_number(self, row: Expr) -> Expr:
-        """How many 255ths of the row's scale a step is: uint32."""
+    def scale_code(self, row: Expr) -> Expr:
+        """How many 255ths of the row's scale a step is: float32."""
+        stored, step, first = self._stored_scale(row)
+        return T.cast(stored * T.uint32(step) + T.uint32(first), "float32")
+
+    def scale_pair(self, row: Expr) -> Expr:
+        """The same twice, as `HALF_PAIR` wants it: one multiply-add from the stored number."""
+        stored, step, first = self._stored_scale(row)
+        return stored * T.uint32(step * _TWICE) + T.uint32(first * _TWICE + PAIR_BIAS)
+
+    def _stored_scale(self, row: Expr) -> tuple[Expr, int, int]:
+        """A number, and what it is multiplied with and has added."""
         fmt = self.format
         if not fmt.compact:
-            return self.byte("scale", row)
-        nibble = self.byte("scale_zero", row) & T.uint32(15)
-        return nibble * T.uint32(fmt.scales.step) + T.uint32(fmt.scales.first)
-
-    def scale_code(self, row: Expr) -> Expr:
-        """The same as float32."""
-        return T.cast(self.scale_number(row), "float32")
+            return self.byte("scale", row), 1, 0
+        return self.byte("scale_zero", row) & T.uint32(15), fmt.scales.step, fmt.scales.first
 
 
 CODE_STRIDE = 40

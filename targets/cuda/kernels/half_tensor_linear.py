@@ -4,16 +4,23 @@ warps.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
+from tvm.ir import Expr
 from tvm.tirx.script.builder import ir as T
 
 from morendo.codegen.cpu.kernels.linear_spec import LinearSpec
 from morendo.targets.cuda.blocks import Kernel, call, local
 from morendo.targets.cuda.device_code import RESIDENT_BLOCKS
-from morendo.targets.cuda.intrinsics import HALF_PAIR, LOAD_WORDS, MULTIPLY_HALVES, SCALED_HALVES
+from morendo.targets.cuda.intrinsics import (
+    HALF_PAIR,
+    LOAD_WORDS,
+    MULTIPLY_HALVES,
+    SCALED_HALVES,
+)
 
-from .fragments import BLOCK, Packed
+from .fragments import BLOCK, PAIR_BIAS, Packed
 from .problem import Problem
 from .tensor_linear import Block, run_blocks
 from .tensor_shape import COLUMNS, PER_WARP, Shape
@@ -34,10 +41,27 @@ def run_half_blocks(k: Kernel, spec: LinearSpec, isa: Any) -> None:
     run_blocks(HalfBlock, Problem.declare(k, spec, halves=True), shape)
 
 
+@dataclass(frozen=True)
 class HalfBlock(Block):
-    """The work of a block with many tokens."""
+    """The work of a block with many tokens.
+
+    Attributes:
+        biases: uint32 [1], the halves 1024 and 1024, whose ends become codes.
+    """
+
+    biases: Any = None
 
     REGISTERS: ClassVar[int] = 8
+
+    @classmethod
+    def begin(
+        cls, problem: Problem, shape: Shape, block: Any, first: Expr, tokens: Expr, thread: Any
+    ) -> Self:
+        # With the sign of the tokens, which is 0, the compiler knows no constant: one would be in
+        # the instruction, and which bytes it takes in a register that is filled each time.
+        sign = T.cast(tokens >> 31, "uint32")
+        begun = super().begin(problem, shape, block, first, tokens, thread)
+        return replace(begun, biases=local(1, T.uint32(PAIR_BIAS) | sign, "uint32"))
 
     def _fetch_activations(self, turn: Any, slot: Any) -> None:
         self._fetch_codes(turn, slot)
@@ -47,15 +71,15 @@ class HalfBlock(Block):
             tile = T.bind(self.warp * PER_WARP + p)
             packed = Packed(self.problem.spec.format, self.words, self.bytes, slot, tile)
             for half in range(2):
-                code = packed.scale_number(self.lane.row + 8 * half)
-                scales = T.bind(T.call_pure_extern("uint32", HALF_PAIR, code))
+                stored = packed.scale_pair(self.lane.row + 8 * half)
+                scales = T.bind(T.call_pure_extern("uint32", HALF_PAIR, stored))
                 for block in range(self.blocks):
                     pair = packed.registers(self.lane, block, half, bits)
                     for h, word in enumerate(pair):
                         biased = T.bind(word ^ T.uint32(_BIASED))
                         for last in range(2):
                             register = T.call_pure_extern(
-                                "uint32", SCALED_HALVES, biased, last, scales
+                                "uint32", SCALED_HALVES, biased, last, scales, self.biases[0]
                             )
                             index = self._register(p, block, h) + 2 * last + half
                             T.buffer_store(self.next_codes, register, [index])

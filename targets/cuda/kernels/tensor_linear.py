@@ -29,7 +29,7 @@ from morendo.targets.cuda.blocks import (
     strided,
     when,
 )
-from morendo.targets.cuda.device_code import RESIDENT_BLOCKS
+from morendo.targets.cuda.device_code import COPIED_BYTES, RESIDENT_BLOCKS
 from morendo.targets.cuda.intrinsics import (
     COPY_WORD_LATER,
     COPY_WORDS,
@@ -78,7 +78,7 @@ def build_tensor_linear(spec: LinearSpec, isa: Any) -> tirx.PrimFunc:
 
 def run_blocks(kind: type[Block], problem: Problem, shape: Shape) -> None:
     """Launch blocks of a kind in the kernel under construction."""
-    T.func_attr({PIPELINE: shape.pipeline.attribute})
+    T.func_attr({PIPELINE: shape.pipeline.attribute, COPIED_BYTES: shape.slot_bytes})
     with launch(shape.grid, THREADS) as (block, part, thread):
         tokens, first = problem.tokens.read(), T.bind(part * shape.tokens)
         with when(first < tokens):
