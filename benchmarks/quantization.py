@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -191,13 +192,16 @@ class _Matrices:
 
     @property
     def bits(self) -> float:
-        """Bits of a linear's nested weight, or of the peer's type, with all that belongs to it."""
+        """Bits of a weight of the kind that most linears have, or of the peer's type, with all that
+        belongs to it.
+        """
         if self.peer:
             return bits_of(self.peer)
         nbytes, count = sum(self._orders().values()), 0
-        for attrs in self.linears.values():
-            fmt = WeightFormat.parse(attrs["format"])
-            if fmt.kind == "q4":
+        formats = [WeightFormat.parse(attrs["format"]) for attrs in self.linears.values()]
+        ((most, _),) = Counter(fmt.kind for fmt in formats).most_common(1)
+        for attrs, fmt in zip(self.linears.values(), formats, strict=True):
+            if fmt.kind == most:
                 rows, columns = attrs["out_features"], attrs["in_features"]
                 bounds = fmt.bounds(columns, min(self.reading, fmt.reading_count - 1))
                 nbytes += fmt.bytes_read(rows, columns, bounds)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import paint, size, table
 
-from . import eval_schedules
+from . import eval_schedules, eval_tasks
 from .parser import add_threads, whole_number
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ The text is tokenized once and cut into windows that do not overlap; every level
 model see the same windows, each with nothing before it. A window's first token is not scored.
 
 With --schedules the artifact answers prompts instead, those that `morendo tune` holds out: at every
-level and with every schedule that it has, compared with its own answers at level 0."""
+level and with every schedule that it has, compared with its own answers at level 0.
+
+With --tasks it chooses between endings: how often the right one is the likeliest, at every level,
+and how often that is the float model's choice."""
 
 _EPILOG = """\
 what the columns say:
@@ -42,11 +45,19 @@ what the rows say with --dequantized:
   .. weights only   its weights in torch, computed in float: the error of quantization
   .. kernels only   the artifact against those: the error of kernels, 8-bit activations mostly
 
+what the columns say with --tasks:
+  accuracy, by length   of the questions whose answer has the largest sum of its tokens' logarithms
+                        of probabilities, or the largest mean over its characters; +- is the
+                        standard error of the first
+  as float              of the questions where that is the float model's choice: finer, as both see
+                        the same questions
+
 examples:
   morendo eval my-model --text book.txt                        perplexity of every level
   morendo eval my-model --text book.txt --reference ./Llama-3.2-1B
   morendo eval my-model --text book.txt --reference model.gguf --windows 8 --level 0 --dequantized
   morendo eval my-model --text book.txt --reference ./model --json figures.json
+  morendo eval my-model --tasks questions.jsonl --reference ./model
   morendo eval my-model --schedules --prompts prompts.txt --picture schedules.svg
 
 The float model's logits are kept in $XDG_CACHE_HOME/morendo (default: ~/.cache/morendo), at most
@@ -95,6 +106,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--no-cache", action="store_true", help="do not keep the float model's logits on disk")
     add("--quiet", "-q", action="store_true", help="no progress")
     eval_schedules.add_options(parser)
+    eval_tasks.add_options(parser)
     parser.set_defaults(run=_eval, refuse=parser.error)
 
 
@@ -105,9 +117,16 @@ def _level(text: str) -> list[int] | None:
 def _eval(arguments: argparse.Namespace) -> int:
     if arguments.schedules and not arguments.prompts:
         arguments.refuse("--schedules needs --prompts")
-    if not arguments.schedules and not arguments.text:
+    kinds = [arguments.text, arguments.tasks, arguments.schedules]
+    if not any(kinds):
         arguments.refuse("the following arguments are required: --text")
+    if sum(map(bool, kinds)) > 1:
+        arguments.refuse("give one of --text, --tasks and --schedules")
+    if arguments.tasks and (arguments.dequantized or arguments.prompt or arguments.windows):
+        arguments.refuse("--dequantized, --prompt and --windows go with --text, not with --tasks")
     _check_writable(arguments.json)
+    if arguments.tasks:
+        return eval_tasks.eval_tasks(arguments)
     if arguments.schedules:
         _check_writable(arguments.picture)
         return eval_schedules.eval_schedules(arguments)

@@ -6,14 +6,20 @@ A tool of the workbench, neither compiler nor runtime, so it lives in morendo/ a
 
 from .measure import Report, Row, evaluate
 from .scores import Score, TokenScores, compare, cut_windows, summarize
+from .tasks import Question, TaskReport, TaskRow, evaluate_tasks, read_questions
 
 __all__ = [
+    "Question",
     "Report",
     "Row",
     "Score",
+    "TaskReport",
+    "TaskRow",
     "TokenScores",
     "compare",
     "cut_windows",
     "evaluate",
+    "evaluate_tasks",
+    "read_questions",
     "summarize",
 ]

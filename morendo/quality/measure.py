@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from morendo.progress import Advance, Progress
 from morendo.runtime.session import Session, load
 
 from .scores import Score, TokenScores, compare, cut_windows, summarize
+
+if TYPE_CHECKING:
+    from .reference import Reference
 
 PRUNED = (
     "tokens of a prompt are dropped, which a score of all tokens does not see: give --prompt TOKENS"
@@ -131,7 +134,7 @@ def evaluate(
     with load(artifact, threads) as session:
         if session.emulation:
             progress.note(f"note: {session.emulation}")
-        chosen = _levels(session, levels)
+        chosen = choose_levels(session, levels)
         ids, batches = _windows(session, text, window, windows)
         measure = _Measurement(session, batches, prompt, progress)
         if reference is not None:
@@ -150,7 +153,12 @@ def evaluate(
         )
 
 
-def _levels(session: Session, wanted: Sequence[int] | None) -> list[int]:
+def choose_levels(session: Session, wanted: Sequence[int] | None) -> list[int]:
+    """The precision levels that are wanted, in order; all of them for None.
+
+    Raises:
+        InputError: naming one that the artifact does not have.
+    """
     count = session.plan.levels
     if wanted is None:
         return list(range(count))
@@ -158,6 +166,20 @@ def _levels(session: Session, wanted: Sequence[int] | None) -> list[int]:
         if not 0 <= level < count:
             raise InputError(f"no such precision level (got {level}, need 0 to {count - 1})")
     return sorted(set(wanted))
+
+
+def open_reference(
+    session: Session, model: str | Path, cached: bool, any_reference: bool, progress: Progress
+) -> tuple[Reference, list[str]]:
+    """Open the float model and check that it is the one that was compiled; notes on it."""
+    with progress.task("open the float model"):
+        from .reference import Reference
+
+        manifest = session.manifest
+        context = manifest["model"].get("context", session.context)
+        reference = Reference(model, cached, progress, context)
+        note = reference.check(manifest, any_reference)
+    return reference, [*reference.model.notes, *([note] if note else [])]
 
 
 def _windows(
@@ -197,14 +219,9 @@ class _Measurement:
             from .dequantized import DequantizedWeights
 
             self.weights = DequantizedWeights(self.session.directory)
-        with self.progress.task("open the float model"):
-            from .reference import Reference
-
-            manifest = self.session.manifest
-            context = manifest["model"].get("context", self.session.context)
-            self.reference = Reference(model, cached, self.progress, context)
-            note = self.reference.check(manifest, any_reference)
-        self.remarks += [*self.reference.model.notes, *([note] if note else [])]
+        opened = open_reference(self.session, model, cached, any_reference, self.progress)
+        self.reference, notes = opened
+        self.remarks += notes
 
     def run(self, levels: list[int]) -> list[Row]:
         """Rows of all variants, float first."""
