@@ -223,12 +223,31 @@ float16 weights at nine tenths of the memory's rate, or multiplying them at the 
 one; waiting: with copies that are waited for, in place of a pipeline."""
 
 
+def _shape(text: str) -> tuple[int, int]:
+    rows, cross, columns = text.partition("x")
+    if not (cross and rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
+        raise argparse.ArgumentTypeError(f"a shape is OUTPUTSxINPUTS (got {text})")
+    return int(rows), int(columns)
+
+
+def _shapes(text: str) -> list[tuple[int, int]]:
+    return [_shape(each) for each in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    if not all(each.isdigit() and int(each) for each in text.split(",")):
+        raise argparse.ArgumentTypeError(f"need numbers from 1 on, with commas (got {text})")
+    return [int(each) for each in text.split(",")]
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shapes", default="4096x4096,4096x11008", help="outputs x inputs, ...")
+    parser.add_argument(
+        "--shapes", type=_shapes, default="4096x4096,4096x11008", help="outputs x inputs, ..."
+    )
     parser.add_argument("--formats", default="q4g32c")
-    parser.add_argument("--bits", default="4,3,2")
-    parser.add_argument("--tokens", default="1,4,16,512")
+    parser.add_argument("--bits", type=_numbers, default="4,3,2")
+    parser.add_argument("--tokens", type=_numbers, default="1,4,16,512")
     parser.add_argument("--activations", type=int, choices=(8, 16), default=8)
     parser.add_argument("--artifact", type=Path, help="a whole model to measure")
     parser.add_argument("--torch", default="", metavar="MODEL", help="the same model for torch")
@@ -239,15 +258,15 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     cases = []
-    for shape in options.shapes.split(","):
-        rows, columns = map(int, shape.split("x"))
-        for name in options.formats.split(","):
-            fmt = WeightFormat.parse(name)
-            for tokens in map(int, options.tokens.split(",")):
+    for rows, columns in options.shapes:
+        for fmt in map(WeightFormat.parse, options.formats.split(",")):
+            for tokens in options.tokens:
                 spec = LinearSpec(rows, columns, fmt, tokens)
-                every = map(int, options.bits.split(",")) if fmt.nested else [fmt.bits]
-                every = [bits for bits in every if bits <= fmt.bits]
+                every = options.bits if fmt.nested else [fmt.bits]
+                every = [bits for bits in every if 2 <= bits <= fmt.bits]
                 cases += [Case(spec, bits, options.activations) for bits in every]
+    if not cases:
+        raise SystemExit(f"none of these formats has such bits (got {options.bits})")
     target = make("cuda")
     target.prepared()
     if find_disassembler() is None:

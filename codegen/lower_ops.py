@@ -82,7 +82,7 @@ def _fused_linear(lowering: FunctionLowering, call: relax.Call, attrs: dict[str,
         raise CompileError(
             "its weights are integers and its activations floats",
             where=" + ".join(attrs["weights"]),
-            hint="run quantize-activations",
+            hint="run quantize-activations, as --activations 8 does",
         )
     return lower_linear(lowering, call, attrs, [lowering.storage(call.args[0])], build_linear)
 

@@ -130,6 +130,7 @@ class Target(ABC):
         raise CompileError(
             f"no depth of its kernels' pipeline can be chosen (got {depths})",
             where=f"target {self.name}",
+            hint="leave --pipeline out",
         )
 
     def find_candidates(self, lowering: FunctionLowering, logits: Storage) -> Storage | None:

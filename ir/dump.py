@@ -53,7 +53,11 @@ class Dump:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the IR cannot be dumped there ({error.strerror})"
+            raise InputError(message, where=str(folder), hint="give a folder") from None
         _forget(folder)
         self.folder = folder
         self.facts: dict[str, Any] = {}

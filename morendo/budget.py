@@ -19,6 +19,8 @@ BITS_WITHOUT_TUNING = 4.0
 """From here on tuning takes off perplexity and adds divergence on other text: not by default."""
 SEARCHED_BITS = ("6", "5", "4")
 """Of weights whose scales are searched without a text; rounding 8 bits to nearest loses nothing."""
+_BYTES_RATHER = 1e7
+"""Who gives so large a number without a unit means bytes: ten terabytes are no model's."""
 DEFAULT_TEXT = "self"
 MEASURING_TEXT = "pydoc"
 """What activations are measured on where weights are rounded without a text: read at once."""
@@ -297,6 +299,8 @@ def parse_size(text: str) -> float:
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([kMG](i?B)?)?", text, flags=re.IGNORECASE)
     if not match:
         raise ValueError(f"no size (got {text!r}, need one such as 90MB, 1.5GB or 800kB)")
+    if not match.group(2) and float(match.group(1)) >= _BYTES_RATHER:
+        raise ValueError(f"a number alone is megabytes (got {text}), give a unit such as 90MB")
     unit = (match.group(2) or "mb").lower()
     base = 1024 if "i" in unit else 1000
     return float(match.group(1)) * base ** " kmg".index(unit[0]) / 1e6

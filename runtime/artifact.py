@@ -308,4 +308,7 @@ def _move_into_place(staging: Path, out: Path) -> None:
 
 def _write_error(error: OSError, out: Path) -> ArtifactError:
     hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        message = "cannot write the artifact (a file stands where a folder has to be)"
+        return ArtifactError(message, where=str(out), hint="choose another --out")
     return ArtifactError(f"cannot write the artifact ({error.strerror})", where=str(out), hint=hint)

@@ -383,7 +383,7 @@ def test_figures_without_a_folder_are_refused_before_measuring(artifact, tmp_pat
         (None, "there is no such text at "),
         (b"\xff\xfe", "the text is not UTF-8 (byte 0)"),
         (b"too short", "the text is shorter than one window (got "),
-        (b"", "the text is shorter than one window (got 0 tokens, need 512)"),
+        (b" \n", "the text is empty at "),
     ],
     ids=["missing", "not text", "short", "empty"],
 )

@@ -138,7 +138,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=_size,
         metavar="SIZE",
-        help="the same by the bytes of all weights, such as 90MB, 1.5GB or 800kB",
+        help="the same by the bytes of all weights, such as 90MB, 1.5GB or 800kB; 90 is 90MB",
     )
     parser.add_argument(
         "--group-size",
@@ -239,7 +239,7 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
         "fetched ahead in decode (on CPUs bytes; the default follows the target); unpack=16: in "
         "prefill weights are unpacked again for every 16 tokens (default: for all); copy=1, where "
         "there is memory beside the vector units: codes of so many blocks of tiles ahead are "
-        "copied there in decode (default: none)",
+        "copied there in decode, up to 4 (default: none)",
     )
 
 

@@ -175,11 +175,13 @@ def _read(path: Path) -> str:
 
     try:
         data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+        if not data.strip():
+            raise InputError("the text is empty", where=str(path))
         return data.decode("utf-8")
     except FileNotFoundError:
         raise InputError("there is no such text", where=str(path)) from None
     except IsADirectoryError:
-        raise InputError("the text is a directory", where=str(path)) from None
+        raise InputError("the text is a directory", where=str(path), hint="give a file") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"the text is not UTF-8 (byte {error.start})", where=str(path), hint="convert it first"

@@ -76,12 +76,16 @@ def read_device(path: Path) -> DeviceDescription:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        message = f"the description cannot be read ({error.strerror})"
+        raise InputError(message, where=str(path), hint="give a file with --npu") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"this is no TOML file: {error}", where=str(path)) from None
     known = {each.name: str(each.type) for each in fields(DeviceDescription)}
+    hint = f"it has {', '.join(known)}"
     for problem, names in (("lacks", known.keys() - data), ("has an unknown", data.keys() - known)):
         if names:
-            raise InputError(f"the description {problem} {min(names)}", where=str(path))
+            raise InputError(f"the description {problem} {min(names)}", where=str(path), hint=hint)
     for name, value in data.items():
         _check(name, value, known[name], path)
     return DeviceDescription(**data)
@@ -92,8 +96,9 @@ def _check(name: str, value: Any, kind: str, path: Path) -> None:
     if kind == "str":
         good, need = isinstance(value, str), "a text"
     elif kind.startswith("Mapping"):
-        good = isinstance(value, dict) and all(map(_is_number, value.values()))
-        need = "a table of numbers above 0"
+        good, need = isinstance(value, dict), "a table of numbers above 0"
+        for key, each in value.items() if isinstance(value, dict) else ():
+            _check(f"{name}.{key}", each, "float", path)
     elif kind == "int":
         good, need = _is_number(value) and isinstance(value, int), "a whole number above 0"
     else:

@@ -108,7 +108,8 @@ static int refused(Result result, const char *what) {
 static int load_driver(void) {
   void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!library) {
-    return fail(MR_ARTIFACT, "this artifact needs an NVIDIA GPU, and its driver is not here (%s)",
+    return fail(MR_ARTIFACT, "this artifact needs an NVIDIA GPU, and its driver is not here (%s); "
+                "install the driver, or compile for another target",
                 dlerror());
   }
   for (size_t i = 0; i < sizeof driver_names / sizeof *driver_names; i++) {

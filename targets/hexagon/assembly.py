@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 from morendo.codegen.cpu.listing import Syntax
 from morendo.codegen.kernel_code import KernelCode
@@ -54,6 +55,15 @@ SYNTAX = Syntax(
 )
 
 
+@dataclass(frozen=True)
+class HexagonCode(KernelCode):
+    """A kernel for an NPU; an instruction is a packet of up to four."""
+
+    NOTES: ClassVar[str] = """\
+Instructions here are packets of up to four. products: of a weight and an activation, for a packet
+of the hot loop; HVX: part of its packets that the vector units have something to do in."""
+
+
 def with_figures(code: KernelCode, dots: int) -> KernelCode:
     """The code with products that are made in parts counted once, and what people ask for.
 
@@ -66,4 +76,5 @@ def with_figures(code: KernelCode, dots: int) -> KernelCode:
     products = code.products // dots
     share = 1 - code.loop.get("scalar", 0) / size
     figures = {"products": f"{products / size:.1f}", "HVX": f"{share:.0%}"}
-    return replace(code, products=products, own=figures if products else {"HVX": figures["HVX"]})
+    own = figures if products else {"HVX": figures["HVX"]}
+    return HexagonCode(code.instructions, code.loop, products, own)

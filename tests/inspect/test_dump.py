@@ -35,6 +35,12 @@ def test_stages_go_on_to_assembly(compiled):
     assert written == listed | {"index.json"}
 
 
+def test_a_dump_needs_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be dumped there .File exists.*give a folder"):
+        Dump(tmp_path / "file")
+
+
 def test_passes_report_time_and_size(compiled):
     _, dump = compiled
     reports = [

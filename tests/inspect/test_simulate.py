@@ -178,7 +178,7 @@ def test_what_cannot_be_simulated_is_refused(artifact: Path, options, message, c
         ("clock = 1.5", "clock = true", "bad clock .got True, need a number"),
         ("clock = 1.5", "clock = inf", "bad clock .got inf, need a number"),
         ("vector_units = 6", "vector_units = 1.5", "bad vector_units .got 1.5, need a whole"),
-        ("many = 70.5", 'many = "x"', "bad products .*need a table of numbers above 0"),
+        ("many = 70.5", 'many = "x"', r"bad products.many .got 'x', need a number above 0"),
         ("clock = 1.5", "clock =", "this is no TOML file: "),
         ('name = "toy"', "name = 3", "bad name .got 3, need a text"),
     ],
@@ -189,6 +189,12 @@ def test_a_bad_description_is_refused(tmp_path: Path, old: str, new: str, messag
     path.write_text(TEXT.replace(old, new))
     with pytest.raises(InputError, match=message):
         read_device(path)
+
+
+def test_a_description_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file")):
+        with pytest.raises(InputError, match=f"description cannot be read .{why}.*--npu"):
+            read_device(path)
 
 
 def test_the_description_of_a_target_is_one() -> None:

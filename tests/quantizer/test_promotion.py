@@ -246,6 +246,8 @@ def test_budget_options() -> None:
     assert parse_size("1.5GB") == 1500 and parse_size("380 kB") == 0.38
     assert parse_size("1KiB") == 1024e-6 and parse_size("2MiB") == 2 * 1.024**2
     assert parse_size("90") == parse_size("90mb") == 90
+    with pytest.raises(ValueError, match=r"alone is megabytes .got 90000000., give a unit"):
+        parse_size("90000000")
     for bad in ((8, 2.9, None), (4, 2.9, 90.0), (4, -1.0, None), ("f16", None, 90.0)):
         with pytest.raises(InputError):
             Budget.of(*bad, None)

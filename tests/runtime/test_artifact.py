@@ -304,6 +304,16 @@ def test_other_things_are_not_overwritten(tmp_path, kind):
         pytest.fail("must be refused before the work begins")
 
 
+def test_a_file_where_a_folder_has_to_be(tmp_path):
+    (tmp_path / "file").touch()
+    match = "a file stands where a folder has to be.*choose another --out"
+    with (
+        pytest.raises(ArtifactError, match=match),
+        artifact.create_artifact(tmp_path / "file" / "a"),
+    ):
+        pytest.fail("must be refused before the work begins")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk(tmp_path, number):
     with (
