@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morendo.terminal import paint, size, table
+from morendo.terminal import size, table
 
 from . import eval_schedules, eval_tasks
+from .figures import give
 from .parser import add_threads, whole_number
 
 if TYPE_CHECKING:
@@ -150,15 +150,7 @@ def _eval(arguments: argparse.Namespace) -> int:
             any_reference=arguments.any_reference,
             progress=progress,
         )
-    for note in report.notes:
-        print(paint(f"note: {note}", "yellow", sys.stderr), file=sys.stderr)
-    figures = json.dumps(report.to_dict(), indent=1)
-    if arguments.json == Path("-"):
-        print(figures)
-        return 0
-    print(_show(report))
-    if arguments.json:
-        arguments.json.write_text(figures + "\n", encoding="utf-8")
+    give(report.to_dict(), lambda: _show(report), arguments.json, report.notes)
     return 0
 
 

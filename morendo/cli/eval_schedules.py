@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from morendo.terminal import size, table
 
+from .figures import give
 from .parser import whole_number
 
 if TYPE_CHECKING:
@@ -45,16 +45,11 @@ def eval_schedules(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             progress=progress,
         )
-    figures = json.dumps([vars(row) for row in rows], indent=1)
     if arguments.picture:
         title = f"quality against bytes of the schedules of {arguments.artifact.name}"
         arguments.picture.write_text(draw(rows, title), encoding="utf-8")
-    if arguments.json == Path("-"):
-        print(figures)
-        return 0
-    print(_show(rows, len(prompts) // 2))
-    if arguments.json:
-        arguments.json.write_text(figures + "\n", encoding="utf-8")
+    figures = [vars(row) for row in rows]
+    give(figures, lambda: _show(rows, len(prompts) // 2), arguments.json)
     return 0
 
 

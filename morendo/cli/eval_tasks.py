@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from morendo.terminal import paint, table
+from morendo.terminal import table
+
+from .figures import give
 
 if TYPE_CHECKING:
-    from morendo.quality.tasks import TaskRow
+    from morendo.quality.tasks import TaskReport
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,19 +43,11 @@ def eval_tasks(arguments: argparse.Namespace) -> int:
             any_reference=arguments.any_reference,
             progress=progress,
         )
-    for note in report.notes:
-        print(paint(f"note: {note}", "yellow", sys.stderr), file=sys.stderr)
-    figures = json.dumps(report.to_dict(), indent=1)
-    if arguments.json == Path("-"):
-        print(figures)
-        return 0
-    print(f"{report.questions} questions\n{_show(report.rows)}")
-    if arguments.json:
-        arguments.json.write_text(figures + "\n", encoding="utf-8")
+    give(report.to_dict(), lambda: _show(report), arguments.json, report.notes)
     return 0
 
 
-def _show(rows: list[TaskRow]) -> str:
+def _show(report: TaskReport) -> str:
     header = ["", "accuracy", "+-", "by length", "as float"]
     lines = [
         [
@@ -65,6 +57,6 @@ def _show(rows: list[TaskRow]) -> str:
             f"{100 * row.by_length:.1f} %",
             "" if row.same is None else f"{100 * row.same:.1f} %",
         ]
-        for row in rows
+        for row in report.rows
     ]
-    return table([header, *lines])
+    return f"{report.questions} questions\n{table([header, *lines])}"
