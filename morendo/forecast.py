@@ -181,9 +181,15 @@ class Forecast(Progress):
         return count
 
     def _correct(self, title: str, whole: float, rest: float) -> None:
-        """Measure what is to come by how long a task takes in all, and what is left of it."""
+        """Measure what is to come by how long a task takes in all, and what is left of it.
+
+        Writing says nothing of the others: in a small model it takes what a step costs besides
+        multiplications, many times as long as these.
+        """
         ratio = whole / max(self._left[title], 1e-9)
-        self._left = {each: seconds * ratio for each, seconds in self._left.items()}
+        others = 1.0 if title == WRITING else ratio
+        self._left = {each: seconds * others for each, seconds in self._left.items()}
+        self._left[title] = whole
         left = sum(self._left.values()) - whole + rest
         if left >= _SHORT:
             self.note(f"{title}: about {duration(left)} of calibration left")

@@ -13,6 +13,7 @@ from morendo.frontend import load_model
 from morendo.passes.base import Context, parse_spec
 from morendo.passes.normalize import Normalize
 from morendo.passes.pipeline import known_passes, run_passes
+from morendo.passes.streaming import WRITING
 from morendo.progress import Progress
 
 TINY = Path(__file__).parent / "models" / "tiny_llama"
@@ -47,6 +48,17 @@ def test_time_is_said_before_and_after_the_first_layers() -> None:
             now += 5.0  # a tenth
             advance()
     assert notes.said[2:] == ["tune: about 40 s of calibration left"]
+
+
+def test_writing_says_nothing_of_the_rest() -> None:
+    """A small model writes many times as long as its multiplications take."""
+    now, notes = 0.0, Notes()
+    progress = Forecast(notes, {WRITING: 1.0, "round": 10.0}, lambda: now)
+    with progress.task(WRITING, 100) as advance:
+        for _ in range(100):
+            now += 1.0
+            advance()
+    assert notes.said == [f"{WRITING}: about 2 min of calibration left"]  # 97 s and 10 s
 
 
 def test_what_is_over_soon_is_not_talked_about() -> None:
