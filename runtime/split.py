@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from morendo.ir.errors import ArtifactError, InputError
+from morendo.ir.errors import ArtifactError, InputError, MorendoError
 from morendo.runtime.artifact import GRAPH, WEIGHTS, read_manifest, read_plan
 from morendo.runtime.executor import Executor, Ids
 from morendo.runtime.make_executor import emulation_of, make_executor
@@ -57,11 +57,21 @@ def split_executor(near: Any, manifest: dict[str, Any], far: Path, threads: int)
                 where=str(far),
                 hint="compile it without --prune-tokens, or leave --prefill-on out",
             )
-        reader: Any = make_executor(far, other, threads=threads)
+        reader = _open_reader(far, other, threads)
     except BaseException:
         near.close()
         raise
     return SplitExecutor(near, reader, emulation_of(other))
+
+
+def _open_reader(far: Path, manifest: dict[str, Any], threads: int) -> Any:
+    """The executor of `far`; what it lacks is said of it and not of the artifact that answers."""
+    try:
+        return make_executor(far, manifest, threads=threads)
+    except MorendoError as error:
+        if error.where:
+            raise
+        raise type(error)(error.message, where=str(far), hint=error.hint) from None
 
 
 class SplitExecutor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import morendo
 from morendo.cli import main
 from morendo.ir.errors import ArtifactError, CompileError, InputError
+from morendo.runtime import split
 from morendo.runtime.session import Session
 from morendo.targets import find_target
 from tests.e2e.conftest import TINY
@@ -103,6 +106,20 @@ def test_what_cannot_be_shared_is_refused(
     with pytest.raises(ArtifactError, match="weights.bin is damaged"):
         morendo.compile(TINY, weights_of=other, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_reader_lacks_is_said_of_it(
+    compile_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compile_tiny(target="native", bits=4, cache_bits=8)
+    second = share(first, "native", tmp_path / "second")
+
+    def without_gpu(directory: Path, *args: Any, **options: Any) -> Any:
+        raise ArtifactError("this artifact needs a GPU", hint="buy one")
+
+    monkeypatch.setattr(split, "make_executor", without_gpu)
+    with pytest.raises(ArtifactError, match=f"needs a GPU at {re.escape(str(first))}; buy one"):
+        morendo.load(second, prefill_on=first)
 
 
 def test_a_model_that_drops_tokens_cannot_hand_its_text_over(
