@@ -109,7 +109,8 @@ def mean_squares(norm: dict[str, Any], channels: int, weights: WeightOverlay) ->
     """
     if not norm:
         return np.ones(channels, np.float32)
-    squares = (weights.get(norm["weight"]) + norm["offset"]) ** 2
+    gains = weights.get(norm["weight"]) if norm["weight"] else np.zeros(channels, np.float32)
+    squares = (gains + norm["offset"]) ** 2
     if norm.get("bias"):
         squares = squares + weights.get(norm["bias"]) ** 2
     return squares.astype(np.float32)

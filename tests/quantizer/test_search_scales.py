@@ -23,7 +23,9 @@ from morendo.passes.base import Context, parse_spec
 from morendo.passes.pipeline import known_passes, run_passes
 from morendo.passes.quantizer.search import lost, search_codes
 from morendo.passes.search_scales import mean_squares
+from morendo.runtime.artifact import read_manifest
 from morendo.runtime.session import Session
+from tests.frontend.families import save_model
 
 from .test_streaming import TINY
 
@@ -157,3 +159,10 @@ def test_a_search_that_finds_nothing_to_do_is_refused(options, message: str, tmp
 def test_a_text_searches_whatever_is_said(options, tmp_path) -> None:
     with pytest.raises(InputError, match="with a text anyway.*leave --no-search-scales out"):
         morendo.compile(TINY, out=tmp_path / "out", search_scales=False, **options)
+
+
+@pytest.mark.parametrize("family", ["olmo", "nanochat"])
+def test_norms_may_have_no_weight(family: str, tmp_path) -> None:
+    save_model(family, tmp_path / "model")
+    out = morendo.compile(tmp_path / "model", out=tmp_path / "out", context=48, chunk=16)
+    assert any("search-scales" in record.values() for record in read_manifest(out)["passes"])
