@@ -139,16 +139,12 @@ def _eval(arguments: argparse.Namespace) -> int:
         report = evaluate(
             arguments.artifact,
             text,
-            reference=arguments.reference,
             window=arguments.window,
             windows=arguments.windows,
             prompt=arguments.prompt,
-            levels=arguments.level,
             dequantized=arguments.dequantized,
-            threads=arguments.threads,
-            cached=not arguments.no_cache,
-            any_reference=arguments.any_reference,
             progress=progress,
+            **eval_tasks.measuring_options(arguments),
         )
     give(report.to_dict(), lambda: _show(report), arguments.json, report.notes)
     return 0

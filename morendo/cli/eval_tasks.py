@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from morendo.terminal import table
 
@@ -26,6 +26,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def measuring_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `evaluate` and `evaluate_tasks` both take from the command line."""
+    return {
+        "reference": arguments.reference,
+        "levels": arguments.level,
+        "threads": arguments.threads,
+        "cached": not arguments.no_cache,
+        "any_reference": arguments.any_reference,
+    }
+
+
 def eval_tasks(arguments: argparse.Namespace) -> int:
     """Ask, print a table, write the figures that are asked for."""
     from morendo.progress import make_progress
@@ -36,12 +47,8 @@ def eval_tasks(arguments: argparse.Namespace) -> int:
         report = evaluate_tasks(
             arguments.artifact,
             questions,
-            reference=arguments.reference,
-            levels=arguments.level,
-            threads=arguments.threads,
-            cached=not arguments.no_cache,
-            any_reference=arguments.any_reference,
             progress=progress,
+            **measuring_options(arguments),
         )
     give(report.to_dict(), lambda: _show(report), arguments.json, report.notes)
     return 0

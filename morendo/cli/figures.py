@@ -19,10 +19,9 @@ def give(
     """
     for note in notes:
         print(paint(f"note: {note}", "yellow", sys.stderr), file=sys.stderr)
-    text = json.dumps(figures, indent=1)
     if path == Path("-"):
-        print(text)
+        print(json.dumps(figures, indent=1))
         return
     print(show())
     if path:
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -54,7 +54,7 @@ class Rates:
     sources: tuple[str, ...]
 
     def tensor_cycles(self, loop: Loop) -> float:
-        """Of the matrix units, for one time round of one warp."""
+        """Of the matrix units, for a turn of one warp."""
         clocks = self.multiprocessors * self.clock_ghz * 1e9
         published = {IMMA: self.int8_tops, HMMA: self.fp16_tflops}
         rates = {kind: tera * 1e12 / 2 / clocks * self.mma_part for kind, tera in published.items()}
@@ -62,7 +62,7 @@ class Rates:
         return sum(products / rates[kind] for kind, products in loop.tensor.items())
 
     def cycles(self, loop: Loop, copied: float | None = None) -> dict[str, float]:
-        """Of a multiprocessor's units, for one time round of one warp.
+        """Of a multiprocessor's units, for a turn of one warp.
 
         Args:
             copied: bytes of a lane that come to shared memory, on average; None: what they are if
@@ -154,10 +154,10 @@ def _compute(work: Work, loop: Loop, gpu: Rates) -> tuple[str, float, bool]:
     warps = work.threads // _WARP
     turns = work.products / (loop.products * work.threads * work.blocks)
     known = work.copied_bytes and loop.copied_bytes  # else through registers, as instructions say
-    copied = work.copied_bytes * loop.turns / work.threads if known else None
+    copied = work.copied_bytes / work.threads if known else None
     units = {name: count * warps for name, count in gpu.cycles(loop, copied).items()}
     busiest = max(units, key=lambda name: units[name])
-    alone = (units[busiest] + loop.turns * gpu.latency_cycles) / work.ahead
+    alone = (units[busiest] + gpu.latency_cycles) / work.ahead
     left, total, waiting = math.ceil(work.blocks / gpu.multiprocessors), 0.0, 0.0
     while left > 0:
         together = min(left, work.resident(gpu))

@@ -108,11 +108,6 @@ class Loop:
         """To shared memory in the background, of a lane each time round, if all lanes copied."""
         return sum(_width(one.opcode) for one in self.body if one.opcode.startswith("LDGSTS"))
 
-    @property
-    def turns(self) -> int:
-        """Of a kernel that copies in the background: how many are waited for each time round."""
-        return max(self.count("LDGDEPBAR"), 1)
-
     def alternatives(self) -> list[tuple[int, int]]:
         """(first, end) of the parts that a jump passes over, without those that have one inside."""
         places = {one.at: i for i, one in enumerate(self.body) if one.at}
@@ -126,15 +121,14 @@ class Loop:
         """The loop as it runs where of several parts one is passed through.
 
         Args:
-            chosen: which one, of those of each turn.
+            chosen: which one.
             marks: an opcode that only these parts have.
         """
         parts = [
             (first, end) for first, end in self.alternatives()
             if any(one.opcode.startswith(marks) for one in self.body[first:end])
         ]  # fmt: skip
-        ways = max(len(parts) // self.turns, 1)
-        left_out = {i for n, part in enumerate(parts) if n % ways != chosen for i in range(*part)}
+        left_out = {i for n, part in enumerate(parts) if n != chosen for i in range(*part)}
         return Loop(tuple(one for i, one in enumerate(self.body) if i not in left_out))
 
 

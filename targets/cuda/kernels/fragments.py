@@ -43,7 +43,8 @@ QUAD = 4
 """Lanes that share a row."""
 
 _BYTES = 0x01010101
-_SIGNS = 0x80 * _BYTES
+SIGNS = 0x80 * _BYTES
+"""Of the four bytes of a word: with them turned, signed codes are 128 more and unsigned."""
 _TWICE = 0x10001
 _BASE_BIT = 5  # lower one of the two bits of a code's byte that the base plane has
 
@@ -106,7 +107,7 @@ class Packed:
                 codes[i] = codes[i] | _field(plane, left_by, 1 << bit)
         # As 128 more no byte is negative, so that none borrows from the next one.
         shift = self._shift(row, bits)
-        first, second = (T.bind((code + shift) ^ T.uint32(_SIGNS)) for code in codes)
+        first, second = (T.bind((code + shift) ^ T.uint32(SIGNS)) for code in codes)
         return first, second
 
     def _shift(self, row: Expr, bits: int) -> Expr:
@@ -117,7 +118,7 @@ class Packed:
         stored, step, first = self.byte("scale_zero" if fmt.compact else "zero", row), 1, 0
         if fmt.compact:
             stored, step, first = stored >> T.uint32(4), fmt.zeros.step, fmt.zeros.first
-        start = _SIGNS - (first - fmt.middle(bits)) * _BYTES
+        start = SIGNS - (first - fmt.middle(bits)) * _BYTES
         return T.bind(stored * T.uint32(-step * _BYTES % (1 << 32)) + T.uint32(start))
 
     def scale_code(self, row: Expr) -> Expr:

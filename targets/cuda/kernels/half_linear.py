@@ -25,7 +25,7 @@ from morendo.targets.cuda.intrinsics import (
 )
 
 from .dot_linear import DotBlock, run_dot_blocks
-from .fragments import BLOCK, channel_of_place
+from .fragments import BLOCK, SIGNS, channel_of_place
 from .half_tensor_linear import run_half_blocks
 from .norms import place
 from .planes import ROWS, STEPS, GroupReader, Place, load_words
@@ -34,7 +34,6 @@ from .warpgroup_linear import run_warpgroup_blocks
 
 _THREADS = 256
 _EXPONENT = 0x7F800000
-_BIASED = 0x80808080
 _MAGIC = 1 << 23  # a float from here on has steps of 1
 
 
@@ -115,7 +114,7 @@ class _HalfDots(DotBlock):
             for step, codes in enumerate(reader.steps(at, block)):
                 x = [_half(words[2 * step + i // 2], i % 2) for i in range(STEPS // 2)]
                 for r in range(ROWS):
-                    word = codes[r] if zeros is not None else codes[r] ^ T.uint32(_BIASED)
+                    word = codes[r] if zeros is not None else codes[r] ^ T.uint32(SIGNS)
                     for i, value in enumerate(x):
                         code = T.call_pure_extern("float32", BYTE_FLOAT, word, i) - offsets[r]
                         T.buffer_store(totals, totals[r] + code * value, [r])

@@ -20,7 +20,7 @@ from morendo.targets.cuda.intrinsics import (
     SCALED_HALVES,
 )
 
-from .fragments import BLOCK, PAIR_BIAS, Packed
+from .fragments import BLOCK, PAIR_BIAS, SIGNS, Packed
 from .problem import Problem
 from .tensor_linear import Block, run_blocks
 from .tensor_shape import COLUMNS, PER_WARP, Shape
@@ -28,7 +28,6 @@ from .tensor_shape import COLUMNS, PER_WARP, Shape
 HALF_BYTES = 2
 ALWAYS_AHEAD = 1 << 31
 """More blocks than any grid has: codes are unpacked a turn ahead."""
-_BIASED = 0x80808080
 
 
 def run_half_blocks(k: Kernel, spec: LinearSpec, isa: Any) -> None:
@@ -76,7 +75,7 @@ class HalfBlock(Block):
                 for block in range(self.blocks):
                     pair = packed.registers(self.lane, block, half, bits)
                     for h, word in enumerate(pair):
-                        biased = T.bind(word ^ T.uint32(_BIASED))
+                        biased = T.bind(word ^ T.uint32(SIGNS))
                         for last in range(2):
                             register = T.call_pure_extern(
                                 "uint32", SCALED_HALVES, biased, last, scales, self.biases[0]

@@ -74,7 +74,7 @@ class Stages(Protocol):
     def multiply(self, turn: Any, slot: Any) -> None: ...
 
     @property
-    def in_background(self) -> bool:
+    def multiplies_later(self) -> bool:
         """Whether products go on by themselves until `settle`."""
         ...
 
@@ -122,12 +122,12 @@ def run_stages(pipeline: Pipeline, turns: int, stages: Stages) -> None:
 
 def _multiply_and_unpack(stages: Stages, turn: Any, slot: Any, turns: int, slots: int) -> None:
     """Multiply this turn and unpack the next one: what goes on by itself begins first."""
-    if stages.in_background:
+    if stages.multiplies_later:
         stages.multiply(turn, slot)
     following = T.bind(turn + 1)
     with when(following < turns):
         stages.dequantize(following, T.bind(following & (slots - 1)))
-    if not stages.in_background:
+    if not stages.multiplies_later:
         stages.multiply(turn, slot)
 
 

@@ -144,7 +144,7 @@ class Block(Sums):
         Finish(self).run()
 
     @property
-    def in_background(self) -> bool:
+    def multiplies_later(self) -> bool:
         """Products of warps are made when the next instruction wants them."""
         return False
 

@@ -59,7 +59,7 @@ class WarpgroupBlock(HalfBlock):
     """The work of a block: `x` is uint32 [slot, part, words of all tokens]."""
 
     @property
-    def in_background(self) -> bool:
+    def multiplies_later(self) -> bool:
         return True
 
     def _part_of_token(self, slot: Any, token: Any, part: Any) -> Any:
